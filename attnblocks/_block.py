@@ -1,0 +1,106 @@
+"""What all blocks share: their widths, and the checks that turn a wrong call into a clear error."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+LayerFactory = Callable[..., nn.Module]
+"""A class such as ``nn.ReLU``, or any callable that returns a new module."""
+
+
+class AttentionBlock(nn.Module):
+    """Base of the blocks: an ``nn.Module`` that knows its widths and checks its input.
+
+    Args:
+        channels: channels C of the map that comes in and goes out.
+        rd_channels: width of the block's bottleneck; None for a block that has none.
+    """
+
+    def __init__(self, channels: int, rd_channels: int | None = None) -> None:
+        super().__init__()
+        self.channels = channels
+        self.rd_channels = rd_channels
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` is (N, channels, H, W)."""
+        if x.dim() != 4:
+            raise ValueError(
+                f"{type(self).__name__} takes a map of 4 dimensions (N, C, H, W), "
+                f"got {x.dim()}: shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"{type(self).__name__} was built for {self.channels} channels, "
+                f"got {x.shape[1]}: shape {tuple(x.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        """The widths, for ``print(model)``."""
+        rd = "" if self.rd_channels is None else f", rd_channels={self.rd_channels}"
+        return f"channels={self.channels}{rd}"
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return ``value`` as an int of at least 1, or raise an error that names the argument."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def odd_kernel(name: str, value: int) -> int:
+    """Return ``value`` as an odd int: an even kernel cannot be padded to keep the size."""
+    size = positive_int(name, value)
+    if size % 2 == 0:
+        raise ValueError(f"{name} must be odd, so that padding keeps the size; got {size}")
+    return size
+
+
+def bottleneck(
+    channels: int, rd_channels: int | None, rd_ratio: float, *, least: int = 1, prefix: str = ""
+) -> int:
+    """``rd_channels`` where it is given, else ``floor(channels * rd_ratio)``, at least ``least``.
+
+    ``prefix`` completes the argument names in errors. The small term keeps 1/49 of 49 channels
+    at 1: in floating point the product is 0.99...
+    """
+    if rd_channels is not None:
+        return positive_int(f"{prefix}rd_channels", rd_channels)
+    if not rd_ratio > 0:
+        raise ValueError(f"{prefix}rd_ratio must be above 0, got {rd_ratio}")
+    return max(least, int(channels * rd_ratio + 1e-6))
+
+
+def new_layer(name: str, factory: LayerFactory, *args: Any, **kwargs: Any) -> nn.Module:
+    """Call ``factory``, and raise a TypeError that names the argument if it makes no module."""
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise TypeError(
+            f"{name} must be a class or function that makes a module, such as nn.ReLU; "
+            f"got {factory!r}"
+        )
+    layer = factory(*args, **kwargs)
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"{name} must make an nn.Module, got {layer!r} from {factory!r}")
+    return layer
+
+
+def new_norm(factory: LayerFactory | None, channels: int, **dd: Any) -> nn.Module:
+    """The norm of ``channels``, or ``nn.Identity`` where ``factory`` is None."""
+    if factory is None:
+        return nn.Identity()
+    return new_layer("norm_layer", factory, channels, **dd)
+
+
+def check_batch_statistics(block: str, norm: nn.Module, values: int) -> None:
+    """Raise ValueError where a batch norm in train mode would see one value per channel."""
+    if isinstance(norm, _BatchNorm) and norm.training and values == 1:
+        raise ValueError(
+            f"{block} in train mode cannot normalise a single value per channel (a batch of one "
+            "image whose map is 1x1): its variance is zero. Use a larger batch or map, or eval()"
+        )

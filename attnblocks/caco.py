@@ -1,0 +1,157 @@
+"""A channel gate followed by coordinate attention: SeCo and CaCo.
+
+Paper: Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improved
+MobileNetV3-Small (in Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks._block import AttentionBlock, LayerFactory, bottleneck
+from attnblocks.cbam import ChannelAttention
+from attnblocks.coord_att import MIN_WIDTH, CoordAtt
+from attnblocks.se import SE
+
+
+class SeCo(AttentionBlock):
+    """Squeeze-and-excitation, then coordinate attention.
+
+    Parameters: those of :class:`SE` plus those of :class:`CoordAtt`.
+
+    timm's builders (``se_layer=SeCo``, ``attn_layer=SeCo``) set the ratio and the activation of
+    the first stage themselves; :func:`attnblocks.replace_se` gives the published block.
+
+    Args:
+        channels: channels C of the map.
+        rd_channels: squeeze width of the SE stage. Default: as in :class:`SE`.
+        rd_ratio: squeeze width over channels, used where ``rd_channels`` is None.
+        act_layer: makes the activation of the SE stage, called without arguments.
+        gate_layer: makes the gate function of the SE stage, called without arguments.
+        coord_rd_channels: width of the coordinate stage. Default:
+            ``floor(C * coord_rd_ratio)``, at least 8.
+        coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
+        norm_layer: makes the norm of the coordinate stage, called as
+            ``norm_layer(coord_rd_channels, device=device, dtype=dtype)``; None for no norm.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
+        TypeError: a width that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> SeCo(64)(torch.rand(2, 64, 14, 20)).shape
+        torch.Size([2, 64, 14, 20])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_channels: int | None = None,
+        *,
+        rd_ratio: float = 1 / 4,
+        act_layer: LayerFactory = nn.ReLU,
+        gate_layer: LayerFactory = nn.Hardsigmoid,
+        coord_rd_channels: int | None = None,
+        coord_rd_ratio: float = 1 / 32,
+        norm_layer: LayerFactory | None = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        se = SE(
+            channels,
+            rd_channels,
+            rd_ratio=rd_ratio,
+            act_layer=act_layer,
+            gate_layer=gate_layer,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(se.channels, se.rd_channels)
+        self.se = se
+        width = bottleneck(
+            self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
+        )
+        self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` scaled by its channel gates, then by its row and column gates."""
+        self.check_input(x)
+        y: Tensor = self.coord(self.se(x))
+        return y
+
+
+class CaCo(AttentionBlock):
+    """CBAM's channel attention, then coordinate attention.
+
+    Parameters: those of :class:`~attnblocks.cbam.ChannelAttention` plus those of
+    :class:`CoordAtt`. The composition is worked out from the parameter counts of the paper.
+
+    timm's builders (``se_layer=CaCo``, ``attn_layer=CaCo``) set the ratio and the activation of
+    the first stage themselves, which is not the published CaCo;
+    :func:`attnblocks.replace_se` gives the published one.
+
+    Args:
+        channels: channels C of the map.
+        rd_channels: width of the channel MLP. Default: ``floor(C * rd_ratio)``, at least 1.
+        rd_ratio: that width over channels, used where ``rd_channels`` is None.
+        act_layer: makes the activation of the channel MLP, called without arguments.
+        gate_layer: makes the gate function of the channel stage, called without arguments.
+        coord_rd_channels: width of the coordinate stage. Default:
+            ``floor(C * coord_rd_ratio)``, at least 8.
+        coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
+        norm_layer: makes the norm of the coordinate stage, called as
+            ``norm_layer(coord_rd_channels, device=device, dtype=dtype)``; None for no norm.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
+        TypeError: a width that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
+        torch.Size([2, 64, 14, 20])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_channels: int | None = None,
+        *,
+        rd_ratio: float = 1 / 16,
+        act_layer: LayerFactory = nn.ReLU,
+        gate_layer: LayerFactory = nn.Sigmoid,
+        coord_rd_channels: int | None = None,
+        coord_rd_ratio: float = 1 / 32,
+        norm_layer: LayerFactory | None = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        channel = ChannelAttention(
+            channels,
+            rd_channels,
+            rd_ratio=rd_ratio,
+            act_layer=act_layer,
+            gate_layer=gate_layer,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(channel.channels, channel.rd_channels)
+        self.channel = channel
+        width = bottleneck(
+            self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
+        )
+        self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` scaled by its channel gates, then by its row and column gates."""
+        self.check_input(x)
+        y: Tensor = self.coord(self.channel(x))
+        return y

@@ -1,0 +1,203 @@
+"""Convolutional block attention module: a gate per channel, then a gate per position.
+
+Paper: CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks._block import (
+    AttentionBlock,
+    LayerFactory,
+    bottleneck,
+    check_batch_statistics,
+    new_layer,
+    new_norm,
+    odd_kernel,
+    positive_int,
+)
+
+SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
+"""The norm of the published spatial gate."""
+
+
+class ChannelAttention(AttentionBlock):
+    """CBAM's channel gate: mean and maximum of each channel through one shared MLP.
+
+    ``x * gate(mlp(mean(x)) + mlp(max(x)))`` with ``mlp(v) = fc2(act(fc1(v)))``, both layers with
+    bias. Parameters: ``2 C h + h + C`` with width h.
+
+    Args:
+        channels: channels C of the map.
+        rd_channels: width h of the MLP. Default: ``floor(C * rd_ratio)``, at least 1.
+        rd_ratio: width over channels, used where ``rd_channels`` is None.
+        act_layer: makes the activation of the MLP, called without arguments.
+        gate_layer: makes the gate function, called without arguments.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
+        TypeError: a width that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> ChannelAttention(64)(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 64, 14, 14])
+    """
+
+    rd_channels: int
+
+    def __init__(
+        self,
+        channels: int,
+        rd_channels: int | None = None,
+        *,
+        rd_ratio: float = 1 / 16,
+        act_layer: LayerFactory = nn.ReLU,
+        gate_layer: LayerFactory = nn.Sigmoid,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        channels = positive_int("channels", channels)
+        super().__init__(channels, bottleneck(channels, rd_channels, rd_ratio))
+        self.fc1 = nn.Conv2d(channels, self.rd_channels, 1, device=device, dtype=dtype)
+        self.act = new_layer("act_layer", act_layer)
+        self.fc2 = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
+        self.gate = new_layer("gate_layer", gate_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with every channel scaled by its gate."""
+        self.check_input(x)
+        mean = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+        peak = x.amax((2, 3), keepdim=True)  # (N, C, 1, 1)
+        gate: Tensor = self.gate(self.mlp(mean) + self.mlp(peak))  # (N, C, 1, 1)
+        return x * gate.to(x.dtype)
+
+    def mlp(self, v: Tensor) -> Tensor:
+        """The shared MLP: (N, C, 1, 1) to logits of the same shape."""
+        logits: Tensor = self.fc2(self.act(self.fc1(v)))
+        return logits
+
+
+class SpatialAttention(nn.Module):
+    """CBAM's spatial gate: maximum and mean over the channels, one convolution, norm, gate.
+
+    ``x * gate(norm(conv([max, mean])))``, the convolution without bias. Parameters:
+    ``2 k^2 + 2`` with kernel size k and a batch norm.
+
+    Args:
+        kernel_size: size k of the convolution; odd.
+        gate_layer: makes the gate function, called without arguments.
+        norm_layer: makes the norm of the one map, called as
+            ``norm_layer(1, device=device, dtype=dtype)``; None for no norm.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W) for any C, with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: an even kernel size; a batch norm in train mode that sees a single value.
+        TypeError: a size that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> SpatialAttention()(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 64, 14, 14])
+    """
+
+    def __init__(
+        self,
+        kernel_size: int = 7,
+        *,
+        gate_layer: LayerFactory = nn.Sigmoid,
+        norm_layer: LayerFactory | None = SpatialNorm,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        size = odd_kernel("kernel_size", kernel_size)
+        self.conv = nn.Conv2d(2, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
+        self.bn = new_norm(norm_layer, 1, device=device, dtype=dtype)
+        self.gate = new_layer("gate_layer", gate_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with every position scaled by its gate."""
+        check_batch_statistics("CBAM", self.bn, x.shape[0] * x.shape[2] * x.shape[3])
+        y = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, H, W)
+        gate: Tensor = self.gate(self.bn(self.conv(y)))  # (N, 1, H, W)
+        return x * gate.to(x.dtype)
+
+
+class CBAM(AttentionBlock):
+    """Convolutional block attention module: channel attention, then spatial attention.
+
+    As in the authors' code: both layers of the channel MLP are biased, the spatial gate sees
+    [max, mean], and its batch norm has momentum 0.01. Parameters:
+    ``2 C h + h + C + 2 k^2 + 2`` with MLP width h and kernel size k.
+
+    timm's builders (``se_layer=CBAM``, ``attn_layer=CBAM``) set the ratio and the activation
+    themselves; :func:`attnblocks.replace_se` gives the published block.
+
+    Args:
+        channels: channels C of the map.
+        rd_channels: width h of the channel MLP. Default: ``floor(C * rd_ratio)``, at least 1.
+        rd_ratio: width over channels, used where ``rd_channels`` is None.
+        kernel_size: size k of the spatial convolution; odd.
+        act_layer: makes the activation of the channel MLP, called without arguments.
+        gate_layer: makes the function of both gates, called without arguments.
+        norm_layer: makes the norm of the spatial gate, called as
+            ``norm_layer(1, device=device, dtype=dtype)``; None for no norm.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width below 1, a ratio not above 0, an even kernel size; in ``forward`` a map
+            that is not (N, C, H, W), or a single value (N = 1 at 1x1) in train mode.
+        TypeError: a width that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> CBAM(64)(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 64, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_channels: int | None = None,
+        *,
+        rd_ratio: float = 1 / 16,
+        kernel_size: int = 7,
+        act_layer: LayerFactory = nn.ReLU,
+        gate_layer: LayerFactory = nn.Sigmoid,
+        norm_layer: LayerFactory | None = SpatialNorm,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        channel = ChannelAttention(
+            channels,
+            rd_channels,
+            rd_ratio=rd_ratio,
+            act_layer=act_layer,
+            gate_layer=gate_layer,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(channel.channels, channel.rd_channels)
+        self.channel = channel
+        self.spatial = SpatialAttention(
+            kernel_size, gate_layer=gate_layer, norm_layer=norm_layer, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` scaled by its channel gates, then by its spatial gate."""
+        self.check_input(x)
+        y: Tensor = self.spatial(self.channel(x))
+        return y

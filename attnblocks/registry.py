@@ -1,0 +1,100 @@
+"""Blocks by name, for configuration files and command lines."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from attnblocks.caco import CaCo, SeCo
+from attnblocks.cbam import CBAM
+from attnblocks.coord_att import CoordAtt
+from attnblocks.eca import Eca
+from attnblocks.se import SE
+
+BlockFactory = Callable[..., nn.Module]
+"""A block class, or a function called as ``factory(channels, **kwargs)``."""
+
+_BLOCKS: dict[str, BlockFactory] = {
+    "CBAM": CBAM,
+    "CaCo": CaCo,
+    "CoordAtt": CoordAtt,
+    "Eca": Eca,
+    "SE": SE,
+    "SeCo": SeCo,
+}
+
+
+def list_blocks() -> list[str]:
+    """Return the known names, sorted.
+
+    Example:
+        >>> list_blocks()
+        ['CBAM', 'CaCo', 'CoordAtt', 'Eca', 'SE', 'SeCo']
+    """
+    return sorted(_BLOCKS)
+
+
+def get_block(name: str) -> BlockFactory:
+    """Return the class or function registered as ``name``.
+
+    Args:
+        name: one of :func:`list_blocks`, in this spelling.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones and the nearest.
+
+    Example:
+        >>> get_block("CaCo").__name__
+        'CaCo'
+    """
+    if name in _BLOCKS:
+        return _BLOCKS[name]
+    known = {block.lower(): block for block in _BLOCKS}
+    near = difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {known[near[0]]!r}?" if near else ""
+    raise ValueError(f"no block is named {name!r}; known: {', '.join(list_blocks())}.{hint}")
+
+
+def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
+    """Build a block by its name.
+
+    Args:
+        name: one of :func:`list_blocks`, in this spelling.
+        channels: channels of the map.
+        **kwargs: handed to the block; one that it does not have is a TypeError.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones and the nearest.
+
+    Example:
+        >>> create_block("CaCo", 64, coord_rd_channels=16).coord.rd_channels
+        16
+    """
+    return get_block(name)(channels, **kwargs)
+
+
+def register_block(name: str, block: BlockFactory) -> None:
+    """Make a block of your own known to :func:`create_block` and to ``replace_se``.
+
+    Args:
+        name: a new name.
+        block: the class, or a function called as ``block(channels, **kwargs)``.
+
+    Raises:
+        ValueError: the name is empty or taken.
+        TypeError: the name is no string, or the block cannot be called.
+
+    Example:
+        >>> from attnblocks import SE
+        >>> register_block("SE16", lambda channels: SE(channels, rd_ratio=1 / 16))
+        >>> create_block("SE16", 256).rd_channels
+        16
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r}")
+    if not name or name in _BLOCKS:
+        raise ValueError(f"name must be new and not empty, got {name!r}")
+    if not callable(block):
+        raise TypeError(f"block must be a class or function, got {block!r}")
+    _BLOCKS[name] = block

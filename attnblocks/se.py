@@ -1,0 +1,92 @@
+"""Squeeze-and-excitation.
+
+Paper: Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks._block import (
+    AttentionBlock,
+    LayerFactory,
+    bottleneck,
+    check_batch_statistics,
+    new_layer,
+    new_norm,
+    positive_int,
+)
+
+
+class SE(AttentionBlock):
+    """Squeeze-and-excitation: one gate per channel, computed from the mean of each channel.
+
+    ``x * gate(fc2(act(norm(fc1(mean(x))))))``, both layers 1x1 convolutions with bias. The
+    defaults are those of torchvision's MobileNetV3; the paper's own are ``rd_ratio=1/16`` and
+    ``gate_layer=nn.Sigmoid``. Parameters: ``2 C S + S + C`` with squeeze width S. Parameter names
+    are those of torchvision's ``SqueezeExcitation`` and timm's ``SEModule``: checkpoints fit.
+
+    Args:
+        channels: channels C of the map.
+        rd_channels: squeeze width S. Default: ``floor(C * rd_ratio)`` rounded to a multiple of 8,
+            at least 8 and never below 0.9 times the unrounded width.
+        rd_ratio: squeeze width over channels, used where ``rd_channels`` is None.
+        act_layer: makes the activation after the squeeze, called without arguments.
+        gate_layer: makes the gate function, called without arguments.
+        norm_layer: makes the norm after the squeeze, called as
+            ``norm_layer(rd_channels, device=device, dtype=dtype)``; None for no norm.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width below 1, a ratio not above 0; in ``forward`` a map that is not
+            (N, C, H, W), or a batch norm in train mode that sees one value per channel.
+        TypeError: a width that is no int, a layer argument that makes no module.
+
+    Example:
+        >>> block = SE(64)
+        >>> block.rd_channels
+        16
+        >>> block(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 64, 14, 14])
+    """
+
+    rd_channels: int
+
+    def __init__(
+        self,
+        channels: int,
+        rd_channels: int | None = None,
+        *,
+        rd_ratio: float = 1 / 4,
+        act_layer: LayerFactory = nn.ReLU,
+        gate_layer: LayerFactory = nn.Hardsigmoid,
+        norm_layer: LayerFactory | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        channels = positive_int("channels", channels)
+        width = bottleneck(channels, rd_channels, rd_ratio)
+        super().__init__(channels, _round_to_eight(width) if rd_channels is None else width)
+        self.fc1 = nn.Conv2d(channels, self.rd_channels, 1, device=device, dtype=dtype)
+        self.bn = new_norm(norm_layer, self.rd_channels, device=device, dtype=dtype)
+        self.act = new_layer("act_layer", act_layer)
+        self.fc2 = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
+        self.gate = new_layer("gate_layer", gate_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with every channel scaled by its gate."""
+        self.check_input(x)
+        check_batch_statistics("SE", self.bn, x.shape[0])
+        y = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+        y = self.act(self.bn(self.fc1(y)))  # (N, S, 1, 1)
+        gate: Tensor = self.gate(self.fc2(y))  # (N, C, 1, 1)
+        return x * gate.to(x.dtype)
+
+
+def _round_to_eight(width: int) -> int:
+    """The multiple of 8 nearest to ``width``, at least 8; the next one if it is below 0.9 of it."""
+    rounded = max(8, (width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
