@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from attnblocks.registry import get_block
+from attnblocks.registry import BlockFactory, get_block
 from attnblocks.se import SE
 from attnblocks.sites import SELayers, SESite, find_se, known_classes, read_layers
 
@@ -111,24 +111,28 @@ def _check_model(model: nn.Module) -> None:
 
 def _block_maker(block: Block, kwargs: dict[str, Any]) -> Callable[[SESite], nn.Module]:
     """One function from site to new module, whatever way the block was given."""
-    factory = get_block(block) if isinstance(block, str) else block
-    by_class = isinstance(factory, type) and issubclass(factory, nn.Module)
-    if factory is SE:
-        if kwargs.keys() - {"rd_channels"} or kwargs.get("rd_channels", "match") != "match":
-            raise TypeError(
-                f"SE takes its widths and functions from the site, not from {sorted(kwargs)}; "
-                "pass a function of the site to build another one"
-            )
-        return _se_of_site
-    if isinstance(block, str) or by_class:
-        return lambda site: factory(site.channels, **_match_width(kwargs, site))  # type: ignore[call-arg,arg-type]
-    if not callable(factory):
+    if isinstance(block, str):
+        return _from_channels(get_block(block), kwargs)
+    if isinstance(block, type) and issubclass(block, nn.Module):
+        return _from_channels(block, kwargs)
+    if isinstance(block, (type, nn.Module)) or not callable(block):
         raise TypeError(f"block must be a class, a name or a function of the site, got {block!r}")
     if kwargs:
         raise TypeError(
             f"{sorted(kwargs)} go with a block class or name; a function gets the site alone"
         )
-    return factory
+    return block
+
+
+def _from_channels(factory: BlockFactory, kwargs: dict[str, Any]) -> Callable[[SESite], nn.Module]:
+    if factory is not SE:
+        return lambda site: factory(site.channels, **_match_width(kwargs, site))
+    if kwargs.keys() - {"rd_channels"} or kwargs.get("rd_channels", "match") != "match":
+        raise TypeError(
+            f"SE takes its widths and functions from the site, not from {sorted(kwargs)}; "
+            "pass a function of the site to build another one"
+        )
+    return _se_of_site
 
 
 def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def _build(site: SESite, make: Callable[[SESite], nn.Module], channels_last: boo
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
     if channels_last:
-        new.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        new.to(memory_format=torch.channels_last)
     if new.training != site.module.training:  # a frozen norm that is carried over stays frozen
         new.train(site.module.training)
     return new

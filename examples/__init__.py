@@ -1,0 +1,1 @@
+"""Runnable examples; the reference one is ``python -m examples.ham10000``."""

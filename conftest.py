@@ -1,0 +1,34 @@
+"""Fixtures of the test suite and of the examples in docstrings."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from attnblocks import registry, sites
+
+
+@pytest.fixture(autouse=True)
+def _registries_stay_as_they_are(monkeypatch):
+    """What a test or a docstring registers is gone after it."""
+    monkeypatch.setattr(registry, "_BLOCKS", registry._BLOCKS.copy())
+    monkeypatch.setattr(sites, "_ADAPTERS", sites._ADAPTERS.copy())
+
+
+@pytest.fixture(scope="session")
+def ham10000() -> Path:
+    """The folder of the real HAM10000 images: $HAM10000, or the one beside the checkout."""
+    folder = Path(os.environ.get("HAM10000", "../shared/ham10000"))
+    if not (folder / "HAM10000_metadata.csv").is_file():
+        pytest.skip(f"no HAM10000 data at {folder}; set $HAM10000 to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_weights() -> Path:
+    """ImageNet weights of timm's tf_mobilenetv3_small_075: $IMAGENET_WEIGHTS, or beside it."""
+    default = "../shared/weights/tf_mobilenetv3_small_075_imagenet.safetensors"
+    path = Path(os.environ.get("IMAGENET_WEIGHTS", default))
+    if not path.is_file():
+        pytest.skip(f"no weights at {path}; set $IMAGENET_WEIGHTS to the file")
+    return path

@@ -1,0 +1,276 @@
+"""The blocks against a float64 reference, other libraries, and their own contract."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.layers import EcaModule
+from torch import nn
+from torchvision.models._utils import _make_divisible
+
+from attnblocks import CBAM, SE, CaCo, CoordAtt, Eca, SeCo, create_block, replace_se
+from tests.helpers import BLOCKS, CHANNELS, random_block, random_map, randomized
+from tests.reference import REFERENCE, weights
+
+SHAPES = [(2, 7, 5), (1, 6, 9), (3, 1, 1), (1, 1, 1)]  # N, H, W
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+# Parameters of the whole network with 1000 classes.
+PARAMETERS = {
+    "mobilenet_v3_small": {
+        "SE": 2_542_856,
+        "CoordAtt": 2_176_615,
+        "CBAM": 2_197_723,
+        "Eca": 2_081_255,
+        "SeCo": 2_638_255,
+        "CaCo": 2_292_222,
+    },
+    "mobilenet_v3_large": {
+        "SE": 5_483_032,
+        "CoordAtt": 4_265_847,
+        "CBAM": 4_351_892,
+        "Eca": 3_970_786,
+        "SeCo": 5_778_127,
+        "CaCo": 4_646_187,
+    },
+}
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_agrees_with_the_float64_reference(name, channels, memory_format, train):
+    block = random_block(name, channels, dtype=torch.float64).train(train)
+    w = weights(block)
+    for n, height, width in SHAPES:
+        if train and name == "CBAM" and n * height * width == 1:
+            continue
+        x = random_map(n, channels, height, width, dtype=torch.float64)
+        y = block(x.contiguous(memory_format=memory_format))
+        expected = torch.from_numpy(REFERENCE[name](w, x.numpy(), train))
+        torch.testing.assert_close(y, expected, atol=1e-10, rtol=0)
+        assert y.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_running_statistics_follow_the_published_momentum(name):
+    block = random_block(name, 16, dtype=torch.float64).train()
+    norms = {k: m for k, m in block.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert set(norms) == {
+        "CBAM": {"spatial.bn"},
+        "CoordAtt": {"bn1"},
+        "SeCo": {"coord.bn1"},
+        "CaCo": {"coord.bn1"},
+    }.get(name, set())
+    for norm in norms.values():
+        assert norm.momentum == (0.01 if name == "CBAM" else 0.1)
+        assert norm.eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
+)
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_lower_precision_stays_near_the_reference(name, memory_format, dtype, tolerance):
+    block = random_block(name, 64).to(dtype)
+    x = random_map(2, 64, 9, 6, dtype=dtype).contiguous(memory_format=memory_format)
+    y = block(x)
+    expected = torch.from_numpy(REFERENCE[name](weights(block), x.double().numpy(), False))
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=memory_format)
+    assert (y.double() - expected).norm() / expected.norm() < tolerance
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("full_map", [False, True], ids=["lower", "float32"])
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_autocast_keeps_the_dtype_of_the_map(name, train, full_map, lower):
+    x_dtype = torch.float32 if full_map else lower
+    block = random_block(name, 64).train(train)
+    w = weights(block)
+    x = random_map(2, 64, 9, 6, dtype=x_dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=lower):
+        y = block(x)
+    y.float().square().sum().backward()
+    expected = torch.from_numpy(REFERENCE[name](w, x.detach().double().numpy(), train))
+    assert y.dtype == x_dtype
+    assert x.grad.dtype == x_dtype
+    assert (y.detach().double() - expected).norm() / expected.norm() < 3e-2
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_agree_with_finite_differences(name, train):
+    block = random_block(name, 8, dtype=torch.float64).train(train)
+    x = random_map(2, 8, 3, 4, dtype=torch.float64).requires_grad_()
+    parameters = dict(block.named_parameters())
+
+    def forward(x, *values):
+        return torch.func.functional_call(block, dict(zip(parameters, values, strict=True)), x)
+
+    assert torch.autograd.gradcheck(forward, (x, *parameters.values()))
+
+
+@pytest.mark.parametrize("network", PARAMETERS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_parameters_of_whole_networks(network, name):
+    model = replace_se(torchvision.models.get_model(network), name)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[network][name]
+
+
+@given(st.integers(1, 2000))
+def test_squeeze_width_is_rounded_as_in_torchvision(channels):
+    assert SE(channels, device="meta").rd_channels == _make_divisible(channels // 4, 8)
+
+
+@given(st.integers(1, 1500), st.integers(1, 80))
+def test_a_ratio_of_one_over_r_floors_exactly(channels, r):
+    assert CBAM(channels, rd_ratio=1 / r, device="meta").rd_channels == max(1, channels // r)
+    assert CoordAtt(channels, rd_ratio=1 / r, device="meta").rd_channels == max(8, channels // r)
+
+
+def test_defaults_are_the_published_widths():
+    widths = {b: create_block(b, 256, device="meta") for b in BLOCKS}
+    assert widths["SE"].rd_channels == widths["SeCo"].rd_channels == 64
+    assert widths["CBAM"].rd_channels == widths["CaCo"].rd_channels == 16
+    assert widths["CoordAtt"].rd_channels == widths["CaCo"].coord.rd_channels == 8
+    assert SeCo(1024, device="meta").coord.rd_channels == 32
+    assert CBAM(8).rd_channels == CaCo(8).rd_channels == 1
+
+
+@pytest.mark.parametrize("channels", [1, 8, 64, 100, 240, 576, 2048])
+def test_eca_agrees_with_timm(channels):
+    ours, theirs = random_block("Eca", channels), EcaModule(channels).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = random_map(2, channels, 5, 6)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+def test_se_agrees_with_torchvision_and_timm(memory_format):
+    x = random_map(2, 96, 5, 6).contiguous(memory_format=memory_format)
+    ours = randomized(SE(96))
+    peers = [
+        (torchvision.ops.SqueezeExcitation(96, 24, scale_activation=nn.Hardsigmoid), ours),
+        (timm.layers.SEModule(96, rd_channels=24, gate_layer="hard_sigmoid"), ours),
+        (torchvision.ops.SqueezeExcitation(96, 24), SE(96, 24, gate_layer=nn.Sigmoid)),
+    ]
+    for theirs, block in peers:
+        block.load_state_dict(ours.state_dict())
+        theirs.load_state_dict(ours.state_dict())  # the same names
+        torch.testing.assert_close(block(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_copies_pickles_and_checkpoints_compute_the_same(name):
+    block = random_block(name, 16)
+    x = random_map(2, 16, 5, 6)
+    buffer = io.BytesIO()
+    torch.save(block.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = create_block(name, 16).eval()
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), loaded):
+        assert torch.equal(other(x), block(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_meta_device_holds_the_same_parameters(name):
+    real, meta = create_block(name, 64), create_block(name, 64, device="meta")
+    assert all(p.is_meta for p in meta.parameters())
+    shapes = [{k: v.shape for k, v in b.state_dict().items()} for b in (real, meta)]
+    assert shapes[0] == shapes[1]
+    x = torch.empty(2, 64, 7, 5, device="meta")
+    assert meta(x).shape == x.shape
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_deterministic_algorithms_give_equal_bits(name):
+    def gradient():
+        block = random_block(name, 16).train()
+        x = random_map(2, 16, 5, 6).requires_grad_()
+        block(x).square().sum().backward()
+        return torch.cat([x.grad.ravel(), *(p.grad.ravel() for p in block.parameters())])
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(gradient(), gradient())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("block", [CoordAtt, SeCo, CaCo])
+def test_flipping_commutes_with_coordinate_attention(block):
+    block = randomized(block(16, dtype=torch.float64)).eval()
+    x = random_map(2, 16, 5, 6, dtype=torch.float64)
+    for dim in (2, 3):
+        torch.testing.assert_close(block(x.flip(dim)), block(x).flip(dim))
+
+
+def test_options_reach_the_layer_they_speak_of():
+    block = CaCo(
+        64, 5, act_layer=nn.SiLU, gate_layer=nn.Hardsigmoid, coord_rd_channels=7, norm_layer=None
+    )
+    assert (block.channel.fc1.out_channels, block.coord.conv1.out_channels) == (5, 7)
+    assert isinstance(block.channel.act, nn.SiLU)
+    assert isinstance(block.coord.act, nn.Hardswish)
+    assert isinstance(block.channel.gate, nn.Hardsigmoid)
+    assert isinstance(block.coord.gate, nn.Sigmoid)
+    assert isinstance(block.coord.bn1, nn.Identity)
+    seco = SeCo(64, rd_ratio=1 / 8, coord_rd_ratio=1 / 2)
+    assert (seco.se.rd_channels, seco.coord.rd_channels) == (8, 32)
+    assert CBAM(64, kernel_size=3).spatial.conv.kernel_size == (3, 3)
+    assert Eca(64, kernel_size=5).conv.kernel_size == (5,)
+    assert isinstance(SE(64, norm_layer=nn.BatchNorm2d).bn, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_wrong_maps_are_named(name):
+    block = create_block(name, 16)
+    with pytest.raises(ValueError, match=r"4 dimensions.*got 3.*\(16, 7, 7\)"):
+        block(torch.rand(16, 7, 7))
+    with pytest.raises(ValueError, match=r"built for 16 channels, got 24"):
+        block(torch.rand(2, 24, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: SE(0), ValueError, "channels must be at least 1, got 0"),
+        (lambda: Eca(-3), ValueError, "channels must be at least 1, got -3"),
+        (lambda: CaCo(16.0), TypeError, "channels must be an int, got 16.0"),
+        (lambda: CBAM(16, 0), ValueError, "rd_channels must be at least 1, got 0"),
+        (lambda: SE(16, rd_ratio=0), ValueError, "rd_ratio must be above 0, got 0"),
+        (lambda: CoordAtt(16, rd_ratio=float("nan")), ValueError, "rd_ratio must be above 0"),
+        (lambda: CaCo(16, coord_rd_channels=0), ValueError, "coord_rd_channels must be at least"),
+        (lambda: SeCo(16, coord_rd_ratio=-1), ValueError, "coord_rd_ratio must be above 0"),
+        (lambda: Eca(16, kernel_size=4), ValueError, "kernel_size must be odd.*got 4"),
+        (lambda: CBAM(16, kernel_size=6), ValueError, "kernel_size must be odd.*got 6"),
+        (lambda: SE(16, act_layer="relu"), TypeError, "act_layer must be.*got 'relu'"),
+        (lambda: SE(16, gate_layer=nn.Sigmoid()), TypeError, "gate_layer must be"),
+        (lambda: CBAM(16, gate_layer=lambda: 1), TypeError, "gate_layer must make an nn.Module"),
+        (lambda: Eca(16, rd_ratio=0.5), TypeError, "rd_ratio"),
+    ],
+)
+def test_wrong_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_batch_norm_of_a_single_value_is_refused_in_train_mode_only():
+    x = torch.rand(1, 16, 1, 1)
+    for block in (CBAM(16), SE(16, norm_layer=nn.BatchNorm2d)):
+        with pytest.raises(ValueError, match="single value per channel"):
+            block(x)
+        assert block.eval()(x).shape == x.shape
+    assert CaCo(16)(x).shape == x.shape  # a row and a column make two values

@@ -1,0 +1,69 @@
+"""Compiled, exported and ONNX blocks compute what the eager block computes."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch.export import Dim
+
+from tests.helpers import BLOCKS, random_block, random_map
+
+OTHER_SIZES = [(1, 5, 7), (3, 12, 9), (4, 7, 16)]  # N, H, W
+DYNAMIC = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}
+EXAMPLE = (2, 16, 8, 6)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_compiles_whole_with_dynamic_sizes(name, train):
+    torch.compiler.reset()
+    block = random_block(name, 16).train(train)
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n, height, width in OTHER_SIZES:
+        x = random_map(n, 16, height, width)
+        gradients = []
+        for forward in (block, compiled):
+            x_in = x.clone().requires_grad_()
+            y = forward(x_in)
+            y.square().sum().backward()
+            gradients.append((y.detach(), x_in.grad))
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_default_compiler_gives_the_same_numbers(memory_format):
+    torch.compiler.reset()
+    model = torch.nn.Sequential(*(random_block(name, 16) for name in BLOCKS))
+    compiled = torch.compile(model, fullgraph=True)
+    x = random_map(2, 16, 9, 7).contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_exports_with_dynamic_batch_height_and_width(name):
+    block = random_block(name, 16)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
+    exported = program.module()
+    for n, height, width in OTHER_SIZES:
+        x = random_map(n, 16, height, width)
+        torch.testing.assert_close(exported(x), block(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
+    block = random_block(name, 16)
+    path = tmp_path / "block.onnx"
+    torch.onnx.export(
+        block,
+        (random_map(*EXAMPLE),),
+        str(path),
+        dynamo=True,
+        dynamic_shapes=(DYNAMIC,),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for n, height, width in OTHER_SIZES:
+        x = random_map(n, 16, height, width)
+        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(y, block(x).detach().numpy(), atol=1e-5)
