@@ -1,0 +1,38 @@
+"""Batch norm statistics that show what a network has learned."""
+
+from itertools import islice
+
+import lightning as L
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
+
+from examples.ham10000.dataset import Sample
+
+USUAL_MOMENTUM = 0.1
+"""PyTorch's default. torchvision's MobileNetV3 has 0.01, and its statistics lag for epochs."""
+
+
+def statistics_lag(model: nn.Module) -> bool:
+    """Whether some batch norm averages over more steps than PyTorch's default does."""
+    return any(
+        isinstance(m, _BatchNorm) and m.momentum is not None and m.momentum < USUAL_MOMENTUM
+        for m in model.modules()
+    )
+
+
+class RecomputeBatchNorm(L.Callback):
+    """Compute the running statistics anew on training batches before each validation.
+
+    Args:
+        batches: training images.
+        count: how many batches of them to use.
+    """
+
+    def __init__(self, batches: DataLoader[Sample], count: int = 32) -> None:
+        self.batches, self.count = batches, count
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Replace the statistics of all batch norms of the module."""
+        update_bn(islice(self.batches, self.count), pl_module, pl_module.device)

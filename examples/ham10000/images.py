@@ -1,0 +1,100 @@
+"""Images as uint8 tensors: decoded once, kept in a memory-mapped file."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+FORMAT = 1
+"""Counted up whenever ``load_image`` changes, so that older caches are built again."""
+
+
+def load_image(path: Path, size: int) -> torch.Tensor:
+    """Read one image, resize its shorter side to ``size``, crop the centre square.
+
+    Args:
+        path: any format that Pillow reads.
+        size: side of the square, in pixels.
+
+    Returns:
+        uint8, (3, size, size), RGB.
+
+    Raises:
+        ValueError: the file is no image, or a damaged one.
+    """
+    try:
+        with PillowImage.open(path) as file:
+            pixels = v2.functional.pil_to_tensor(file.convert("RGB"))
+    except (OSError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {path}: {error}. Download it again") from error
+    pixels = v2.functional.resize(pixels, [size], antialias=True)
+    return v2.functional.center_crop(pixels, [size, size])
+
+
+def source_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, in pixels."""
+    with PillowImage.open(path) as file:
+        return file.size
+
+
+def load_all(paths: Sequence[Path], size: int, cache: Path) -> NDArray[np.uint8]:
+    """Decode all images once and keep them; a later call with the same content reads them back.
+
+    The file is named by the content of the images and their order: a change of either builds
+    another one. It is written under a temporary name, so that two runs may build it at once.
+
+    Args:
+        paths: the image files.
+        size: side of the square, in pixels, as in :func:`load_image`.
+        cache: the folder to keep the file in; made if needed.
+
+    Returns:
+        A read-only memory map of uint8, (len(paths), 3, size, size).
+
+    Raises:
+        ValueError: an image is unreadable.
+        OSError: the cache cannot be written.
+    """
+    file = cache / f"{_digest(paths, size)}.npy"
+    if not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode_into(file, paths, size)
+    pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    return pixels
+
+
+def _digest(paths: Sequence[Path], size: int) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+    with ThreadPoolExecutor() as pool:
+        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
+            digest.update(part)
+    return digest.hexdigest()[:24]
+
+
+def _decode_into(file: Path, paths: Sequence[Path], size: int) -> None:
+    """Write the array as a stream: a full disk is then an OSError, not a crash of the map."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as stream, ThreadPoolExecutor() as pool:
+            np.lib.format.write_array_header_1_0(stream, header)
+            images = pool.map(lambda path: load_image(path, size), paths)
+            try:
+                for image in tqdm(images, "decoding", len(paths), unit="image"):
+                    stream.write(image.numpy().tobytes())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,168 @@
+"""Networks by name, with their weights, and with the attention that is asked for."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.error import URLError
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from attnblocks import find_se, list_blocks, replace_se
+
+ATTENTION = (*list_blocks(), "none", "identity")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, and how its input is normalised: (pixels / 255 - mean) / std.
+
+    ``head`` names its classifier layers, which pre-trained weights leave out.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    head: tuple[str, ...]
+
+
+def build_network(name: str, num_classes: int, weights: str, attention: str) -> Network:
+    """Build a network, load its weights, then change its attention.
+
+    Args:
+        name: ``tv/...`` for torchvision, ``timm/...`` for timm.
+        num_classes: width of the classifier, which is always new.
+        weights: ``none``; ``imagenet`` for those of the library; or a file (.safetensors, .pth)
+            that holds everything but the classifier.
+        attention: a block of attnblocks, freshly initialised, instead of every SE block; ``SE``
+            keeps the network's own; ``none`` takes the network as it is; ``identity`` takes the
+            SE blocks out.
+
+    Raises:
+        ValueError: an unknown name, or weights that do not fit.
+        LookupError: the network has no SE blocks to replace or keep.
+        FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
+    """
+    library, _, model_name = name.partition("/")
+    builders = {"tv": _torchvision_network, "timm": _timm_network}
+    if library not in builders or not model_name:
+        raise ValueError(f"--model must be tv/NAME or timm/NAME, got {name!r}")
+    if attention not in ATTENTION:
+        raise ValueError(f"--attention must be one of {', '.join(ATTENTION)}; got {attention!r}")
+    file = None if weights in ("none", "imagenet") else Path(weights)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"--weights {weights}: no such file (or give none, imagenet)")
+    network = builders[library](model_name, num_classes, weights == "imagenet")
+    if file is not None:
+        load_backbone(network.model, _read_weights(file), network.head, str(file))
+    return replace(network, model=_with_attention(network.model, attention))
+
+
+def load_backbone(
+    model: nn.Module, state: dict[str, Tensor], head: tuple[str, ...], source: str
+) -> None:
+    """Load everything but the head; raise ValueError on any misfit.
+
+    Args:
+        model: the network, changed in place.
+        state: weights by name; those of the head are passed over.
+        head: names of the classifier layers.
+        source: named in errors.
+    """
+    outside = tuple(f"{name}." for name in head)
+    backbone = {k: v for k, v in state.items() if not k.startswith(outside)}
+    own = {k: v for k, v in model.state_dict().items() if not k.startswith(outside)}
+    problems = [f"{k} is missing" for k in own if k not in backbone]
+    problems += [f"{k} is unknown" for k in backbone if k not in own]
+    problems += [
+        f"{k} has shape {tuple(backbone[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own
+        if k in backbone and backbone[k].shape != own[k].shape
+    ]
+    if problems:
+        listed = "; ".join(problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the weights of {source} do not fit the network: {listed}{more}")
+    model.load_state_dict(backbone, strict=False)
+
+
+def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network:
+    known = torchvision.models.list_models(module=torchvision.models)
+    _check_name(name, known, "torchvision")
+    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    # Its classifier is the last layer, and a convolution in SqueezeNet.
+    head = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
+    if imagenet:
+        # The first weights are those of the paper's time; later ones come from other recipes.
+        weights = next(iter(torchvision.models.get_model_weights(name)))
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except (URLError, OSError) as error:
+            target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+            raise FileNotFoundError(
+                f"cannot download the ImageNet weights of {name} ({error}): put {weights.url} at "
+                f"{target}, or give the file with --weights FILE"
+            ) from error
+        load_backbone(model, dict(state), tuple(head), weights.url)
+    return Network(model, IMAGENET_MEAN, IMAGENET_STD, tuple(head))
+
+
+def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
+    _check_name(name.partition(".")[0], timm.list_models(), "timm")
+    try:
+        model = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
+    except (OSError, RuntimeError) as error:
+        if not imagenet:
+            raise
+        config = timm.get_pretrained_cfg(name)
+        source = getattr(config, "hf_hub_id", None) or getattr(config, "url", None)
+        raise FileNotFoundError(
+            f"cannot download the ImageNet weights of timm/{name} ({error}): fetch "
+            f"model.safetensors of {source} on the Hugging Face hub, and give it with "
+            "--weights FILE"
+        ) from error
+    config = model.pretrained_cfg
+    head = config["classifier"]
+    return Network(
+        model,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        (head,) if isinstance(head, str) else tuple(head),
+    )
+
+
+def _check_name(name: str, known: list[str], library: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"{library} has no model {name!r}{hint}")
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for a damaged file
+        raise ValueError(f"--weights {file}: not a readable file of weights: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"--weights {file}: holds no plain state dict of tensors")
+    return state
+
+
+def _with_attention(model: nn.Module, attention: str) -> nn.Module:
+    if attention == "none":
+        return model
+    if attention == "SE":
+        if not find_se(model):
+            raise LookupError(
+                "--attention SE keeps the SE blocks of a network, and this one has none: "
+                "use --attention none"
+            )
+        return model
+    return replace_se(model, nn.Identity if attention == "identity" else attention)

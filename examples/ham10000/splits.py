@@ -1,0 +1,82 @@
+"""Training, validation and test parts, 8 : 1 : 1 per class."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from examples.ham10000.data import CLASSES, Image
+
+PARTS = ("train", "val", "test")
+Split = dict[str, list[int]]
+"""For each part the positions of its images in the index."""
+
+
+def by_lesion(images: Sequence[Image], seed: int) -> Split:
+    """Split so that no lesion is in two parts; each class 8 : 1 : 1 as near as lesions allow.
+
+    The lesions of a class are taken in random order; each goes to the test part while it fits
+    into floor(0.1 n) images, then to validation likewise, the rest to training.
+
+    Args:
+        images: the index.
+        seed: of the random order.
+
+    Raises:
+        ValueError: a class has too few images or lesions for three parts.
+    """
+    return _split(images, seed, lambda image: image.lesion_id)
+
+
+def by_image(images: Sequence[Image], seed: int) -> Split:
+    """Split as the paper most likely did: by image, stratified, floor(0.1 n) for test and for val.
+
+    Images of one lesion land in several parts: the test score is too good (:func:`leak`).
+
+    Args:
+        images: the index.
+        seed: of the random order.
+
+    Raises:
+        ValueError: a class has too few images for three parts.
+    """
+    return _split(images, seed, lambda image: image.image_id)
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[Image], int], Split]] = {
+    "lesion": by_lesion,
+    "paper": by_image,
+}
+
+
+def leak(images: Sequence[Image], split: Split) -> float:
+    """Share of the test images whose lesion is also in the training part."""
+    seen = {images[i].lesion_id for i in split["train"]}
+    return sum(images[i].lesion_id in seen for i in split["test"]) / len(split["test"])
+
+
+def _split(images: Sequence[Image], seed: int, group: Callable[[Image], str]) -> Split:
+    """Assign whole groups; a group belongs to one class."""
+    generator = np.random.default_rng(seed)
+    split: Split = {part: [] for part in PARTS}
+    for label, name in enumerate(CLASSES):
+        members: dict[str, list[int]] = {}
+        for position, image in enumerate(images):
+            if image.label == label:
+                members.setdefault(group(image), []).append(position)
+        total = sum(map(len, members.values()))
+        room = Counter(test=total // 10, val=total // 10, train=total)
+        filled: Counter[str] = Counter()
+        keys = sorted(members)
+        for index in generator.permutation(len(keys)):
+            positions = members[keys[index]]
+            part = next(p for p in ("test", "val", "train") if room[p] >= len(positions))
+            room[part] -= len(positions)
+            filled[part] += len(positions)
+            split[part] += positions
+        if any(filled[part] == 0 for part in PARTS):
+            raise ValueError(
+                f"class {name} has {total} images in {len(members)} groups: too few for three "
+                "parts; at least 10 images, some of lesions of their own, are needed"
+            )
+    return {part: sorted(positions) for part, positions in split.items()}
