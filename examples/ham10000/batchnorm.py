@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
+from examples.ham10000.augment import center_crop
 from examples.ham10000.dataset import Sample
 
 USUAL_MOMENTUM = 0.1
@@ -23,16 +24,19 @@ def statistics_lag(model: nn.Module) -> bool:
 
 
 class RecomputeBatchNorm(L.Callback):
-    """Compute the running statistics anew on training batches before each validation.
+    """Compute the running statistics anew on training images before each validation.
 
     Args:
-        batches: training images.
-        count: how many batches of them to use.
+        batches: training images; they get the crop of the evaluation.
+        image_size: side of that crop.
+        count: how many batches to use.
     """
 
-    def __init__(self, batches: DataLoader[Sample], count: int = 32) -> None:
-        self.batches, self.count = batches, count
+    def __init__(self, batches: DataLoader[Sample], image_size: int, count: int = 32) -> None:
+        self.batches, self.image_size, self.count = batches, image_size, count
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the statistics of all batch norms of the module."""
-        update_bn(islice(self.batches, self.count), pl_module, pl_module.device)
+        batches = islice(self.batches, self.count)
+        images = (center_crop(pixels, self.image_size) for pixels, _ in batches)
+        update_bn(images, pl_module, pl_module.device)

@@ -37,13 +37,14 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     except (OSError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise ValueError(f"cannot read the image {path}: {error}. Download it again") from error
     pixels = v2.functional.resize(pixels, [size], antialias=True)
-    return v2.functional.center_crop(pixels, [size, size])
+    square: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
+    return square
 
 
 def source_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file, in pixels."""
     with PillowImage.open(path) as file:
-        return file.size
+        return file.width, file.height
 
 
 def load_all(paths: Sequence[Path], size: int, cache: Path) -> NDArray[np.uint8]:

@@ -3,11 +3,13 @@
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from examples.ham10000.augment import augment, center_crop
 from examples.ham10000.metrics import new_metrics, summarise
 from examples.ham10000.models import Network
 
@@ -19,6 +21,8 @@ class LesionClassifier(L.LightningModule):
 
     Args:
         network: the classifier and its normalisation.
+        image_size: side of the crop that the network sees.
+        seed: of the augmentation, whose draws are a function of seed, epoch and step.
         lr: learning rate of AdamW.
         weight_decay: of AdamW, on every parameter.
         schedule: ``cosine`` lets the rate fall to 0 over all steps, ``constant`` keeps it.
@@ -29,7 +33,15 @@ class LesionClassifier(L.LightningModule):
     std: Tensor
 
     def __init__(
-        self, network: Network, *, lr: float, weight_decay: float, schedule: str, label: str
+        self,
+        network: Network,
+        *,
+        image_size: int,
+        seed: int,
+        lr: float,
+        weight_decay: float,
+        schedule: str,
+        label: str,
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -37,26 +49,29 @@ class LesionClassifier(L.LightningModule):
         self.model = network.model
         self.register_buffer("mean", torch.tensor(network.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
+        self.image_size, self.seed = image_size, seed
         self.lr, self.weight_decay, self.schedule, self.label = lr, weight_decay, schedule, label
         self.val_metrics, self.test_metrics = new_metrics(), new_metrics()
         self.test_summary: dict[str, Any] = {}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, 7) of uint8 images (N, 3, H, W)."""
+        """Logits (N, 7) of uint8 images (N, 3, image_size, image_size)."""
         logits: Tensor = self.model((pixels / 255 - self.mean) / self.std)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy of one batch."""
         pixels, labels = batch
-        loss = F.cross_entropy(self(pixels), labels)
+        draws = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx))
+        generator = torch.Generator().manual_seed(int(draws.generate_state(1)[0]))
+        loss = F.cross_entropy(self(augment(pixels, self.image_size, generator)), labels)
         self.log(f"{self.label}train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count one batch of the validation part."""
         pixels, labels = batch
-        logits = self(pixels)
+        logits = self(center_crop(pixels, self.image_size))
         self.log(f"{self.label}val_loss", F.cross_entropy(logits, labels))
         self.val_metrics.update(logits, labels)
 
@@ -70,7 +85,7 @@ class LesionClassifier(L.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count one batch of the test part."""
         pixels, labels = batch
-        self.test_metrics.update(self(pixels), labels)
+        self.test_metrics.update(self(center_crop(pixels, self.image_size)), labels)
 
     def on_test_epoch_end(self) -> None:
         """Keep the figures of the test part in ``test_summary``."""

@@ -3,9 +3,8 @@
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
-import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -102,7 +101,7 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
         weights = next(iter(torchvision.models.get_model_weights(name)))
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)
-        except (URLError, OSError) as error:
+        except OSError as error:  # URLError is one
             target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
             raise FileNotFoundError(
                 f"cannot download the ImageNet weights of {name} ({error}): put {weights.url} at "
@@ -114,16 +113,15 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
 
 def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
     _check_name(name.partition(".")[0], timm.list_models(), "timm")
+    if imagenet and not timm.is_model_pretrained(name):
+        raise ValueError(f"timm has no ImageNet weights for {name!r}: use --weights none or FILE")
     try:
-        model = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
-    except (OSError, RuntimeError) as error:
-        if not imagenet:
-            raise
-        config = timm.get_pretrained_cfg(name)
-        source = getattr(config, "hf_hub_id", None) or getattr(config, "url", None)
+        model: Any = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
+    except OSError as error:
+        source: Any = timm.get_pretrained_cfg(name)
         raise FileNotFoundError(
             f"cannot download the ImageNet weights of timm/{name} ({error}): fetch "
-            f"model.safetensors of {source} on the Hugging Face hub, and give it with "
+            f"model.safetensors from https://huggingface.co/{source.hf_hub_id} and give it with "
             "--weights FILE"
         ) from error
     config = model.pretrained_cfg

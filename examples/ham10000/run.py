@@ -19,20 +19,15 @@ from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 
 import attnblocks
+from examples.ham10000.augment import FACTORS, canvas_size
 from examples.ham10000.batchnorm import RecomputeBatchNorm, statistics_lag
 from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, read_index
-from examples.ham10000.dataset import (
-    SkinLesions,
-    canvas_size,
-    eval_transform,
-    loader,
-    train_transform,
-)
+from examples.ham10000.dataset import SkinLesions, loader
 from examples.ham10000.images import load_all, source_size
 from examples.ham10000.lit import LesionClassifier
 from examples.ham10000.models import Network, build_network
 from examples.ham10000.plots import plot_confusion, plot_curves
-from examples.ham10000.splits import PROTOCOLS, Split, leak
+from examples.ham10000.splits import PARTS, PROTOCOLS, Split, leak
 from examples.ham10000.synthetic import write_synthetic
 
 NOTICE = "Research code. Not a medical device; not for diagnosis."
@@ -69,10 +64,10 @@ class Data:
     name: str
     label: str
 
-    def part(self, name: str, transform: Any) -> SkinLesions:
+    def part(self, name: str) -> SkinLesions:
         """One part of the split as a data set."""
         labels = [image.label for image in self.images]
-        return SkinLesions(self.pixels, labels, self.split[name], transform)
+        return SkinLesions(self.pixels, labels, self.split[name])
 
 
 def prepare(config: Config) -> tuple[Data, Network]:
@@ -113,17 +108,15 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     write_json(config.out / "config.json", description)
     module = LesionClassifier(
         network,
+        image_size=config.image_size,
+        seed=config.seed,
         lr=config.lr,
         weight_decay=config.weight_decay,
         schedule=config.schedule,
         label=data.label,
     )
     module.save_hyperparameters({"config": description}, logger=False)
-    parts = {
-        "train": data.part("train", train_transform(config.image_size)),
-        "val": data.part("val", eval_transform(config.image_size)),
-        "test": data.part("test", eval_transform(config.image_size)),
-    }
+    parts = {name: data.part(name) for name in PARTS}
     size, workers = config.batch_size, config.workers
     best = ModelCheckpoint(
         config.out,
@@ -134,7 +127,8 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     )
     callbacks: list[L.Callback] = [best]
     if recomputes_bn(config, network):
-        callbacks.append(RecomputeBatchNorm(loader(parts["train"], size, seed=config.seed)))
+        batches = loader(parts["train"], size, seed=config.seed)
+        callbacks.append(RecomputeBatchNorm(batches, config.image_size))
     trainer = L.Trainer(
         max_epochs=config.epochs,
         logger=CSVLogger(config.out, name="", version=""),
@@ -147,7 +141,7 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        # One process is enough here: decoding is done, and augmentation takes little.
+        # One process is enough: decoding is done, and augmentation runs on the device.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         trainer.fit(
@@ -198,8 +192,10 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
             f"(x / 255 - {list(network.mean)}) / {list(network.std)}",
         ],
         "training_transform": [
-            f"resize the shorter side to {canvas_size(size)}, centre square",
-            *repr(train_transform(size)).splitlines()[1:-1],
+            f"resize the shorter side to {canvas_size(size)} (bilinear, antialias), centre square",
+            f"random crop {size}x{size}",
+            "horizontal and vertical flip with probability 1/2, rotation by 0, 90 or 180 degrees",
+            f"brightness, contrast or saturation times one of {list(FACTORS)}, or none of them",
         ],
         "batch_norm_recomputed": recomputes_bn(config, network),
         "parameters": sum(p.numel() for p in network.model.parameters()),

@@ -81,7 +81,8 @@ def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> Picture:
     picture = skin * (1 - lesion) + tissue * lesion
     light = generator.uniform(0.85, 1.1) * (1 - 0.18 * (x**2 + y**2))[..., None]
     noise = generator.normal(0, 0.02, picture.shape)
-    return np.clip(picture * light + noise, 0, 1)
+    lit: Picture = np.clip(picture * light + noise, 0, 1)
+    return lit
 
 
 def _structures(

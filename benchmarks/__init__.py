@@ -1,0 +1,1 @@
+"""Measurements of the blocks against their peers."""
