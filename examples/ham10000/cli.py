@@ -1,6 +1,7 @@
 """The command line: ``python -m examples.ham10000 train``."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,6 +21,7 @@ SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3, "weig
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for input that cannot be used."""
     config = parse(arguments)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
     print(f"HAM10000 skin lesions. {NOTICE}")
     if config.data is None:
         print("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")

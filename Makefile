@@ -1,0 +1,21 @@
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+.PHONY: demo test lint
+
+demo: $(VENV)/.ham10000
+	$(PYTHON) -m examples.ham10000 train
+
+test: $(VENV)/.dev
+	$(PYTHON) -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# One file per extra says that it is installed; a change of pyproject.toml installs again.
+$(VENV)/.%: pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --editable '.[$*]'
+	touch $@

@@ -1,0 +1,29 @@
+"""A small folder in the layout of HAM10000, made anew for each test that may damage it."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.ham10000.data import CLASSES, IMAGE_FOLDERS, METADATA
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Seven classes of ten images, each of a lesion of its own; images of 20x15 pixels."""
+    root = tmp_path / "data"
+    generator = np.random.default_rng(0)
+    for name in IMAGE_FOLDERS:
+        (root / name).mkdir(parents=True)
+    rows = [("lesion_id", "image_id", "dx", "age")]
+    for label, dx in enumerate(CLASSES):
+        for number in range(10):
+            image_id = f"ISIC_{label}{number}"
+            pixels = generator.integers(0, 256, (15, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg")
+            rows.append((f"HAM_{label}{number}", image_id, dx, ""))
+    with (root / METADATA).open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return root

@@ -1,0 +1,77 @@
+"""Reading the folder, and what each defect of it is called."""
+
+from collections import Counter
+
+import pytest
+
+from examples.ham10000.data import CLASSES, IMAGE_FOLDERS, METADATA, read_index
+
+
+def test_the_real_folder_has_the_published_counts(ham10000):
+    images = read_index(ham10000)
+    counts = Counter(CLASSES[image.label] for image in images)
+    lesions = Counter(CLASSES[label] for _, label in {(i.lesion_id, i.label) for i in images})
+    assert counts == {
+        "nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115
+    }  # fmt: skip
+    assert lesions == {
+        "nv": 5403, "bkl": 727, "mel": 614, "bcc": 327, "akiec": 228, "vasc": 98, "df": 73
+    }  # fmt: skip
+    assert all(image.path.stem == image.image_id for image in images)
+
+
+def test_rows_keep_their_order_and_find_their_files(folder):
+    images = read_index(folder)
+    assert [image.image_id for image in images][:3] == ["ISIC_00", "ISIC_01", "ISIC_02"]
+    assert [image.label for image in images] == [label for label in range(7) for _ in range(10)]
+    assert all(image.path.is_file() for image in images)
+
+
+def edit(folder, old: str, new: str) -> None:
+    path = folder / METADATA
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lesion_id,image_id,dx", "lesion,image_id,dx", "lacks the column.* lesion_id: it has"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_13,nevus", "line 15: unknown diagnosis 'nevus'; known"),
+        ("HAM_13,ISIC_13,bcc", ",ISIC_13,bcc", "line 15: lesion_id is empty"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,,bcc", "line 15: image_id is empty"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_12,bcc", "line 15: image ISIC_12 stands there twice"),
+        ("HAM_13,ISIC_13,bcc", "HAM_00,ISIC_13,bcc", "line 15: lesion HAM_00 has another diagn"),
+    ],
+)
+def test_defects_of_the_metadata_name_the_line(folder, old, new, message):
+    edit(folder, old, new)
+    with pytest.raises(ValueError, match=message):
+        read_index(folder)
+
+
+def test_a_short_row_names_the_line(folder):
+    edit(folder, "HAM_13,ISIC_13,bcc,", "HAM_13,ISIC_13")
+    with pytest.raises(ValueError, match="line 15: dx is empty"):
+        read_index(folder)
+
+
+def test_missing_things_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        read_index(tmp_path / "nowhere")
+    (folder / IMAGE_FOLDERS[1] / "ISIC_13.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 70 images .*: ISIC_13\. Unpack"):
+        read_index(folder)
+    (folder / METADATA).write_text("lesion_id,image_id,dx\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        read_index(folder)
+    (folder / METADATA).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {METADATA} in"):
+        read_index(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(folder):
+    path = folder / METADATA
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_index(folder)) == 70

@@ -1,0 +1,109 @@
+"""Decoding, and the cache of decoded images."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.ham10000 import images
+from examples.ham10000.images import load_all, load_image
+
+
+def save(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path):
+    generator = np.random.default_rng(0)
+    return [
+        save(tmp_path / f"{i}.png", generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        for i in range(8)
+    ]
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (30, 30)])
+def test_the_centre_square_is_kept(tmp_path, height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    loaded = load_image(save(tmp_path / "a.png", pixels), 30)
+    top, left = (height - 30) // 2, (width - 30) // 2
+    np.testing.assert_array_equal(
+        loaded.permute(1, 2, 0).numpy(), pixels[top : top + 30, left : left + 30]
+    )
+
+
+def test_the_shorter_side_is_resized_as_pillow_does(tmp_path):
+    y, x = np.mgrid[:90, :120]
+    pixels = np.stack([2 * y, 2 * x, 255 - y - x], axis=-1).astype(np.uint8)
+    path = save(tmp_path / "a.png", pixels)
+    expected = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BILINEAR)
+    loaded = load_image(path, 30).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(loaded - np.asarray(expected)[:, 5:35]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
+def test_other_colour_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image = Image.new("RGB", (12, 12), (200, 200, 200))
+    (image.quantize() if mode == "P" else image.convert(mode)).save(path)
+    loaded = load_image(path, 12)
+    assert loaded.shape == (3, 12, 12)
+    assert (loaded.int() - 200).abs().max() <= 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image at all", None])
+def test_unreadable_images_are_named(paths, tmp_path, damage):
+    data = paths[3].read_bytes()
+    paths[3].write_bytes(data[: len(data) // 2] if damage is None else damage)
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"cannot read the image .*3\.png"):
+        load_all(paths, 8, cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_the_cache_holds_what_is_decoded_and_is_decoded_once(paths, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = load_all(paths, 8, cache)
+    assert first.dtype == np.uint8
+    for pixels, path in zip(first, paths, strict=True):
+        np.testing.assert_array_equal(pixels, load_image(path, 8).numpy())
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
+    monkeypatch.setattr(images, "load_image", None)
+    np.testing.assert_array_equal(load_all(paths, 8, cache), first)
+
+
+def test_the_cache_follows_content_order_and_size(paths, tmp_path):
+    cache = tmp_path / "cache"
+    load_all(paths, 8, cache)
+    np.testing.assert_array_equal(
+        load_all(paths[::-1], 8, cache)[0], load_image(paths[-1], 8).numpy()
+    )
+    stat = paths[0].stat()
+    paths[0].write_bytes(paths[1].read_bytes())
+    os.utime(paths[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = load_all(paths, 8, cache)
+    np.testing.assert_array_equal(changed[0], changed[1])
+    assert load_all(paths, 10, cache).shape == (8, 3, 10, 10)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_write_that_fails_leaves_nothing_behind(paths, tmp_path, monkeypatch):
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images.os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        load_all(paths, 8, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_runs_may_build_the_cache_at_once(paths, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: load_all(paths, 8, tmp_path / "cache"), range(8)))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for pixels in results:
+        np.testing.assert_array_equal(pixels[2], load_image(paths[2], 8).numpy())

@@ -1,0 +1,149 @@
+"""Networks by name, their weights, and the attention in them."""
+
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from attnblocks import SE, CaCo, Eca, find_se
+from examples.ham10000.models import build_network
+from tests.helpers import randomized
+
+SMALL = "timm/tf_mobilenetv3_small_075"
+
+
+def test_the_real_weights_fill_everything_but_the_head(imagenet_weights):
+    network = build_network(SMALL, 7, str(imagenet_weights), "SE")
+    state = safetensors.torch.load_file(imagenet_weights)
+    own = network.model.state_dict()
+    assert {k for k in own if k not in state} == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(own[k], v) for k, v in state.items())
+    assert own["classifier.weight"].shape == (7, 1024)
+    assert (network.mean, network.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_weights_are_loaded_before_the_swap(imagenet_weights):
+    own = build_network(SMALL, 7, str(imagenet_weights), "SE").model.state_dict()
+    swapped = build_network(SMALL, 7, str(imagenet_weights), "CaCo").model
+    assert {type(site.module) for site in find_se(swapped)} == {CaCo}
+    kept = [k for k in swapped.state_dict() if ".se." not in k and "classifier" not in k]
+    assert len(kept) > 150
+    assert all(torch.equal(swapped.state_dict()[k], own[k]) for k in kept)
+
+
+@pytest.mark.parametrize("name", ["tv/mobilenet_v3_small", "timm/mobilenetv3_small_050"])
+def test_attention_says_what_stands_at_the_sites(name):
+    kinds = {
+        choice: {type(s.module) for s in find_se(build_network(name, 7, "none", choice).model)}
+        for choice in ("Eca", "SE", "none", "identity")
+    }
+    assert kinds["Eca"] == {Eca}
+    assert kinds["SE"] == kinds["none"]
+    assert SE not in kinds["SE"]  # the network's own class, untouched
+    assert kinds["identity"] == set()
+    taken_out = build_network(name, 7, "none", "identity").model
+    assert sum(isinstance(m, nn.Identity) for m in taken_out.modules()) >= 9
+
+
+@pytest.mark.parametrize("attention", ["SE", "CaCo", "identity"])
+def test_networks_without_se_need_attention_none(attention):
+    with pytest.raises(LookupError, match=r"--attention none|no SE block"):
+        build_network("tv/resnet18", 7, "none", attention)
+    assert build_network("tv/resnet18", 7, "none", "none").head == ("fc",)
+
+
+def hub_file(monkeypatch, folder: Path) -> Path:
+    """Where torchvision keeps the weights of mobilenet_v3_small, in a hub folder of our own."""
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    path = folder / "hub" / "checkpoints" / "mobilenet_v3_small-047dcff4.pth"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_imagenet_weights_of_torchvision_come_from_its_hub_folder(monkeypatch, tmp_path):
+    state = randomized(torchvision.models.mobilenet_v3_small()).state_dict()
+    torch.save(state, hub_file(monkeypatch, tmp_path))
+    own = build_network("tv/mobilenet_v3_small", 7, "imagenet", "SE").model.state_dict()
+    differing = {k for k, v in own.items() if v.shape != state[k].shape}
+    assert differing == {"classifier.3.weight", "classifier.3.bias"}
+    assert all(torch.equal(v, state[k]) for k, v in own.items() if k not in differing)
+
+
+def test_without_network_the_error_names_file_and_place(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise URLError("offline")
+
+    target = hub_file(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError) as caught:
+        build_network("tv/mobilenet_v3_small", 7, "imagenet", "SE")
+    assert str(target) in str(caught.value)
+    assert "https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth" in str(
+        caught.value
+    )
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(FileNotFoundError, match=r"huggingface\.co/timm/mobilenetv3_small_050"):
+        build_network("timm/mobilenetv3_small_050", 7, "imagenet", "SE")
+
+
+class Exploit:
+    """A pickle that would run code when it is loaded."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = build_network("timm/mobilenetv3_small_050", 7, "none", "SE").model.state_dict()
+    whole = safetensors.torch.save(state)
+    files = {
+        "pickle.pth": pickle.dumps(Exploit()),
+        "truncated.safetensors": whole[: len(whole) // 2],
+        "text.safetensors": b"not weights",
+        "empty.pth": b"",
+    }
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"--weights {name}: not a readable file"):
+            build_network("timm/mobilenetv3_small_050", 7, name, "SE")
+    assert not Path("executed").exists()
+    torch.save([1, 2], "list.pth")
+    with pytest.raises(ValueError, match="no plain state dict"):
+        build_network("timm/mobilenetv3_small_050", 7, "list.pth", "SE")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    state = build_network("timm/mobilenetv3_small_050", 7, "none", "SE").model.state_dict()
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"do not fit the network: .*shape.*not"):
+        build_network(SMALL, 7, str(path), "SE")
+    del state["conv_stem.weight"]
+    state["extra.weight"] = torch.zeros(3)
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"conv_stem\.weight is missing; extra\.weight is unknown"):
+        build_network("timm/mobilenetv3_small_050", 7, str(path), "SE")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "attention", "error", "message"),
+    [
+        ("mobilenet_v3_small", "none", "SE", ValueError, "must be tv/NAME or timm/NAME"),
+        ("hub/x", "none", "SE", ValueError, "must be tv/NAME or timm/NAME"),
+        ("tv/mobilenet_v3", "none", "SE", ValueError, "did you mean .*mobilenet_v3_small"),
+        ("timm/mobilenetv3_smal_050", "none", "SE", ValueError, "mobilenetv3_small_050"),
+        ("timm/starnet_s050", "none", "SEE", ValueError, "--attention must be one of"),
+        ("tv/mobilenet_v3_small", "w.pth", "SE", FileNotFoundError, "--weights w.pth: no such"),
+        ("timm/efficientnet_b9", "imagenet", "SE", ValueError, "no ImageNet weights|no model"),
+    ],
+)
+def test_wrong_names_are_explained(name, weights, attention, error, message):
+    with pytest.raises(error, match=message):
+        build_network(name, 7, weights, attention)
