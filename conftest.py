@@ -7,6 +7,8 @@ import pytest
 
 from attnblocks import registry, sites
 
+SHARED = Path(__file__).parents[1] / "shared"
+
 
 @pytest.fixture(autouse=True)
 def _registries_stay_as_they_are(monkeypatch):
@@ -18,7 +20,7 @@ def _registries_stay_as_they_are(monkeypatch):
 @pytest.fixture(scope="session")
 def ham10000() -> Path:
     """The folder of the real HAM10000 images: $HAM10000, or the one beside the checkout."""
-    folder = Path(os.environ.get("HAM10000", "../shared/ham10000"))
+    folder = Path(os.environ.get("HAM10000", SHARED / "ham10000"))
     if not (folder / "HAM10000_metadata.csv").is_file():
         pytest.skip(f"no HAM10000 data at {folder}; set $HAM10000 to its folder")
     return folder
@@ -27,7 +29,7 @@ def ham10000() -> Path:
 @pytest.fixture(scope="session")
 def imagenet_weights() -> Path:
     """ImageNet weights of timm's tf_mobilenetv3_small_075: $IMAGENET_WEIGHTS, or beside it."""
-    default = "../shared/weights/tf_mobilenetv3_small_075_imagenet.safetensors"
+    default = SHARED / "weights" / "tf_mobilenetv3_small_075_imagenet.safetensors"
     path = Path(os.environ.get("IMAGENET_WEIGHTS", default))
     if not path.is_file():
         pytest.skip(f"no weights at {path}; set $IMAGENET_WEIGHTS to the file")

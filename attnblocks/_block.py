@@ -1,11 +1,13 @@
 """What all blocks share: their widths, and the checks that turn a wrong call into a clear error."""
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.fx
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 LayerFactory = Callable[..., nn.Module]
 """A class such as ``nn.ReLU``, or any callable that returns a new module."""
@@ -26,21 +28,27 @@ class AttentionBlock(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is (N, channels, H, W)."""
-        if x.dim() != 4:
-            raise ValueError(
-                f"{type(self).__name__} takes a map of 4 dimensions (N, C, H, W), "
-                f"got {x.dim()}: shape {tuple(x.shape)}"
-            )
-        if x.shape[1] != self.channels:
-            raise ValueError(
-                f"{type(self).__name__} was built for {self.channels} channels, "
-                f"got {x.shape[1]}: shape {tuple(x.shape)}"
-            )
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            check_map(x, type(self).__name__, self.channels)
 
     def extra_repr(self) -> str:
         """The widths, for ``print(model)``."""
         rd = "" if self.rd_channels is None else f", rd_channels={self.rd_channels}"
         return f"channels={self.channels}{rd}"
+
+
+@torch.fx.wrap
+def check_map(x: Tensor, block: str, channels: int) -> None:
+    """Raise ValueError unless ``x`` is (N, channels, H, W); one step of a symbolic trace."""
+    if x.dim() != 4:
+        raise ValueError(
+            f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
+            f"shape {tuple(x.shape)}"
+        )
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"{block} was built for {channels} channels, got {x.shape[1]}: shape {tuple(x.shape)}"
+        )
 
 
 def positive_int(name: str, value: int) -> int:
@@ -72,8 +80,8 @@ def bottleneck(
     """
     if rd_channels is not None:
         return positive_int(f"{prefix}rd_channels", rd_channels)
-    if not rd_ratio > 0:
-        raise ValueError(f"{prefix}rd_ratio must be above 0, got {rd_ratio}")
+    if not 0 < rd_ratio < math.inf:
+        raise ValueError(f"{prefix}rd_ratio must be above 0 and finite, got {rd_ratio}")
     return max(least, int(channels * rd_ratio + 1e-6))
 
 
@@ -95,12 +103,3 @@ def new_norm(factory: LayerFactory | None, channels: int, **dd: Any) -> nn.Modul
     if factory is None:
         return nn.Identity()
     return new_layer("norm_layer", factory, channels, **dd)
-
-
-def check_batch_statistics(block: str, norm: nn.Module, values: int) -> None:
-    """Raise ValueError where a batch norm in train mode would see one value per channel."""
-    if isinstance(norm, _BatchNorm) and norm.training and values == 1:
-        raise ValueError(
-            f"{block} in train mode cannot normalise a single value per channel (a batch of one "
-            "image whose map is 1x1): its variance is zero. Use a larger batch or map, or eval()"
-        )

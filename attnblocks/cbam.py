@@ -12,7 +12,6 @@ from attnblocks._block import (
     AttentionBlock,
     LayerFactory,
     bottleneck,
-    check_batch_statistics,
     new_layer,
     new_norm,
     odd_kernel,
@@ -127,7 +126,6 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with every position scaled by its gate."""
-        check_batch_statistics("CBAM", self.bn, x.shape[0] * x.shape[2] * x.shape[3])
         y = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, H, W)
         gate: Tensor = self.gate(self.bn(self.conv(y)))  # (N, 1, H, W)
         return x * gate.to(x.dtype)

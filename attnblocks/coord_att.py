@@ -83,7 +83,7 @@ class CoordAtt(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by the gates of its rows and of its columns."""
         self.check_input(x)
-        height, width = x.shape[2:]
+        height, width = x.shape[2], x.shape[3]
         rows = x.mean(3, keepdim=True)  # (N, C, H, 1)
         columns = x.mean(2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
         y = torch.cat([rows, columns], dim=2)  # (N, C, H + W, 1)

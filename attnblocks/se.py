@@ -10,7 +10,6 @@ from attnblocks._block import (
     AttentionBlock,
     LayerFactory,
     bottleneck,
-    check_batch_statistics,
     new_layer,
     new_norm,
     positive_int,
@@ -21,9 +20,9 @@ class SE(AttentionBlock):
     """Squeeze-and-excitation: one gate per channel, computed from the mean of each channel.
 
     ``x * gate(fc2(act(norm(fc1(mean(x))))))``, both layers 1x1 convolutions with bias. The
-    defaults are those of torchvision's MobileNetV3; the paper's own are ``rd_ratio=1/16`` and
-    ``gate_layer=nn.Sigmoid``. Parameters: ``2 C S + S + C`` with squeeze width S. Parameter names
-    are those of torchvision's ``SqueezeExcitation`` and timm's ``SEModule``: checkpoints fit.
+    defaults are those of torchvision's MobileNetV3; the paper's own are ``rd_channels=C // 16``
+    and ``gate_layer=nn.Sigmoid``. Parameters: ``2 C S + S + C`` with squeeze width S. Parameter
+    names are those of torchvision's ``SqueezeExcitation`` and timm's ``SEModule``: checkpoints fit.
 
     Args:
         channels: channels C of the map.
@@ -79,7 +78,6 @@ class SE(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with every channel scaled by its gate."""
         self.check_input(x)
-        check_batch_statistics("SE", self.bn, x.shape[0])
         y = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
         y = self.act(self.bn(self.fc1(y)))  # (N, S, 1, 1)
         gate: Tensor = self.gate(self.fc2(y))  # (N, C, 1, 1)

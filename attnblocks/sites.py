@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnblocks._block import LayerFactory
 from attnblocks.caco import CaCo, SeCo
@@ -45,10 +45,11 @@ class SELayers:
     @property
     def rd_channels(self) -> int | None:
         """Squeeze width S, read from the weight of the squeeze layer; None where there is none."""
-        return None if self.squeeze is None else int(self.squeeze.get_parameter("weight").shape[0])
+        return None if self.squeeze is None else len(cast(Tensor, self.squeeze.weight))
 
 
-Adapter = Callable[[Any], SELayers]
+Adapter = Callable[[Any], SELayers | None]
+"""Names the layers of one block, or returns None for a block that is no SE after all."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,17 @@ class SESite:
         act_layer: makes a new copy of its activation; None where it has none.
         gate_layer: makes a new copy of its gate function.
         kind: qualified name of its class, such as "torchvision.ops.misc.SqueezeExcitation".
+        layers: what its adapter read.
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     channels: int
     rd_channels: int | None
-    act_layer: LayerFactory | None = field(compare=False)
-    gate_layer: LayerFactory = field(compare=False)
+    act_layer: LayerFactory | None = field(repr=False, compare=False)
+    gate_layer: LayerFactory = field(repr=False, compare=False)
     kind: str
+    layers: SELayers = field(repr=False, compare=False)
 
 
 def _torchvision_se(m: Any) -> SELayers:
@@ -82,8 +85,10 @@ def _timm_mobile_se(m: Any) -> SELayers:
     return SELayers(m.conv_reduce.in_channels, m.gate, m.conv_expand, m.conv_reduce, m.act1)
 
 
-def _timm_se(m: Any) -> SELayers:
-    _refuse_max_pool(m)
+# With add_maxpool, timm's two modules squeeze the maximum as well: they are no SE then.
+def _timm_se(m: Any) -> SELayers | None:
+    if m.add_maxpool:
+        return None
     return SELayers(m.fc1.in_channels, m.gate, m.fc2, m.fc1, m.act, m.bn)
 
 
@@ -91,21 +96,14 @@ def _timm_legacy_se(m: Any) -> SELayers:
     return SELayers(m.fc1.in_channels, m.sigmoid, m.fc2, m.fc1, m.relu)
 
 
-def _timm_effective_se(m: Any) -> SELayers:
-    _refuse_max_pool(m)
+def _timm_effective_se(m: Any) -> SELayers | None:
+    if m.add_maxpool:
+        return None
     return SELayers(m.fc.in_channels, m.gate, m.fc)
 
 
 def _timm_ese(m: Any) -> SELayers:
     return SELayers(m.conv.in_channels, m.sigmoid, m.conv)
-
-
-def _refuse_max_pool(m: Any) -> None:
-    if m.add_maxpool:
-        raise ValueError(
-            f"a {type(m).__name__} with add_maxpool=True also squeezes the maximum: it is no SE "
-            "block. Replace it by hand, or register an adapter for a subclass of it"
-        )
 
 
 def _own_se(m: SE) -> SELayers:
@@ -141,8 +139,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
     """List the SE blocks of a network, and the blocks of this library in it.
 
     Known are the SE classes of torchvision and timm, the blocks of attnblocks, and what
-    :func:`register_se` added; a subclass counts if it keeps the ``forward`` of its base. A block
-    that is registered in several places is listed once, and what is inside a block is not listed.
+    :func:`register_se` added; a subclass counts unless it overrides what its base computes. A
+    block that is registered in several places is listed once; what is inside one is not listed.
 
     Args:
         model: the network; it is only read.
@@ -151,7 +149,7 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
         The sites in the order of ``model.named_modules()``; empty where there is none.
 
     Raises:
-        TypeError: ``model`` is no ``nn.Module``.
+        TypeError: ``model`` is no ``nn.Module``, or an adapter returns no :class:`SELayers`.
 
     Example:
         >>> from attnblocks import SE
@@ -168,8 +166,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
             continue
         if module in sites:
             inside = name
-        elif adapter := _adapter_of(type(module), adapters):
-            sites[module] = _read_site(name, module, adapter(module))
+        elif layers := _read_layers(module, adapters):
+            sites[module] = _site(name, module, layers)
             inside = name
     return tuple(sites.values())
 
@@ -178,8 +176,9 @@ def register_se(cls: type[nn.Module], adapter: Adapter) -> None:
     """Make an SE class of your own known to :func:`find_se` and ``replace_se``.
 
     Args:
-        cls: the class; its subclasses count too where they keep its ``forward``.
-        adapter: called with one such block, returns its :class:`SELayers`.
+        cls: the class; its subclasses count too unless they override what it computes.
+        adapter: called with one such block, returns its :class:`SELayers`, or None if this one
+            is no SE.
 
     Raises:
         TypeError: ``cls`` is no module class, or the adapter cannot be called.
@@ -207,14 +206,6 @@ def register_se(cls: type[nn.Module], adapter: Adapter) -> None:
     _ADAPTERS[cls] = adapter
 
 
-def read_layers(module: nn.Module) -> SELayers:
-    """Return the layers of a block that :func:`find_se` found."""
-    adapter = _adapter_of(type(module), _known_adapters())
-    if adapter is None:
-        raise LookupError(f"{type(module).__qualname__} has no adapter; see register_se")
-    return adapter(module)
-
-
 def known_classes() -> list[str]:
     """Qualified names of all classes that :func:`find_se` looks for, imported or not."""
     libraries = [f"{module}.{name}" for module, name in _LIBRARY_ADAPTERS]
@@ -230,15 +221,27 @@ def _known_adapters() -> dict[type[nn.Module], Adapter]:
     return {**imported, **_ADAPTERS}
 
 
-def _adapter_of(cls: type[nn.Module], adapters: dict[type[nn.Module], Adapter]) -> Adapter | None:
-    """The adapter of the nearest known base, unless the class computes something else."""
-    for base in cls.__mro__:
-        if base in adapters:
-            return adapters[base] if cls.forward is base.forward else None
-    return None
+def _read_layers(module: nn.Module, adapters: dict[type[nn.Module], Adapter]) -> SELayers | None:
+    """The layers of a block of a known class that computes what its class computes."""
+    cls = type(module)
+    known = next((base for base in cls.__mro__ if base in adapters), None)
+    if known is None or "forward" in vars(module) or _overridden(cls, known):
+        return None
+    layers = adapters[known](module)
+    if layers is not None and not isinstance(layers, SELayers):
+        raise TypeError(f"the adapter of {known.__qualname__} must return SELayers, got {layers!r}")
+    return layers
 
 
-def _read_site(name: str, module: nn.Module, layers: SELayers) -> SESite:
+def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
+    """Methods of ``base`` that ``cls`` computes in another way."""
+    between = cls.__mro__[: cls.__mro__.index(base)]
+    names = {name for k in between for name, value in vars(k).items() if callable(value)}
+    harmless = {"__init__", "extra_repr", *vars(nn.Module)} - {"forward", "__call__"}
+    return {name for name in names - harmless if hasattr(base, name)}
+
+
+def _site(name: str, module: nn.Module, layers: SELayers) -> SESite:
     return SESite(
         name=name,
         module=module,
@@ -247,4 +250,5 @@ def _read_site(name: str, module: nn.Module, layers: SELayers) -> SESite:
         act_layer=None if layers.act is None else partial(copy.deepcopy, layers.act),
         gate_layer=partial(copy.deepcopy, layers.gate),
         kind=f"{type(module).__module__}.{type(module).__qualname__}",
+        layers=layers,
     )

@@ -9,14 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import nn
+from torch.fx import GraphModule
 
-from attnblocks.registry import BlockFactory, get_block
-from attnblocks.se import SE
-from attnblocks.sites import SELayers, SESite, find_se, known_classes, read_layers
+from attnblocks._build import Block, block_maker, build, is_channels_last
+from attnblocks.sites import SESite, find_se, known_classes
 
-Block = type[nn.Module] | str | Callable[[SESite], nn.Module]
 Where = Callable[[SESite], bool] | str | Sequence[str]
 
 # (module, class) and what to do instead: these have recorded, or flattened, the blocks they hold.
@@ -43,11 +41,12 @@ def replace_se(
 
     The blocks are those that :func:`attnblocks.find_se` lists. A new block has its published
     widths and initialisation; it takes over device, dtype, train or eval mode and memory format.
-    ``SE`` takes over the squeeze width, activation, gate, norm and weights of the site instead,
-    so that the output of the network stays the same to float rounding (a site with a single
-    layer gets an identity as its squeeze; one without channel MLP, a published SE). A block that
-    is registered in several places is replaced once and stays shared. If anything fails, the
-    network is left as it was.
+    ``SE`` takes over the squeeze width, activation, gate, norm and weights of the site instead:
+    where the site is an SE block, the output of the network stays the same to float rounding (a
+    single layer gets an identity as its squeeze); from CBAM, CaCo and SeCo it takes the channel
+    stage; a site without one gets a published SE. A block that is registered in several places is
+    replaced once and stays shared; tied parameters are untied. If anything fails, the network is
+    left as it was.
 
     Args:
         model: the network.
@@ -81,13 +80,16 @@ def replace_se(
         ...
     """
     _check_model(model)
-    make = _block_maker(block, block_kwargs)
-    if not inplace:
-        model = copy.deepcopy(model)
+    make = block_maker(block, block_kwargs)
     sites = _select(model, where)
-    channels_last = _is_channels_last(model)
-    new = {site.module: _build(site, make, channels_last) for site in sites}
-    _warn_of_hooks(sites)
+    if not inplace:
+        names = {site.name for site in sites}
+        model = copy.deepcopy(model)
+        sites = tuple(site for site in find_se(model) if site.name in names)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    channels_last = is_channels_last(model)
+    new = {site.module: build(site, make, like, channels_last) for site in sites}
+    _warn_of_hooks(sites, new)
     return _install(model, new)
 
 
@@ -109,44 +111,14 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _block_maker(block: Block, kwargs: dict[str, Any]) -> Callable[[SESite], nn.Module]:
-    """One function from site to new module, whatever way the block was given."""
-    if isinstance(block, str):
-        return _from_channels(get_block(block), kwargs)
-    if isinstance(block, type) and issubclass(block, nn.Module):
-        return _from_channels(block, kwargs)
-    if isinstance(block, (type, nn.Module)) or not callable(block):
-        raise TypeError(f"block must be a class, a name or a function of the site, got {block!r}")
-    if kwargs:
-        raise TypeError(
-            f"{sorted(kwargs)} go with a block class or name; a function gets the site alone"
-        )
-    return block
-
-
-def _from_channels(factory: BlockFactory, kwargs: dict[str, Any]) -> Callable[[SESite], nn.Module]:
-    if factory is not SE:
-        return lambda site: factory(site.channels, **_match_width(kwargs, site))
-    if kwargs.keys() - {"rd_channels"} or kwargs.get("rd_channels", "match") != "match":
-        raise TypeError(
-            f"SE takes its widths and functions from the site, not from {sorted(kwargs)}; "
-            "pass a function of the site to build another one"
-        )
-    return _se_of_site
-
-
-def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
-    if kwargs.get("rd_channels") != "match":
-        return kwargs
-    return {**kwargs, "rd_channels": site.rd_channels}
-
-
 def _select(model: nn.Module, where: Where | None) -> tuple[SESite, ...]:
     sites = find_se(model)
     if not sites:
+        traced = any(isinstance(module, GraphModule) for module in model.modules())
+        advice = "swap before tracing or exporting it" if traced else "see register_se for others"
         raise LookupError(
             f"{type(model).__name__} has no SE block. Looked for: {', '.join(known_classes())}. "
-            f"{_similar_modules(model)} Use register_se for a class of your own"
+            f"{_similar_modules(model)} What to do: {advice}"
         )
     if where is None:
         return sites
@@ -177,85 +149,15 @@ def _similar_modules(model: nn.Module) -> str:
     return f"Similar modules in it: {listed}."
 
 
-def _build(site: SESite, make: Callable[[SESite], nn.Module], channels_last: bool) -> nn.Module:
-    """The new block for one site, on its device, in its dtype, mode and memory format."""
-    like = next((t for t in site.module.parameters() if t.is_floating_point()), None)
-    device = torch.get_default_device() if like is None else like.device
-    try:
-        with device:
-            new = make(site)
-    except Exception as error:
-        raise ValueError(f"the block for site {site.name!r} cannot be made: {error}") from error
-    if not isinstance(new, nn.Module):
-        raise ValueError(f"the block for site {site.name!r} is no nn.Module: {new!r}")
-    if like is not None:
-        new.to(device=like.device, dtype=like.dtype)
-    if channels_last:
-        new.to(memory_format=torch.channels_last)
-    if new.training != site.module.training:  # a frozen norm that is carried over stays frozen
-        new.train(site.module.training)
-    return new
-
-
-def _se_of_site(site: SESite) -> SE:
-    """An SE that computes what the channel MLP of the site computes; published without one."""
-    layers = read_layers(site.module)
-    if layers.expand is None:
-        return SE(site.channels)
-    se = SE(
-        site.channels,
-        site.rd_channels or site.channels,
-        act_layer=site.act_layer or nn.Identity,
-        gate_layer=site.gate_layer,
-    )
-    _carry_over(layers, se)
-    return se
-
-
-@torch.no_grad()
-def _carry_over(layers: SELayers, se: SE) -> None:
-    if layers.squeeze is None:
-        nn.init.dirac_(se.fc1.weight)
-        nn.init.zeros_(se.fc1.bias)  # type: ignore[arg-type]
-    else:
-        _copy_layer(layers.squeeze, se.fc1)
-    if layers.norm is not None:
-        se.bn = copy.deepcopy(layers.norm)
-    assert layers.expand is not None
-    _copy_layer(layers.expand, se.fc2)
-
-
-def _copy_layer(old: nn.Module, new: nn.Conv2d) -> None:
-    """Copy a linear layer or 1x1 convolution; a missing bias is zero."""
-    weight = rearrange(old.get_parameter("weight"), "o i ... -> o i (...) 1")
-    new.to(weight.dtype)
-    new.weight.copy_(weight)
-    new.weight.requires_grad_(old.get_parameter("weight").requires_grad)
-    assert new.bias is not None
-    bias = getattr(old, "bias", None)
-    if bias is None:
-        new.bias.zero_()
-    else:
-        new.bias.copy_(bias).requires_grad_(bias.requires_grad)
-
-
-def _is_channels_last(model: nn.Module) -> bool:
-    """Whether some 4-d weight says so; a 1x1 weight fits both formats and says nothing."""
-    return any(
-        p.dim() == 4
-        and p.is_contiguous(memory_format=torch.channels_last)
-        and not p.is_contiguous()
-        for p in model.parameters()
-    )
-
-
-def _warn_of_hooks(sites: Sequence[SESite]) -> None:
+def _warn_of_hooks(sites: Sequence[SESite], new: dict[nn.Module, nn.Module]) -> None:
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     hooks = [
-        f"{getattr(hook, '__qualname__', hook)} on {site.name!r}"
+        f"{getattr(hook, '__qualname__', hook)} on {f'{site.name}.{name}'.strip('.')!r}"
         for site in sites
+        for name, part in site.module.named_modules()
+        if part not in set(new[site.module].modules())
         for kind in kinds
-        for hook in getattr(site.module, kind).values()
+        for hook in getattr(part, kind).values()
     ]
     if hooks:
         warnings.warn(

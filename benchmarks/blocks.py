@@ -4,56 +4,65 @@ Run ``python -m benchmarks.blocks``. All blocks are measured in one run, in turn
 """
 
 import argparse
+import copy
 import statistics
 from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
-import timm.layers
 import torch
 import torchvision
+from timm.layers import create_attn  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from attnblocks import create_block, find_se, list_blocks
+from attnblocks import SESite, create_block, find_se, list_blocks
 
 PEER = "torchvision SE"
 
 
-def site_maps(batch: int, memory_format: torch.memory_format) -> list[Tensor]:
-    """One random map for each SE site of MobileNetV3-Small at 224 pixels."""
+def sites_and_maps(batch: int, memory_format: torch.memory_format) -> list[tuple[SESite, Tensor]]:
+    """The SE sites of MobileNetV3-Small, each with a random map of its size at 224 pixels."""
     model = torchvision.models.mobilenet_v3_small().eval()
+    sites = find_se(model)
     shapes: list[torch.Size] = []
-    for site in find_se(model):
+    for site in sites:
         site.module.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
     with torch.no_grad():
         model(torch.rand(1, 3, 224, 224))
-    return [torch.rand(batch, *s[1:]).contiguous(memory_format=memory_format) for s in shapes]
+    maps = [torch.rand(batch, *s[1:]).contiguous(memory_format=memory_format) for s in shapes]
+    return list(zip(sites, maps, strict=True))
 
 
-def candidates() -> dict[str, Callable[[int], nn.Module]]:
-    """What is measured: a function from channels to a block, by name."""
-    ours: dict[str, Callable[[int], nn.Module]] = {
-        name: lambda channels, name=name: create_block(name, channels)  # type: ignore[misc]
-        for name in list_blocks()
-    }
+def candidates() -> dict[str, Callable[[SESite], nn.Module]]:
+    """What is measured: a function from site to block, by name."""
+
+    def ours(name: str, site: SESite) -> nn.Module:
+        width = {"rd_channels": site.rd_channels} if name == "SE" else {}
+        return create_block(name, site.channels, **width)
+
+    def timms(name: str, site: SESite, **kwargs: Any) -> nn.Module:
+        return cast(nn.Module, create_attn(name, site.channels, **kwargs))  # type: ignore[no-untyped-call]
+
     return {
-        PEER: lambda channels: torchvision.ops.SqueezeExcitation(channels, max(8, channels // 4)),
-        **ours,
-        "timm cbam": lambda channels: timm.layers.create_attn("cbam", channels),
-        "timm eca": lambda channels: timm.layers.create_attn("eca", channels),
-        "timm coord": lambda channels: timm.layers.create_attn("coord", channels),
-        "identity": lambda channels: nn.Identity(),
+        PEER: lambda site: copy.deepcopy(site.module),
+        **{name: partial(ours, name) for name in list_blocks()},
+        "timm eca": partial(timms, "eca"),
+        "timm cbam": partial(timms, "cbam", rd_divisor=1),
+        "timm coord": lambda s: timms("coord", s, rd_channels=max(8, s.channels // 32)),
+        "identity": lambda site: nn.Identity(),
     }
 
 
 def measure(batch: int, memory_format: torch.memory_format, rounds: int) -> dict[str, float]:
     """Median seconds of one pass over all sites, by name; the rounds are interleaved."""
-    maps = site_maps(batch, memory_format)
+    sites = sites_and_maps(batch, memory_format)
     timers = {}
     for name, make in candidates().items():
-        blocks = [make(x.shape[1]).eval() for x in maps]
+        pairs = [(make(site).eval(), x) for site, x in sites]
         timers[name] = Timer(
-            "for block, x in zip(blocks, maps): block(x)",
-            globals={"blocks": blocks, "maps": maps},
+            "for block, x in pairs: block(x)",
+            globals={"pairs": pairs},
             num_threads=torch.get_num_threads(),
         )
     seconds: dict[str, list[float]] = {name: [] for name in timers}

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -59,19 +60,18 @@ def test_agrees_with_the_float64_reference(name, channels, memory_format, train)
         assert y.is_contiguous(memory_format=memory_format)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_running_statistics_follow_the_published_momentum(name):
+@pytest.mark.parametrize(
+    ("name", "norm", "momentum"), [("CBAM", "spatial.bn", 0.01), ("CoordAtt", "bn1", 0.1)]
+)
+def test_running_statistics_follow_the_published_momentum(name, norm, momentum):
     block = random_block(name, 16, dtype=torch.float64).train()
-    norms = {k: m for k, m in block.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert set(norms) == {
-        "CBAM": {"spatial.bn"},
-        "CoordAtt": {"bn1"},
-        "SeCo": {"coord.bn1"},
-        "CaCo": {"coord.bn1"},
-    }.get(name, set())
-    for norm in norms.values():
-        assert norm.momentum == (0.01 if name == "CBAM" else 0.1)
-        assert norm.eps == 1e-5
+    seen = []
+    block.get_submodule(norm).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    before = weights(block)[f"{norm}.running_mean"]
+    block(random_map(2, 16, 5, 6, dtype=torch.float64))
+    mean = seen[0].detach().numpy().mean((0, 2, 3))
+    expected = (1 - momentum) * before + momentum * mean
+    np.testing.assert_allclose(weights(block)[f"{norm}.running_mean"], expected)
 
 
 @pytest.mark.parametrize(
@@ -194,17 +194,14 @@ def test_the_meta_device_holds_the_same_parameters(name):
     assert meta(x).shape == x.shape
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA has other algorithms")
 @pytest.mark.parametrize("name", BLOCKS)
-def test_deterministic_algorithms_give_equal_bits(name):
-    def gradient():
-        block = random_block(name, 16).train()
-        x = random_map(2, 16, 5, 6).requires_grad_()
-        block(x).square().sum().backward()
-        return torch.cat([x.grad.ravel(), *(p.grad.ravel() for p in block.parameters())])
-
-    torch.use_deterministic_algorithms(True)
+def test_deterministic_algorithms_suffice_on_cuda(name):
+    block = random_block(name, 16).cuda().train()
+    x = random_map(2, 16, 5, 6).cuda().requires_grad_()
+    torch.use_deterministic_algorithms(True)  # raises where an operator has none
     try:
-        assert torch.equal(gradient(), gradient())
+        block(x).square().sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -251,6 +248,7 @@ def test_wrong_maps_are_named(name):
         (lambda: CaCo(16.0), TypeError, "channels must be an int, got 16.0"),
         (lambda: CBAM(16, 0), ValueError, "rd_channels must be at least 1, got 0"),
         (lambda: SE(16, rd_ratio=0), ValueError, "rd_ratio must be above 0, got 0"),
+        (lambda: SE(16, rd_ratio=float("inf")), ValueError, "rd_ratio must be .* finite, got inf"),
         (lambda: CoordAtt(16, rd_ratio=float("nan")), ValueError, "rd_ratio must be above 0"),
         (lambda: CaCo(16, coord_rd_channels=0), ValueError, "coord_rd_channels must be at least"),
         (lambda: SeCo(16, coord_rd_ratio=-1), ValueError, "coord_rd_ratio must be above 0"),
@@ -270,7 +268,9 @@ def test_wrong_arguments_are_named(make, error, message):
 def test_batch_norm_of_a_single_value_is_refused_in_train_mode_only():
     x = torch.rand(1, 16, 1, 1)
     for block in (CBAM(16), SE(16, norm_layer=nn.BatchNorm2d)):
-        with pytest.raises(ValueError, match="single value per channel"):
+        with pytest.raises(
+            ValueError, match="Expected more than 1 value per channel when training"
+        ):
             block(x)
         assert block.eval()(x).shape == x.shape
     assert CaCo(16)(x).shape == x.shape  # a row and a column make two values

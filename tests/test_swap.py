@@ -1,6 +1,7 @@
 """Finding and replacing SE blocks: what changes, what stays, and what is refused."""
 
 import copy
+from functools import partial
 
 import pytest
 import timm
@@ -8,6 +9,8 @@ import torch
 import torchvision
 from timm.layers import EcaModule, SEModule
 from torch import nn
+from torch.nn.utils import prune
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from attnblocks import (
     CBAM,
@@ -31,15 +34,20 @@ def small_network() -> nn.Module:
 
 
 def snapshot(model: nn.Module) -> dict[str, object]:
-    """Every module by identity, and every value."""
-    modules = {f"module {name}": module for name, module in model.named_modules()}
-    return modules | {k: v.clone() for k, v in model.state_dict().items()}
+    """Every module by identity with its mode, every tensor with value and properties."""
+    state: dict[str, object] = {}
+    for name, module in model.named_modules():
+        state[f"module {name}"] = (id(module), module.training, len(module._forward_hooks))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        state[f"about {name}"] = (tensor.dtype, tensor.stride(), tensor.requires_grad)
+        state[f"value {name}"] = tensor.detach().clone()
+    return state
 
 
 def unchanged(model: nn.Module, before: dict[str, object]) -> bool:
     after = snapshot(model)
     return before.keys() == after.keys() and all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
         for a, b in zip(before.values(), after.values(), strict=True)
     )
 
@@ -125,6 +133,10 @@ def test_inplace_false_leaves_the_original():
     assert unchanged(model, before)
     assert copied is not model
     assert {type(s.module) for s in find_se(copied)} == {CaCo}
+    chosen = find_se(model)[2:4]
+    copied = replace_se(model, CaCo, where=lambda site: site in chosen, inplace=False)
+    assert [s.name for s in find_se(copied) if type(s.module) is CaCo] == [s.name for s in chosen]
+    assert unchanged(model, before)
 
 
 def test_widths_are_published_unless_matched():
@@ -136,6 +148,9 @@ def test_widths_are_published_unless_matched():
     assert [s.rd_channels for s in find_se(matched)] == published
     one_conv = replace_se(timm.layers.EffectiveSEModule(64), CBAM, rd_channels="match")
     assert one_conv.rd_channels == 4
+    register_block("Twelve", lambda channels, rd_channels=12: CBAM(channels, rd_channels))
+    one_conv = replace_se(timm.layers.EffectiveSEModule(64), "Twelve", rd_channels="match")
+    assert one_conv.rd_channels == 12
 
 
 def test_block_options_names_and_factories():
@@ -193,19 +208,62 @@ def test_memory_format_is_taken_over():
     assert spatial.stride() != spatial.contiguous().stride()
 
 
-def test_mode_and_frozen_parts_are_taken_over_by_se():
-    old = SEModule(16, norm_layer=nn.BatchNorm2d).train()
-    old.bn.eval()
-    old.fc1.requires_grad_(False)
-    new = replace_se(nn.Sequential(old), SE)[0]
-    assert new.training
-    assert not new.bn.training
-    assert [p.requires_grad for p in (*new.fc1.parameters(), *new.fc2.parameters())] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+def test_the_norm_of_a_site_keeps_its_own_mode_and_dtype():
+    for train_block, train_norm in [(True, False), (False, True)]:
+        old = randomized(SEModule(16, norm_layer=nn.BatchNorm2d)).train(train_block)
+        old.bn.train(train_norm)
+        x = random_map(4, 16, 5, 6)
+        before = copy.deepcopy(old)(x)
+        new = replace_se(nn.Sequential(old), SE)
+        assert (new[0].training, new[0].bn.training) == (train_block, train_norm)
+        torch.testing.assert_close(new(x), before)
+    mixed = SEModule(16, norm_layer=nn.BatchNorm2d).bfloat16()
+    mixed.bn.float()
+    new = replace_se(nn.Sequential(mixed), SE)[0]
+    assert (new.fc1.weight.dtype, new.bn.weight.dtype) == (torch.bfloat16, torch.float32)
+
+
+def frozen(*names: str, module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in names)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("old", "trained"),
+    [
+        (frozen("fc1.weight", "fc1.bias", module=SEModule(16)), {"fc2.weight", "fc2.bias"}),
+        (frozen("fc2.bias", module=SEModule(16)), {"fc1.weight", "fc1.bias", "fc2.weight"}),
+        (SEModule(16, bias=False).requires_grad_(False), set()),
+        (timm.layers.EffectiveSEModule(16).requires_grad_(False), set()),
+    ],
+)
+def test_what_was_frozen_is_frozen_in_se(old, trained):
+    new = replace_se(old, SE)
+    assert {name for name, p in new.named_parameters() if p.requires_grad} == trained
+
+
+def test_reparametrised_layers_are_read_through_their_weight():
+    for reparametrise in (
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    ):
+        model = small_network()
+        reparametrise(model.features[1].block[1].fc1)
+        reparametrise(model.features[1].block[1].fc2)
+        model.eval()
+        x = torch.rand(1, 3, 64, 64)
+        before = model(x)
+        torch.testing.assert_close(replace_se(model, SE)(x), before)
+        assert all(p.requires_grad for p in model.features[1].block[1].parameters())
+
+
+def test_a_swap_by_se_draws_no_random_numbers():
+    model = small_network()
+    state = torch.get_rng_state()
+    replace_se(model, SE)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_class_of_the_users_own_with_linear_layers():
@@ -226,26 +284,72 @@ def test_a_class_of_the_users_own_with_linear_layers():
         return SELayers(m.up.out_features, nn.Sigmoid(), m.up, m.down, nn.ReLU())
 
     register_se(Mine, layers)
-    model = randomized(nn.Sequential(Mine(16), Quieter(16)))
+    model = randomized(nn.Sequential(Mine(16), Quieter(16), Mine(16)))
+    model[2].forward = lambda x: x / 3
     x = random_map(2, 16, 5, 6)
     before = model(x)
-    assert [s.name for s in find_se(model)] == ["0"]  # the subclass computes something else
+    assert [s.name for s in find_se(model)] == ["0"]  # the others compute something else
     torch.testing.assert_close(replace_se(model, SE)(x), before)
     with pytest.raises(ValueError, match="registered already"):
         register_se(Mine, layers)
 
 
+class Halved(torchvision.ops.SqueezeExcitation):
+    def _scale(self, x):
+        return super()._scale(x) / 2
+
+
+class Renamed(torchvision.ops.SqueezeExcitation):
+    def extra_repr(self):
+        return "the same"
+
+
+def test_a_subclass_counts_unless_it_overrides_what_is_computed():
+    model = nn.Sequential(Halved(16, 4), Renamed(16, 4))
+    assert [s.name for s in find_se(model)] == ["1"]
+    assert find_se(model)[0].kind.endswith("test_swap.Renamed")
+
+
+def test_adapters_are_checked():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1, groups=4)
+
+    class Free(nn.Module):
+        """A gate without parameters."""
+
+    register_se(Grouped, lambda m: SELayers(16, nn.Sigmoid(), m.b, m.a, nn.ReLU()))
+    with pytest.raises(ValueError, match=r"shape \(16, 1, 1, 1\) is no linear map from 4 to 16"):
+        replace_se(nn.Sequential(Grouped()), SE)
+    register_se(Free, lambda m: SELayers(16, nn.Sigmoid()))
+    placed = replace_se(nn.Sequential(nn.Linear(2, 2).double(), Free()), CaCo)
+    assert {p.dtype for p in placed.parameters()} == {torch.float64}
+    register_se(nn.Flatten, lambda m: 3)
+    with pytest.raises(TypeError, match="adapter of Flatten must return SELayers, got 3"):
+        find_se(nn.Flatten())
+
+
 def test_hooks_that_go_with_a_block_are_named():
     model = small_network()
     model.features[4].block[2].register_forward_hook(print)
-    with pytest.warns(UserWarning, match=r"print on 'features\.4\.block\.2'"):
+    model.features[5].block[2].fc1.register_forward_pre_hook(repr)
+    with pytest.warns(UserWarning, match=r"print on 'features\.4\.block\.2', repr on .*2\.fc1'"):
         replace_se(model, CaCo)
 
 
+def test_hooks_that_stay_are_not_warned_of(recwarn):
+    model = small_network()
+    model.features[4].block[2].register_forward_hook(lambda *args: None)
+    replace_se(model, lambda s: nn.Sequential(s.module, CoordAtt(s.channels)))
+    assert not recwarn.list
+
+
 def failing_factory(site):
+    """Keeps the old block, which must come out of it as it was."""
     if site.channels > 200:
         raise RuntimeError("out of ideas")
-    return CaCo(site.channels)
+    return nn.Sequential(site.module, CaCo(site.channels))
 
 
 @pytest.mark.parametrize(
@@ -256,18 +360,23 @@ def failing_factory(site):
         (CaCo, {"where": lambda site: False}, LookupError, "selects none"),
         (CaCo, {"where": []}, LookupError, "selects none"),
         (failing_factory, {}, ValueError, r"site 'features\.5\.block\.2'.*out of ideas"),
-        (lambda site: site.channels, {}, ValueError, "no nn.Module: 16"),
+        (lambda site: site.channels, {}, ValueError, "16 is no nn.Module"),
         (lambda site: None, {"rd_channels": 4}, TypeError, "a function gets the site alone"),
         (Eca, {"rd_channels": "match"}, ValueError, "rd_channels"),
         (CaCo, {"rd_ratio": -1}, ValueError, "rd_ratio must be above 0"),
         (SE, {"rd_ratio": 0.5}, TypeError, "SE takes its widths"),
         ("Cacao", {}, ValueError, "Did you mean 'CaCo'"),
+        (CaCo, {"dtype": torch.float64}, TypeError, "'dtype'.* those of the site"),
+        (CaCo, {"device": "meta"}, TypeError, "'device'.* those of the site"),
+        (partial(CaCo, coord_rd_channels=4), {}, TypeError, "give CaCo itself"),
         (nn.Identity(), {}, TypeError, "block must be"),
         (int, {}, TypeError, "block must be"),
     ],
 )
 def test_whatever_fails_leaves_the_network_as_it_was(block, kwargs, error, message):
     model = small_network()
+    model.features[4].block[2].fc1.train().double()
+    model.features[4].block[2].requires_grad_(False)
     before = snapshot(model)
     with pytest.raises(error, match=message):
         replace_se(model, block, **kwargs)
@@ -322,9 +431,26 @@ def test_wrapped_networks_are_refused(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("name", list_blocks())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_swapped_network_can_still_be_traced_and_scripted(name):
+    model = replace_se(small_network(), name)
+    x = torch.rand(2, 3, 64, 64)
+    for finished in (torch.fx.symbolic_trace(model), torch.jit.script(model)):
+        torch.testing.assert_close(finished(x), model(x))
+    features = create_feature_extractor(model, ["features.4", "avgpool"])(x)
+    torch.testing.assert_close(features["features.4"], model.features[:5](x))
+    with pytest.raises(ValueError, match="built for 16 channels, got 8"):
+        torch.fx.symbolic_trace(find_se(model)[0].module)(torch.rand(1, 8, 4, 4))
+    with pytest.raises(LookupError, match="swap before tracing or exporting it"):
+        replace_se(torch.fx.symbolic_trace(small_network()), CaCo)
+
+
 def test_squeezing_the_maximum_is_no_se():
-    with pytest.raises(ValueError, match="add_maxpool"):
-        replace_se(nn.Sequential(SEModule(16, add_maxpool=True)), SE)
+    model = nn.Sequential(SEModule(16, add_maxpool=True), SEModule(16))
+    assert [s.name for s in find_se(model)] == ["1"]
+    with pytest.raises(LookupError, match=r"Similar modules in it: SEModule \('0'\)"):
+        replace_se(model[:1], SE)
 
 
 def test_wrong_models_are_named():

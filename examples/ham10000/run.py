@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import warnings
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,16 +174,17 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
     """Everything that is needed to understand and to repeat the run, for JSON."""
     size = config.image_size
     options = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    labels = {part: [data.images[i].label for i in data.split[part]] for part in PARTS}
     counts = {
-        part: Counter(CLASSES[data.images[i].label] for i in positions)
-        for part, positions in data.split.items()
+        part: {name: labels[part].count(number) for number, name in enumerate(CLASSES)}
+        for part in PARTS
     }
     return {
         "options": options,
         "data": data.name,
         "attribution": None if config.data is None else ATTRIBUTION,
         "notice": NOTICE,
-        "images": {part: dict(count) for part, count in counts.items()},
+        "images": counts,
         "leak": leak(data.images, data.split),
         "evaluation_transform": [
             f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)",

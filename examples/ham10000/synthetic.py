@@ -20,11 +20,11 @@ HEIGHT, WIDTH = 96, 128
 
 # Per class: colour of the lesion, of its structures, and how irregular its border is.
 _LOOKS = {
-    "akiec": ((0.80, 0.50, 0.45), (0.93, 0.80, 0.72), 0.30),
-    "bcc": ((0.86, 0.66, 0.64), (0.42, 0.44, 0.56), 0.20),
-    "bkl": ((0.58, 0.42, 0.28), (0.92, 0.85, 0.70), 0.15),
+    "akiec": ((0.80, 0.50, 0.45), (0.93, 0.80, 0.72), 0.18),
+    "bcc": ((0.86, 0.66, 0.64), (0.42, 0.44, 0.56), 0.15),
+    "bkl": ((0.58, 0.42, 0.28), (0.92, 0.85, 0.70), 0.10),
     "df": ((0.66, 0.48, 0.38), (0.95, 0.90, 0.86), 0.05),
-    "mel": ((0.30, 0.20, 0.16), (0.36, 0.40, 0.52), 0.45),
+    "mel": ((0.30, 0.20, 0.16), (0.36, 0.40, 0.52), 0.25),
     "nv": ((0.50, 0.33, 0.22), (0.40, 0.25, 0.16), 0.06),
     "vasc": ((0.68, 0.14, 0.22), (0.45, 0.06, 0.20), 0.10),
 }
@@ -75,8 +75,9 @@ def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> Picture:
     depth = 1 - radius / np.maximum(outline, 0.3)  # above 0 inside the lesion
     lesion = _soft(depth / 0.12)[..., None]
     skin = np.array([0.90, 0.72, 0.62]) + generator.normal(0, 0.03, 3)
-    tissue = np.array(colour) + generator.normal(0, 0.07, 3)
-    marks = _structures(dx, depth, angle, radius, generator)[..., None]
+    tissue = np.array(colour) * generator.uniform(0.75, 1.25) + generator.normal(0, 0.03, 3)
+    strength = generator.uniform(0.2, 0.9)
+    marks = strength * _structures(dx, depth, angle, radius, generator)[..., None]
     tissue = tissue * (1 - marks) + np.array(accent) * marks
     picture = skin * (1 - lesion) + tissue * lesion
     light = generator.uniform(0.85, 1.1) * (1 - 0.18 * (x**2 + y**2))[..., None]
