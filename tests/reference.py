@@ -11,8 +11,8 @@ Array = np.ndarray
 
 
 def weights(block: nn.Module) -> dict[str, Array]:
-    """The state dict of a block as float64 arrays."""
-    return {k: v.detach().double().cpu().numpy() for k, v in block.state_dict().items()}
+    """The state dict of a block as float64 arrays of their own."""
+    return {k: v.detach().double().cpu().numpy().copy() for k, v in block.state_dict().items()}
 
 
 def stage(w: dict[str, Array], name: str) -> dict[str, Array]:

@@ -247,7 +247,7 @@ def test_wrong_maps_are_named(name):
         (lambda: Eca(-3), ValueError, "channels must be at least 1, got -3"),
         (lambda: CaCo(16.0), TypeError, "channels must be an int, got 16.0"),
         (lambda: CBAM(16, 0), ValueError, "rd_channels must be at least 1, got 0"),
-        (lambda: SE(16, rd_ratio=0), ValueError, "rd_ratio must be above 0, got 0"),
+        (lambda: SE(16, rd_ratio=0), ValueError, "rd_ratio must be above 0 and finite, got 0"),
         (lambda: SE(16, rd_ratio=float("inf")), ValueError, "rd_ratio must be .* finite, got inf"),
         (lambda: CoordAtt(16, rd_ratio=float("nan")), ValueError, "rd_ratio must be above 0"),
         (lambda: CaCo(16, coord_rd_channels=0), ValueError, "coord_rd_channels must be at least"),

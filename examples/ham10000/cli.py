@@ -19,7 +19,7 @@ SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3, "weig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for input that cannot be used."""
+    """Run the command line; return 0, 1 after a diverged run, 2 for input that cannot be used."""
     config = parse(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
     print(f"HAM10000 skin lesions. {NOTICE}")
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
     print(f"{data.name}: {sizes} images, {config.split} split. Run folder: {config.out}")
-    summary = train(config, data, network)
+    try:
+        summary = train(config, data, network)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(format_summary(summary))
     print(f"Figures, pictures and checkpoint are in {config.out}")
     return 0
@@ -49,8 +53,11 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = options.add_argument
-    add("--data", type=Path, help="HAM10000 folder; default: a small synthetic set", metavar="DIR")
-    add("--out", type=Path, help="new folder for the run; default: runs/TIME-...", metavar="DIR")
+    hidden = argparse.SUPPRESS  # the default depends on other options, and the help says how
+    text = "HAM10000 folder; default: a small synthetic set"
+    add("--data", type=Path, help=text, metavar="DIR", default=hidden)
+    text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
+    add("--out", type=Path, help=text, metavar="DIR", default=hidden)
     add("--model", default="tv/mobilenet_v3_small", help="tv/NAME or timm/NAME")
     add("--attention", default="CaCo", choices=ATTENTION, help="what stands at the SE sites")
     add("--weights", default="none", help="none, imagenet, or a file")
@@ -62,7 +69,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         ("weight_decay", float),
     ):
         text = f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} for synthetic data"
-        add(f"--{name.replace('_', '-')}", type=kind, help=text, default=argparse.SUPPRESS)
+        add(f"--{name.replace('_', '-')}", type=kind, help=text, default=hidden)
     add("--schedule", default="cosine", choices=SCHEDULES, help="of the learning rate")
     add(
         "--recompute-bn",
@@ -73,14 +80,17 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     )
     add("--split", default="lesion", choices=list(PROTOCOLS), help="paper: by image, which leaks")
     add("--seed", type=int, default=0, help="of split, initial weights, order and augmentation")
-    add("--workers", type=int, default=0, help="processes that load data")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that load data; a seed repeats a run with as many",
+    )
     given: dict[str, Any] = vars(parser.parse_args(arguments))
-    config = {**(SYNTHETIC if given["data"] is None else PAPER), **given}
-    if config["out"] is None:
-        time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        model = config["model"].replace("/", "-")
-        config["out"] = Path("runs", f"{time}-{model}-{config['attention']}-{config['split']}")
-    return Config(**config)
+    defaults = {"data": None, **(PAPER if "data" in given else SYNTHETIC)}
+    time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    name = "{model}-{attention}-{split}-seed{seed}".format(**given).replace("/", "-")
+    return Config(**{"out": Path("runs", f"{time}-{name}"), **defaults, **given})
 
 
 def format_summary(summary: dict[str, Any]) -> str:

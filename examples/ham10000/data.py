@@ -1,7 +1,7 @@
 """The HAM10000 folder: metadata and images, checked before anything is trained."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,9 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 COLUMNS = ("lesion_id", "image_id", "dx")
 METADATA = "HAM10000_metadata.csv"
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+
+SYNTHETIC_ID = "SYNTHETIC_"
+"""How the ids of drawn images begin."""
 
 ATTRIBUTION = (
     "P. Tschandl, C. Rosendahl, H. Kittler: The HAM10000 dataset, Scientific Data 5, 180161 "
@@ -79,22 +82,34 @@ def read_index(folder: Path) -> list[Image]:
     return list(images.values())
 
 
+def is_synthetic(images: Sequence[Image]) -> bool:
+    """Whether any of the images was drawn by this example."""
+    return any(image.image_id.startswith(SYNTHETIC_ID) for image in images)
+
+
 def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Every row with its place, once its columns and fields are known to be there."""
-    with metadata.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if absent:
-            raise ValueError(
-                f"{metadata} lacks the column(s) {', '.join(absent)}: it has "
-                f"{', '.join(reader.fieldnames or ['nothing'])}"
-            )
-        for row in reader:
-            place = f"{metadata}, line {reader.line_num}"
-            empty = [name for name in COLUMNS if not row[name]]
-            if empty:
-                raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
-            yield place, row
+    line = 1
+    try:
+        with metadata.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if absent:
+                raise ValueError(
+                    f"{metadata} lacks the column(s) {', '.join(absent)}: it has "
+                    f"{', '.join(reader.fieldnames or ['nothing'])}"
+                )
+            line = reader.line_num + 1
+            for row in reader:
+                place, line = f"{metadata}, line {line}", reader.line_num + 1
+                empty = [name for name in COLUMNS if not row[name]]
+                if empty:
+                    raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
+                yield place, row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{metadata} is not UTF-8 ({error}): save it as UTF-8") from error
+    except csv.Error as error:
+        raise ValueError(f"{metadata}, line {line}: broken quoting ({error})") from error
 
 
 def _label(dx: str, place: str) -> int:

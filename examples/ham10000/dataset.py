@@ -35,7 +35,7 @@ class SkinLesions(Dataset[Sample]):
 def loader(
     part: SkinLesions, batch_size: int, *, seed: int | None = None, workers: int = 0
 ) -> DataLoader[Sample]:
-    """Batches of a part: shuffled from ``seed``, the last one whole; in order without a seed."""
+    """Batches of a part: shuffled from ``seed`` and all whole, or in order without a seed."""
     shuffled = seed is not None
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return DataLoader(

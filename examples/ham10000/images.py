@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +34,7 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     try:
         with PillowImage.open(path) as file:
             pixels = v2.functional.pil_to_tensor(file.convert("RGB"))
-    except (OSError, SyntaxError, PillowImage.DecompressionBombError) as error:
+    except Exception as error:  # Pillow has many kinds for damaged files
         raise ValueError(f"cannot read the image {path}: {error}. Download it again") from error
     pixels = v2.functional.resize(pixels, [size], antialias=True)
     square: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
@@ -66,11 +66,23 @@ def load_all(paths: Sequence[Path], size: int, cache: Path) -> NDArray[np.uint8]
         OSError: the cache cannot be written.
     """
     file = cache / f"{_digest(paths, size)}.npy"
-    if not file.is_file():
+    shape = (len(paths), 3, size, size)
+    pixels = _read(file, shape)
+    if pixels is None:
         cache.mkdir(parents=True, exist_ok=True)
         _decode_into(file, paths, size)
-    pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+        pixels = _read(file, shape)
+        assert pixels is not None
     return pixels
+
+
+def _read(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The array of a cache file, or None where the file is missing or damaged."""
+    try:
+        pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    except (OSError, EOFError, ValueError):
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _digest(paths: Sequence[Path], size: int) -> str:
@@ -84,9 +96,9 @@ def _digest(paths: Sequence[Path], size: int) -> str:
 def _decode_into(file: Path, paths: Sequence[Path], size: int) -> None:
     """Write the array as a stream: a full disk is then an OSError, not a crash of the map."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+    partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
-        with os.fdopen(handle, "wb") as stream, ThreadPoolExecutor() as pool:
+        with partial.open("xb") as stream, ThreadPoolExecutor() as pool:
             np.lib.format.write_array_header_1_0(stream, header)
             images = pool.map(lambda path: load_image(path, size), paths)
             try:
@@ -95,7 +107,9 @@ def _decode_into(file: Path, paths: Sequence[Path], size: int) -> None:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        os.replace(name, file)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
     except BaseException:
-        os.unlink(name)
+        partial.unlink(missing_ok=True)
         raise

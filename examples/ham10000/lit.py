@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.ham10000.augment import augment, center_crop
-from examples.ham10000.metrics import new_metrics, summarise
+from examples.ham10000.metrics import new_counts, summarise
 from examples.ham10000.models import Network
 
 SCHEDULES = ("cosine", "constant")
@@ -51,7 +51,7 @@ class LesionClassifier(L.LightningModule):
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
         self.image_size, self.seed = image_size, seed
         self.lr, self.weight_decay, self.schedule, self.label = lr, weight_decay, schedule, label
-        self.val_metrics, self.test_metrics = new_metrics(), new_metrics()
+        self.val_counts, self.test_counts = new_counts(), new_counts()
         self.test_summary: dict[str, Any] = {}
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -60,11 +60,16 @@ class LesionClassifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross entropy of one batch."""
+        """Cross entropy of one batch; FloatingPointError where it is not finite any more."""
         pixels, labels = batch
         draws = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx))
         generator = torch.Generator().manual_seed(int(draws.generate_state(1)[0]))
         loss = F.cross_entropy(self(augment(pixels, self.image_size, generator)), labels)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step "
+                f"{batch_idx + 1}: lower --lr"
+            )
         self.log(f"{self.label}train_loss", loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -73,23 +78,23 @@ class LesionClassifier(L.LightningModule):
         pixels, labels = batch
         logits = self(center_crop(pixels, self.image_size))
         self.log(f"{self.label}val_loss", F.cross_entropy(logits, labels))
-        self.val_metrics.update(logits, labels)
+        self.val_counts.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the validation part."""
-        figures = summarise(self.val_metrics.compute())
-        self.val_metrics.reset()
+        figures = summarise(self.val_counts.compute())
+        self.val_counts.reset()
         for name in ("accuracy", "mean_recall"):
             self.log(f"{self.label}val_{name}", figures[name], prog_bar=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count one batch of the test part."""
         pixels, labels = batch
-        self.test_metrics.update(self(center_crop(pixels, self.image_size)), labels)
+        self.test_counts.update(self(center_crop(pixels, self.image_size)), labels)
 
     def on_test_epoch_end(self) -> None:
         """Keep the figures of the test part in ``test_summary``."""
-        self.test_summary = summarise(self.test_metrics.compute())
+        self.test_summary = summarise(self.test_counts.compute())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over all parameters; the cosine falls step by step."""

@@ -1,5 +1,6 @@
 """Networks by name, with their weights, and with the attention that is asked for."""
 
+import copy
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from attnblocks import find_se, list_blocks, replace_se
 
 ATTENTION = (*list_blocks(), "none", "identity")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,29 @@ def build_network(name: str, num_classes: int, weights: str, attention: str) -> 
     network = builders[library](model_name, num_classes, weights == "imagenet")
     if file is not None:
         load_backbone(network.model, _read_weights(file), network.head, str(file))
+    if attention != "none" and not find_se(network.model):
+        raise LookupError(f"{name} has no SE blocks to replace or keep: use --attention none")
     return replace(network, model=_with_attention(network.model, attention))
+
+
+def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
+    """Make one training step on a copy, so that what cannot work fails before the data are read.
+
+    Raises:
+        ValueError: the network fails at this size, or does not return logits.
+    """
+    model, count = copy.deepcopy(network.model).train(), min(2, batch_size)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            logits = model(torch.rand(count, 3, image_size, image_size))
+            if not isinstance(logits, Tensor) or logits.shape != (count, num_classes):
+                raise ValueError(f"it returns {type(logits).__name__}, not {num_classes} logits")
+            torch.autograd.backward(logits.sum())
+    except Exception as error:  # whatever the network raises
+        raise ValueError(
+            f"the network cannot be trained at --image-size {image_size} and --batch-size "
+            f"{batch_size}: {error}"
+        ) from error
 
 
 def load_backbone(
@@ -96,36 +118,39 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     # Its classifier is the last layer, and a convolution in SqueezeNet.
     head = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
+    # The first weights are those of the paper's time; later ones come from other recipes.
+    weights = next(iter(torchvision.models.get_model_weights(name)))
     if imagenet:
-        # The first weights are those of the paper's time; later ones come from other recipes.
-        weights = next(iter(torchvision.models.get_model_weights(name)))
+        target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:  # URLError is one
-            target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        except OSError as error:
             raise FileNotFoundError(
                 f"cannot download the ImageNet weights of {name} ({error}): put {weights.url} at "
                 f"{target}, or give the file with --weights FILE"
             ) from error
+        except Exception as error:  # a damaged file has many kinds
+            raise ValueError(f"{target} is damaged ({error}): delete it") from error
         load_backbone(model, dict(state), tuple(head), weights.url)
-    return Network(model, IMAGENET_MEAN, IMAGENET_STD, tuple(head))
+    preset = weights.transforms()
+    return Network(model, tuple(preset.mean), tuple(preset.std), tuple(head))
 
 
 def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
-    _check_name(name.partition(".")[0], timm.list_models(), "timm")
+    _check_name(name, timm.list_models() + timm.list_pretrained(), "timm")
     if imagenet and not timm.is_model_pretrained(name):
         raise ValueError(f"timm has no ImageNet weights for {name!r}: use --weights none or FILE")
     try:
         model: Any = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
     except OSError as error:
         source: Any = timm.get_pretrained_cfg(name)
+        hub = f"model.safetensors from https://huggingface.co/{source.hf_hub_id}"
         raise FileNotFoundError(
             f"cannot download the ImageNet weights of timm/{name} ({error}): fetch "
-            f"model.safetensors from https://huggingface.co/{source.hf_hub_id} and give it with "
-            "--weights FILE"
+            f"{hub if source.hf_hub_id else source.url} and give the file with --weights FILE"
         ) from error
     config = model.pretrained_cfg
-    head = config["classifier"]
+    head = config["classifier"] or ()
     return Network(
         model,
         tuple(config["mean"]),
@@ -154,13 +179,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _with_attention(model: nn.Module, attention: str) -> nn.Module:
-    if attention == "none":
-        return model
-    if attention == "SE":
-        if not find_se(model):
-            raise LookupError(
-                "--attention SE keeps the SE blocks of a network, and this one has none: "
-                "use --attention none"
-            )
+    if attention in ("none", "SE"):
         return model
     return replace_se(model, nn.Identity if attention == "identity" else attention)

@@ -1,8 +1,10 @@
 """One run: check everything, train, test the best checkpoint once, write the run folder."""
 
 import json
+import math
 import os
 import platform
+import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +22,11 @@ from numpy.typing import NDArray
 import attnblocks
 from examples.ham10000.augment import FACTORS, canvas_size
 from examples.ham10000.batchnorm import RecomputeBatchNorm, statistics_lag
-from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, read_index
+from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
 from examples.ham10000.dataset import SkinLesions, loader
 from examples.ham10000.images import load_all, source_size
 from examples.ham10000.lit import LesionClassifier
-from examples.ham10000.models import Network, build_network
+from examples.ham10000.models import Network, build_network, check_trains
 from examples.ham10000.plots import plot_confusion, plot_curves
 from examples.ham10000.splits import PARTS, PROTOCOLS, Split, leak
 from examples.ham10000.synthetic import write_synthetic
@@ -70,31 +72,43 @@ class Data:
 
 
 def prepare(config: Config) -> tuple[Data, Network]:
-    """Check the options, build the network, read and decode the data, make the run folder.
+    """Make the run folder, check the options, read and decode the data, build the network.
 
     Raises:
-        ValueError, LookupError, OSError: whatever training would stumble over later.
+        ValueError, LookupError, OSError: whatever training would stumble over; the run folder is
+            removed again.
     """
     _check_numbers(config)
-    if config.out.exists() and any(config.out.iterdir()):
-        raise FileExistsError(f"--out {config.out} is not empty: name a new folder")
-    L.seed_everything(config.seed, verbose=False)
-    network = build_network(config.model, len(CLASSES), config.weights, config.attention)
+    if config.data is not None and config.data.resolve() in config.out.resolve().parents:
+        raise ValueError(f"--out {config.out} is inside --data: keep the data folder as it is")
+    try:
+        config.out.mkdir(parents=True)  # exclusive: no other run writes there
+    except FileExistsError:
+        raise FileExistsError(f"--out {config.out} exists: name a new folder") from None
+    try:
+        return _prepare(config)
+    except BaseException:
+        shutil.rmtree(config.out)
+        raise
+
+
+def _prepare(config: Config) -> tuple[Data, Network]:
     folder = config.data
     if folder is None:
         folder = config.out / "synthetic"
         write_synthetic(folder)
     images = read_index(folder)
     split = PROTOCOLS[config.split](images, config.seed)
+    L.seed_everything(config.seed, verbose=False)
+    network = build_network(config.model, len(CLASSES), config.weights, config.attention)
+    check_trains(network, len(CLASSES), config.image_size, config.batch_size)
     paths = [image.path for image in images]
     size = canvas_size(config.image_size)
-    pixels = load_all(paths, size, config.out.parent / "cache")
+    pixels = load_all(paths, size, config.out.parent / "ham10000-cache")
     width, height = source_size(paths[0])
-    name, label = f"HAM10000 at {width}x{height}", ""
-    if config.data is None:
-        name, label = f"SYNTHETIC pictures at {width}x{height}", "SYNTHETIC_"
-    config.out.mkdir(parents=True, exist_ok=True)
-    return Data(images, split, pixels, name, label), network
+    synthetic = is_synthetic(images)
+    name = f"{'SYNTHETIC pictures' if synthetic else 'HAM10000'} at {width}x{height}"
+    return Data(images, split, pixels, name, "SYNTHETIC_" if synthetic else ""), network
 
 
 def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
@@ -134,7 +148,6 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         callbacks=callbacks,
         devices=1,
         deterministic=True,
-        inference_mode=False,  # statistics recomputed in inference mode could not be trained on
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_model_summary=False,
@@ -143,6 +156,7 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         # One process is enough: decoding is done, and augmentation runs on the device.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own
         trainer.fit(
             module,
             loader(parts["train"], size, seed=config.seed, workers=workers),
@@ -171,7 +185,7 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
 
 
 def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
-    """Everything that is needed to understand and to repeat the run, for JSON."""
+    """What is needed to understand the run, for JSON."""
     size = config.image_size
     options = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
     labels = {part: [data.images[i].label for i in data.split[part]] for part in PARTS}
@@ -182,7 +196,7 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
     return {
         "options": options,
         "data": data.name,
-        "attribution": None if config.data is None else ATTRIBUTION,
+        "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
         "notice": NOTICE,
         "images": counts,
         "leak": leak(data.images, data.split),
@@ -229,9 +243,9 @@ def _check_numbers(config: Config) -> None:
         value = getattr(config, name)
         if value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if not config.lr > 0:
-        raise ValueError(f"--lr must be above 0, got {config.lr}")
-    if not config.weight_decay >= 0:
-        raise ValueError(f"--weight-decay must not be negative, got {config.weight_decay}")
+    if not 0 < config.lr < math.inf:
+        raise ValueError(f"--lr must be above 0 and finite, got {config.lr}")
+    if not 0 <= config.weight_decay < math.inf:
+        raise ValueError(f"--weight-decay must be finite and not below 0: {config.weight_decay}")
     if config.workers < 0 or config.seed < 0:
         raise ValueError("--workers and --seed must not be negative")

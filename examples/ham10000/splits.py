@@ -76,7 +76,7 @@ def _split(images: Sequence[Image], seed: int, group: Callable[[Image], str]) ->
             split[part] += positions
         if any(filled[part] == 0 for part in PARTS):
             raise ValueError(
-                f"class {name} has {total} images in {len(members)} groups: too few for three "
-                "parts; at least 10 images, some of lesions of their own, are needed"
+                f"class {name} has {total} images, of which {len(members)} can be told apart by "
+                "the split: too few for three parts (at least 10 images, and several lesions)"
             )
     return {part: sorted(positions) for part, positions in split.items()}

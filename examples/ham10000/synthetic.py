@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from examples.ham10000.data import COLUMNS, IMAGE_FOLDERS, METADATA
+from examples.ham10000.data import COLUMNS, IMAGE_FOLDERS, METADATA, SYNTHETIC_ID
 
 LESIONS = {"akiec": 28, "bcc": 32, "bkl": 36, "df": 24, "mel": 36, "nv": 90, "vasc": 24}
 """Lesions per class; every third lesion has two images."""
@@ -48,7 +48,7 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
             shape = generator.normal(size=(2, 5))
             for _ in range(2 if lesion % 3 == 0 else 1):
                 number = len(rows)
-                image_id = f"SYNTHETIC_{number:04d}"
+                image_id = f"{SYNTHETIC_ID}{number:04d}"
                 pixels = _draw(dx, shape, generator)
                 path = folder / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg"
                 PillowImage.fromarray(np.uint8(255 * pixels)).save(path, quality=92)

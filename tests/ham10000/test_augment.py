@@ -1,5 +1,7 @@
 """Every augmented image is one that the paper's augmentation can make, with draws of its own."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
@@ -12,26 +14,25 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_crops_and_turns_are_all_that_can_be_and_equally_frequent(monkeypatch):
+def test_crops_and_turns_have_the_frequencies_of_their_draws(monkeypatch):
+    """Each of two flips by a fair coin, one of three turns: 12 draws for 8 views, 2 or 1 each."""
     monkeypatch.setattr(module, "COLOUR_CHANGES", [None])
     pixels = np.arange(7 * 7, dtype=np.uint8).reshape(7, 7)
-    possible = {}
+    share = {}
     for top in range(3):
         for left in range(3):
             crop = pixels[top : top + 5, left : left + 5]
-            for k in range(4):
-                for view in (np.rot90(crop, k), np.rot90(crop, k).T):
-                    possible[view.tobytes()] = (top, left)
-    assert len(possible) == 9 * 8
-    count = 7200
-    batch = torch.from_numpy(pixels).expand(count, 3, 7, 7)
-    out = augment(batch, 5, generator())
+            for flips in (crop, crop[:, ::-1], crop[::-1], crop[::-1, ::-1]):
+                for k in range(3):
+                    view = np.rot90(flips, k).tobytes()
+                    share[view] = share.get(view, 0) + 1 / (9 * 12)
+    assert len(share) == 9 * 8
+    count = 10_800
+    out = augment(torch.from_numpy(pixels).expand(count, 3, 7, 7), 5, generator())
     assert torch.equal(out[:, 0], out[:, 1])
-    seen = [image.numpy().tobytes() for image in out[:, 0]]
-    assert set(seen) == set(possible)
-    crops, frequency = np.unique([possible[s] for s in seen], axis=0, return_counts=True)
-    assert len(crops) == 9
-    assert np.all(np.abs(frequency - count / 9) < 5 * (count / 9) ** 0.5)
+    seen = Counter(image.numpy().tobytes() for image in out[:, 0])
+    assert seen.keys() == share.keys()
+    assert all(abs(seen[v] - count * p) < 5 * (count * p) ** 0.5 for v, p in share.items())
 
 
 def test_colour_changes_are_those_of_pillow(monkeypatch):

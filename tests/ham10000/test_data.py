@@ -57,6 +57,15 @@ def test_a_short_row_names_the_line(folder):
         read_index(folder)
 
 
+def test_text_that_is_no_csv_names_the_file(folder):
+    edit(folder, "HAM_13,ISIC_13,bcc,", 'HAM_13,"ISIC_13,bcc,')
+    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv, line 15: broken quoting"):
+        read_index(folder)
+    (folder / METADATA).write_bytes("lesion_id,image_id,dx\nA,B,n\xe9vus\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv is not UTF-8"):
+        read_index(folder)
+
+
 def test_missing_things_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         read_index(tmp_path / "nowhere")

@@ -91,6 +91,15 @@ def test_the_cache_follows_content_order_and_size(paths, tmp_path):
     assert len(list(cache.iterdir())) == 4
 
 
+@pytest.mark.parametrize("damage", [0, 100, 1000])
+def test_a_damaged_cache_is_built_again(paths, tmp_path, damage):
+    cache = tmp_path / "cache"
+    first = np.array(load_all(paths, 8, cache))
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:damage])
+    np.testing.assert_array_equal(load_all(paths, 8, cache), first)
+
+
 def test_a_write_that_fails_leaves_nothing_behind(paths, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from examples.ham10000.metrics import new_metrics, summarise
+from examples.ham10000.metrics import new_counts, summarise
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def outcome():
     generator = np.random.default_rng(0)
     labels = np.concatenate([np.arange(7), generator.choice(7, 493, p=[0.04] * 6 + [0.76])])
     logits = generator.normal(size=(500, 7)) + 1.5 * np.eye(7)[labels]
-    metrics = new_metrics()
+    metrics = new_counts()
     for chosen in np.array_split(np.arange(500), 6):
         metrics.update(torch.from_numpy(logits[chosen]), torch.from_numpy(labels[chosen]))
     return labels, logits.argmax(1), summarise(metrics.compute())

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, find_se
-from examples.ham10000.models import build_network
+from examples.ham10000.models import Network, build_network, check_trains
 from tests.helpers import randomized
 
 SMALL = "timm/tf_mobilenetv3_small_075"
@@ -52,7 +52,9 @@ def test_attention_says_what_stands_at_the_sites(name):
 
 @pytest.mark.parametrize("attention", ["SE", "CaCo", "identity"])
 def test_networks_without_se_need_attention_none(attention):
-    with pytest.raises(LookupError, match=r"--attention none|no SE block"):
+    with pytest.raises(
+        LookupError, match="has no SE blocks to replace or keep: use --attention none"
+    ):
         build_network("tv/resnet18", 7, "none", attention)
     assert build_network("tv/resnet18", 7, "none", "none").head == ("fc",)
 
@@ -90,6 +92,46 @@ def test_without_network_the_error_names_file_and_place(monkeypatch, tmp_path):
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(FileNotFoundError, match=r"huggingface\.co/timm/mobilenetv3_small_050"):
         build_network("timm/mobilenetv3_small_050", 7, "imagenet", "SE")
+
+
+def test_a_damaged_file_in_the_hub_folder_is_named(monkeypatch, tmp_path):
+    target = hub_file(monkeypatch, tmp_path)
+    target.write_bytes(b"half a download")
+    with pytest.raises(
+        ValueError, match=r"mobilenet_v3_small-047dcff4\.pth is damaged .*delete it"
+    ):
+        build_network("tv/mobilenet_v3_small", 7, "imagenet", "SE")
+
+
+def test_each_torchvision_network_has_the_normalisation_of_its_weights():
+    assert build_network("tv/mobilenet_v3_small", 7, "none", "SE").mean == (0.485, 0.456, 0.406)
+    assert build_network("tv/efficientnet_v2_l", 7, "none", "SE").mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "message"),
+    [
+        ("tv/vit_b_16", 64, 8, "--image-size 64 .*Expected 224"),
+        ("tv/googlenet", 64, 8, "returns GoogLeNetOutputs, not 7 logits"),
+        ("tv/mobilenet_v3_small", 32, 1, "--batch-size 1: Expected more than 1 value"),
+    ],
+)
+def test_networks_that_cannot_be_trained_fail_at_once(name, size, batch, message):
+    network = build_network(name, 7, "none", "none")
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        check_trains(network, 7, size, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_trial_step_leaves_the_network_as_it_was():
+    network = build_network("tv/mobilenet_v3_small", 7, "none", "SE")
+    before = {k: v.clone() for k, v in network.model.state_dict().items()}
+    check_trains(network, 7, 64, 8)
+    assert all(torch.equal(v, before[k]) for k, v in network.model.state_dict().items())
+    assert all(p.grad is None for p in network.model.parameters())
+    with pytest.raises(ValueError, match="not 5 logits"):
+        check_trains(Network(network.model, (), (), ()), 5, 64, 8)
 
 
 class Exploit:
@@ -139,6 +181,13 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ("hub/x", "none", "SE", ValueError, "must be tv/NAME or timm/NAME"),
         ("tv/mobilenet_v3", "none", "SE", ValueError, "did you mean .*mobilenet_v3_small"),
         ("timm/mobilenetv3_smal_050", "none", "SE", ValueError, "mobilenetv3_small_050"),
+        (
+            "timm/mobilenetv3_small_050.x",
+            "none",
+            "SE",
+            ValueError,
+            "did you mean mobilenetv3_small_050",
+        ),
         ("timm/starnet_s050", "none", "SEE", ValueError, "--attention must be one of"),
         ("tv/mobilenet_v3_small", "w.pth", "SE", FileNotFoundError, "--weights w.pth: no such"),
         ("timm/efficientnet_b9", "imagenet", "SE", ValueError, "no ImageNet weights|no model"),

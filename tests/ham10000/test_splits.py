@@ -75,8 +75,8 @@ def test_the_split_does_not_depend_on_the_order_of_the_rows(ham10000):
 
 def test_too_few_images_of_a_class_are_an_error():
     images = [Image(f"i{n}", f"l{n}", n % 7, Path()) for n in range(63)]
-    with pytest.raises(ValueError, match="class akiec has 9 images in 9 groups: too few"):
+    with pytest.raises(ValueError, match=r"class akiec has 9 images, of which 9 can .* too few"):
         by_image(images, 0)
     one_lesion = [Image(f"i{n}", f"l{n if n % 7 else 0}", n % 7, Path()) for n in range(140)]
-    with pytest.raises(ValueError, match="class akiec has 20 images in 1 groups: too few"):
+    with pytest.raises(ValueError, match=r"class akiec has 20 images, of which 1 can .* too few"):
         by_lesion(one_lesion, 0)
