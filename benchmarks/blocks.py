@@ -38,8 +38,7 @@ def candidates() -> dict[str, Callable[[SESite], nn.Module]]:
     """What is measured: a function from site to block, by name."""
 
     def ours(name: str, site: SESite) -> nn.Module:
-        width = {"rd_channels": site.rd_channels} if name == "SE" else {}
-        return create_block(name, site.channels, **width)
+        return create_block(name, site.channels)
 
     def timms(name: str, site: SESite, **kwargs: Any) -> nn.Module:
         return cast(nn.Module, create_attn(name, site.channels, **kwargs))  # type: ignore[no-untyped-call]
@@ -48,7 +47,7 @@ def candidates() -> dict[str, Callable[[SESite], nn.Module]]:
         PEER: lambda site: copy.deepcopy(site.module),
         **{name: partial(ours, name) for name in list_blocks()},
         "timm eca": partial(timms, "eca"),
-        "timm cbam": partial(timms, "cbam", rd_divisor=1),
+        "timm cbam": lambda s: timms("cbam", s, rd_channels=max(1, s.channels // 16)),
         "timm coord": lambda s: timms("coord", s, rd_channels=max(8, s.channels // 32)),
         "identity": lambda site: nn.Identity(),
     }
