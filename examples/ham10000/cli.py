@@ -59,7 +59,8 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
     add("--out", type=Path, help=text, metavar="DIR", default=hidden)
     add("--model", default="tv/mobilenet_v3_small", help="tv/NAME or timm/NAME")
-    add("--attention", default="CaCo", choices=ATTENTION, help="what stands at the SE sites")
+    text = "a fresh block at every SE site; SE: the network's own; none: as it is; identity: no SE"
+    add("--attention", default="CaCo", choices=ATTENTION, help=text)
     add("--weights", default="none", help="none, imagenet, or a file")
     for name, kind in (
         ("image_size", int),
