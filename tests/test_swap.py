@@ -243,6 +243,7 @@ def test_what_was_frozen_is_frozen_in_se(old, trained):
     assert {name for name, p in new.named_parameters() if p.requires_grad} == trained
 
 
+@pytest.mark.filterwarnings("ignore:replaced blocks take their hooks")
 def test_reparametrised_layers_are_read_through_their_weight():
     for reparametrise in (
         nn.utils.parametrizations.spectral_norm,
