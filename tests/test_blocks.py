@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from timm.layers import EcaModule
 from torch import nn
@@ -108,6 +108,13 @@ def test_autocast_keeps_the_dtype_of_the_map(name, train, full_map, lower):
     assert all(torch.isfinite(p.grad).all() for p in block.parameters())
 
 
+@pytest.mark.parametrize("name", ["SE", "Eca"])
+def test_a_gate_of_another_half_type_does_not_widen_the_map(name):
+    block, x = random_block(name, 64), random_map(2, 64, 9, 6, dtype=torch.float16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block(x).dtype == torch.float16
+
+
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_gradients_agree_with_finite_differences(name, train):
@@ -134,6 +141,7 @@ def test_squeeze_width_is_rounded_as_in_torchvision(channels):
 
 
 @given(st.integers(1, 1500), st.integers(1, 80))
+@example(98, 49)  # 98 * (1 / 49) is 1.99... in floating point
 def test_a_ratio_of_one_over_r_floors_exactly(channels, r):
     assert CBAM(channels, rd_ratio=1 / r, device="meta").rd_channels == max(1, channels // r)
     assert CoordAtt(channels, rd_ratio=1 / r, device="meta").rd_channels == max(8, channels // r)
