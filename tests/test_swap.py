@@ -18,6 +18,7 @@ from attnblocks import (
     CaCo,
     CoordAtt,
     Eca,
+    SeCo,
     SELayers,
     find_se,
     list_blocks,
@@ -181,6 +182,12 @@ def test_a_shared_block_is_replaced_once_and_stays_shared():
     replace_se(model, CaCo)
     assert type(model["a"][0]) is CaCo
     assert model["a"][0] is model["b"][0]
+
+
+def test_a_part_of_a_block_that_also_stands_alone_is_a_site_of_its_own():
+    seco = SeCo(16)
+    model = nn.Sequential(seco, seco.se)
+    assert [site.name for site in find_se(model)] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
