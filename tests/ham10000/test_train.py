@@ -254,6 +254,17 @@ def test_recomputed_statistics_are_those_of_the_training_images():
     assert not module.training
 
 
+@pytest.mark.parametrize(("choice", "count"), [("yes", 2), ("no", 0), ("auto", 0)])
+def test_statistics_are_recomputed_before_each_validation_if_asked(
+    run, tmp_path, monkeypatch, choice, count
+):
+    calls = []
+    monkeypatch.setattr(RecomputeBatchNorm, "on_validation_start", lambda *args: calls.append(1))
+    options = ["--epochs", "2", "--recompute-bn", choice, "--data", str(run / "synthetic")]
+    assert main([*QUICK, *options, "--out", str(tmp_path / "r")]) == 0
+    assert len(calls) == count
+
+
 def test_only_slow_averages_are_recomputed():
     assert statistics_lag(build_network("tv/mobilenet_v3_small", 7, "none", "SE").model)
     assert not statistics_lag(build_network("tv/resnet18", 7, "none", "none").model)
