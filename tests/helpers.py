@@ -1,6 +1,7 @@
 """Small things that several tests need."""
 
 import torch
+import torchvision
 from torch import nn
 
 from attnblocks import create_block, list_blocks
@@ -35,3 +36,27 @@ def random_map(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     return (x + torch.linspace(-1, 1, shape[1]).double()[:, None, None]).to(dtype)
+
+
+def small_network() -> nn.Module:
+    """MobileNetV3-Small of torchvision with random weights and statistics, in eval mode."""
+    return randomized(torchvision.models.mobilenet_v3_small(num_classes=5)).eval()
+
+
+def snapshot(model: nn.Module) -> dict[str, object]:
+    """Every module by identity with its mode, every tensor with value and properties."""
+    state: dict[str, object] = {}
+    for name, module in model.named_modules():
+        state[f"module {name}"] = (id(module), module.training, len(module._forward_hooks))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        state[f"about {name}"] = (tensor.dtype, tensor.stride(), tensor.requires_grad)
+        state[f"value {name}"] = tensor.detach().clone()
+    return state
+
+
+def unchanged(model: nn.Module, before: dict[str, object]) -> bool:
+    after = snapshot(model)
+    return before.keys() == after.keys() and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(before.values(), after.values(), strict=True)
+    )
