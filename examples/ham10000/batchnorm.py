@@ -6,10 +6,10 @@ import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader
+from torch.utils.data import DistributedSampler
 
 from examples.ham10000.augment import center_crop
-from examples.ham10000.dataset import Sample
+from examples.ham10000.dataset import SkinLesions, training_loader
 
 USUAL_MOMENTUM = 0.1
 """PyTorch's default. torchvision's MobileNetV3 has 0.01, and its statistics lag for epochs."""
@@ -26,17 +26,27 @@ def statistics_lag(model: nn.Module) -> bool:
 class RecomputeBatchNorm(L.Callback):
     """Compute the running statistics anew on training images before each validation.
 
+    The images are a function of seed and epoch, and the same in every process, so that all of
+    them validate one network.
+
     Args:
-        batches: training images; they get the crop of the evaluation.
+        part: training images; they get the crop of the evaluation.
+        batch_size: images of a batch.
         image_size: side of that crop.
+        seed: of the choice of images.
         count: how many batches to use.
     """
 
-    def __init__(self, batches: DataLoader[Sample], image_size: int, count: int = 32) -> None:
-        self.batches, self.image_size, self.count = batches, image_size, count
+    def __init__(
+        self, part: SkinLesions, batch_size: int, image_size: int, *, seed: int, count: int = 32
+    ) -> None:
+        self.batches = training_loader(part, batch_size, seed=seed, shared=False)
+        assert isinstance(self.batches.sampler, DistributedSampler)
+        self.sampler, self.image_size, self.count = self.batches.sampler, image_size, count
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the statistics of all batch norms of the module."""
+        self.sampler.set_epoch(trainer.current_epoch)
         batches = islice(self.batches, self.count)
-        images = (center_crop(pixels, self.image_size) for pixels, _ in batches)
+        images = (center_crop(pixels, self.image_size) for pixels, _, _ in batches)
         update_bn(images, pl_module, pl_module.device)

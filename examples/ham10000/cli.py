@@ -1,109 +1,148 @@
-"""The command line: ``python -m examples.ham10000 train``."""
+"""The commands: ``python -m examples.ham10000 COMMAND``."""
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from examples.ham10000.lit import SCHEDULES
-from examples.ham10000.models import ATTENTION
-from examples.ham10000.run import NOTICE, Config, prepare, train
-from examples.ham10000.splits import PROTOCOLS
-
-# The paper's settings, and those of the synthetic set: small enough for two minutes on two cores.
-PAPER = {"image_size": 224, "epochs": 100, "batch_size": 128, "lr": 5e-4, "weight_decay": 5e-2}
-SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3, "weight_decay": 5e-2}
+from examples.ham10000 import processes
+from examples.ham10000.check import check
+from examples.ham10000.config import NOTICE
+from examples.ham10000.data import read_index
+from examples.ham10000.download import download
+from examples.ham10000.evaluate import evaluate_run, write_results
+from examples.ham10000.metrics import HEADLINES
+from examples.ham10000.options import parse, train_config
+from examples.ham10000.predict import predict
+from examples.ham10000.prepare import create_run, prepare
+from examples.ham10000.split_file import write_split
+from examples.ham10000.splits import PROTOCOLS, leak
+from examples.ham10000.train import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 after a diverged run, 2 for input that cannot be used."""
-    config = parse(arguments)
+    """Run the command line.
+
+    Returns:
+        0; 1 after a diverged run, for data that ``check`` finds unusable, or where ``predict`` had
+        to leave images out; 2 for input that cannot be used.
+    """
+    options = parse(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
-    print(f"HAM10000 skin lesions. {NOTICE}")
-    if config.data is None:
-        print("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
+    commands = {
+        "download": _download,
+        "check": _check,
+        "split": _split,
+        "train": _train,
+        "evaluate": _evaluate,
+        "predict": _predict,
+    }
+    processes.join()
     try:
-        data, network = prepare(config)
+        return commands[options.command](options)
     except (ValueError, LookupError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", sys.stderr)
         return 2
-    sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
-    print(f"{data.name}: {sizes} images, {config.split} split. Run folder: {config.out}")
-    try:
-        summary = train(config, data, network)
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(format_summary(summary))
-    print(f"Figures, pictures and checkpoint are in {config.out}")
+    finally:
+        processes.leave()
+
+
+def _download(options: argparse.Namespace) -> int:
+    download(options.out)
     return 0
 
 
-def parse(arguments: Sequence[str] | None = None) -> Config:
-    """Options of ``train`` with their defaults."""
-    parser = argparse.ArgumentParser(prog="python -m examples.ham10000", description=NOTICE)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    options = commands.add_parser(
-        "train",
-        help="train a classifier and test it once",
-        description="Train a classifier on HAM10000, or on synthetic pictures without --data.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def _check(options: argparse.Namespace) -> int:
+    try:
+        report = check(options.data)
+    except (ValueError, OSError) as error:
+        print(f"NOT usable for training: {error}")
+        return 1
+    print(report)
+    return 0 if report.usable else 1
+
+
+def _split(options: argparse.Namespace) -> int:
+    if options.out.exists():
+        raise FileExistsError(f"--out {options.out} exists: name a new file")
+    images = read_index(options.data)
+    split = PROTOCOLS[options.protocol](images, options.seed)
+    write_split(options.out, images, split)
+    print(f"{', '.join(f'{len(split[part])} {part}' for part in split)} images")
+    print(f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    _say(f"HAM10000 skin lesions. {NOTICE}")
+    config = processes.once(lambda: train_config(vars(options)))
+    if config.data is None:
+        _say("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
+    if not hasattr(options, "resume"):
+        processes.once(lambda: create_run(config))
+    try:
+        data, network = prepare(config)
+    except (ValueError, LookupError, OSError):
+        if not hasattr(options, "resume"):
+            processes.once(lambda: shutil.rmtree(config.out))
+        raise
+    sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
+    shared = leak(data.images, data.split)
+    _say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
+    _say(f"Run folder: {config.out}")
+    try:
+        summary = train(config, data, network)
+    except FloatingPointError as error:
+        _say(f"error: {error}", sys.stderr)
+        return 1
+    _say(format_summary(summary))
+    _say(f"Figures, pictures and checkpoints are in {config.out}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.out is not None:
+        processes.once(lambda: options.out.mkdir(parents=True))
+    data, config, probabilities, summary = evaluate_run(
+        options.run, options.data, options.split, options.workers
     )
-    add = options.add_argument
-    hidden = argparse.SUPPRESS  # the default depends on other options, and the help says how
-    text = "HAM10000 folder; default: a small synthetic set"
-    add("--data", type=Path, help=text, metavar="DIR", default=hidden)
-    text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
-    add("--out", type=Path, help=text, metavar="DIR", default=hidden)
-    add("--model", default="tv/mobilenet_v3_small", help="tv/NAME or timm/NAME")
-    text = "a fresh block at every SE site; SE: the network's own; none: as it is; identity: no SE"
-    add("--attention", default="CaCo", choices=ATTENTION, help=text)
-    add("--weights", default="none", help="none, imagenet, or a file")
-    for name, kind in (
-        ("image_size", int),
-        ("epochs", int),
-        ("batch_size", int),
-        ("lr", float),
-        ("weight_decay", float),
-    ):
-        text = f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} for synthetic data"
-        add(f"--{name.replace('_', '-')}", type=kind, help=text, default=hidden)
-    add("--schedule", default="cosine", choices=SCHEDULES, help="of the learning rate")
-    add(
-        "--recompute-bn",
-        default="auto",
-        choices=("auto", "yes", "no"),
-        help="batch norm statistics from training images before each validation; auto: where "
-        "the network's own average lags (momentum below 0.1)",
-    )
-    add("--split", default="lesion", choices=list(PROTOCOLS), help="paper: by image, which leaks")
-    add("--seed", type=int, default=0, help="of split, initial weights, order and augmentation")
-    add(
-        "--workers",
-        type=int,
-        default=0,
-        help="processes that load data; a seed repeats a run with as many",
-    )
-    given: dict[str, Any] = vars(parser.parse_args(arguments))
-    defaults = {"data": None, **(PAPER if "data" in given else SYNTHETIC)}
-    time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    name = "{model}-{attention}-{split}-seed{seed}".format(**given).replace("/", "-")
-    return Config(**{"out": Path("runs", f"{time}-{name}"), **defaults, **given})
+    if options.out is not None and processes.rank() == 0:
+        write_results(options.out, data, config, probabilities, summary)
+    _say(format_summary(summary))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    print(NOTICE)
+    outcome = predict(options.run, options.inputs, options.out)
+    for problem in outcome.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"{outcome.predicted} images predicted, {len(outcome.problems)} left out: {options.out}")
+    return 1 if outcome.problems else 0
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-    """The figures of the test part as a table for the terminal."""
+    """The figures of a part as a table for the terminal."""
     lines = [
-        f"Test part, {summary['data']}, {summary['split']} split, {summary['images']} images",
-        f"  accuracy {summary['accuracy']:.3f}   mean_recall {summary['mean_recall']:.3f}   "
-        f"bacc_formula {summary['bacc_formula']:.3f}",
-        f"  {'class':6}{'images':>8}{'sensitivity':>13}{'specificity':>13}",
+        f"{summary['part'].capitalize()} part, {summary['data']}, {summary['split']}, "
+        f"{summary['images']} images of {summary['lesions']} lesions; "
+        "95 % intervals from a bootstrap over lesions"
     ]
-    lines += [
-        f"  {name:6}{row['images']:8}{row['sensitivity']:13.3f}{row['specificity']:13.3f}"
-        for name, row in summary["per_class"].items()
-    ]
+    for name in HEADLINES:
+        low, high = summary["interval_95"][name]
+        lines.append(f"  {name:18}{summary[name]:.3f}   [{low:.3f}, {high:.3f}]")
+    lines.append(f"  {'calibration_error':18}{summary['calibration_error']:.3f}")
+    columns = ("sensitivity", "specificity", "bacc_formula", "f1", "roc_auc")
+    lines.append(f"  {'class':6}{'images':>8}" + "".join(f"{name:>14}" for name in columns))
+    for name, row in summary["per_class"].items():
+        values = "".join(f"{row[column]:14.3f}" for column in columns)
+        lines.append(f"  {name:6}{row['images']:8}{values}")
     return "\n".join(lines)
+
+
+def _say(text: str, file: Any = None) -> None:
+    """Print, in one process only."""
+    if processes.rank() == 0:
+        print(text, file=file)

@@ -1,16 +1,13 @@
-"""The HAM10000 folder: metadata and images, checked before anything is trained."""
+"""The images of a HAM10000 folder, checked before anything is trained."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.ham10000.layouts import Listing, read_listing
+
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """Diagnoses in the order of the paper's confusion matrices."""
-
-COLUMNS = ("lesion_id", "image_id", "dx")
-METADATA = "HAM10000_metadata.csv"
-IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
 
 SYNTHETIC_ID = "SYNTHETIC_"
 """How the ids of drawn images begin."""
@@ -29,7 +26,7 @@ class Image:
         image_id: such as ISIC_0024306.
         lesion_id: several images may show one lesion.
         label: index into :data:`CLASSES`.
-        path: the JPEG.
+        path: the image file.
     """
 
     image_id: str
@@ -38,11 +35,31 @@ class Image:
     path: Path
 
 
-def read_index(folder: Path) -> list[Image]:
-    """Read the metadata of a HAM10000 folder and find the file of every image.
+@dataclass(frozen=True)
+class Faults:
+    """What keeps a folder from being used: one message each, with file and line.
+
+    Attributes:
+        unknown: diagnoses that are none of :data:`CLASSES`.
+        twice: images that stand in the metadata twice.
+        contradictory: lesions with two diagnoses.
+        ambiguous: images that have two files.
+        missing: ids of the images that have no file.
+    """
+
+    unknown: list[str]
+    twice: list[str]
+    contradictory: list[str]
+    ambiguous: list[str]
+    missing: list[str]
+
+
+def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
+    """Read the metadata of a data folder and find the file of every image.
 
     Args:
-        folder: holds ``HAM10000_metadata.csv`` and the two image folders.
+        folder: in one of the layouts of :func:`examples.ham10000.layouts.read_listing`.
+        allow_missing: keep images without a file; their path then does not exist.
 
     Returns:
         One entry per row, in the order of the file.
@@ -52,67 +69,58 @@ def read_index(folder: Path) -> list[Image]:
         ValueError: a column is missing, a field is empty, a diagnosis is unknown, an image stands
             twice, or a lesion has two diagnoses; the message names file and row.
     """
-    metadata = folder / METADATA
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: give the HAM10000 folder with --data")
-    if not metadata.is_file():
-        raise FileNotFoundError(f"no {METADATA} in {folder}: it belongs beside the image folders")
-    files = {path.stem: path for name in IMAGE_FOLDERS for path in (folder / name).glob("*.jpg")}
-    images: dict[str, Image] = {}
-    diagnoses: dict[str, int] = {}
-    missing: list[str] = []
-    for place, row in _rows(metadata):
-        image_id, lesion_id = row["image_id"], row["lesion_id"]
-        label = _label(row["dx"], place)
-        if image_id in images:
-            raise ValueError(f"{place}: image {image_id} stands there twice; remove one row")
-        if diagnoses.setdefault(lesion_id, label) != label:
-            raise ValueError(f"{place}: lesion {lesion_id} has another diagnosis further up")
-        if image_id not in files:
-            missing.append(image_id)
-        images[image_id] = Image(image_id, lesion_id, label, files.get(image_id, Path()))
+    listing = read_listing(folder)
+    images, faults = index(listing)
+    for found in (faults.unknown, faults.twice, faults.contradictory, faults.ambiguous):
+        if found:
+            raise ValueError(found[0])
     if not images:
-        raise ValueError(f"{metadata} has no rows: download it again")
-    if missing:
+        raise ValueError(f"the metadata of {folder} have no rows: download them again")
+    missing = faults.missing
+    if missing and not allow_missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images are in neither {IMAGE_FOLDERS[0]} nor "
-            f"{IMAGE_FOLDERS[1]} of {folder}: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}. Unpack both archives there"
+            f"{len(missing)} of {len(images)} images are not in "
+            f"{' or '.join(map(str, listing.folders))}: {', '.join(missing[:5])}"
+            f"{', ...' if len(missing) > 5 else ''}. Unpack all archives there"
         )
-    return list(images.values())
+    return images
+
+
+def index(listing: Listing) -> tuple[list[Image], Faults]:
+    """The images of a listing, and all faults of it; rows with a fault of their own are left out.
+
+    An image without a file is in the list, with the path where it was expected.
+    """
+    faults = Faults([], [], [], [], [])
+    images: dict[str, Image] = {}
+    diagnoses: dict[str, str] = {}
+    for row in listing.rows:
+        files = listing.files.get(row.image_id, [])
+        if row.dx not in CLASSES:
+            faults.unknown.append(
+                f"{row.place}: unknown diagnosis {row.dx!r}; known are {', '.join(CLASSES)}"
+            )
+        elif row.image_id in images:
+            faults.twice.append(
+                f"{row.place}: image {row.image_id} stands there twice; remove one row"
+            )
+        elif diagnoses.setdefault(row.lesion_id, row.dx) != row.dx:
+            faults.contradictory.append(
+                f"{row.place}: lesion {row.lesion_id} has another diagnosis further up"
+            )
+        else:
+            if len(files) > 1:
+                faults.ambiguous.append(
+                    f"image {row.image_id} has two files, {files[0]} and {files[1]}: remove one"
+                )
+            if not files:
+                faults.missing.append(row.image_id)
+                files = [listing.folders[0] / f"{row.image_id}.jpg"]
+            label = CLASSES.index(row.dx)
+            images[row.image_id] = Image(row.image_id, row.lesion_id, label, files[0])
+    return list(images.values()), faults
 
 
 def is_synthetic(images: Sequence[Image]) -> bool:
     """Whether any of the images was drawn by this example."""
     return any(image.image_id.startswith(SYNTHETIC_ID) for image in images)
-
-
-def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every row with its place, once its columns and fields are known to be there."""
-    line = 1
-    try:
-        with metadata.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if absent:
-                raise ValueError(
-                    f"{metadata} lacks the column(s) {', '.join(absent)}: it has "
-                    f"{', '.join(reader.fieldnames or ['nothing'])}"
-                )
-            line = reader.line_num + 1
-            for row in reader:
-                place, line = f"{metadata}, line {line}", reader.line_num + 1
-                empty = [name for name in COLUMNS if not row[name]]
-                if empty:
-                    raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
-                yield place, row
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata} is not UTF-8 ({error}): save it as UTF-8") from error
-    except csv.Error as error:
-        raise ValueError(f"{metadata}, line {line}: broken quoting ({error})") from error
-
-
-def _label(dx: str, place: str) -> int:
-    if dx not in CLASSES:
-        raise ValueError(f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}")
-    return CLASSES.index(dx)

@@ -1,17 +1,19 @@
-"""Batches of uint8 images and their classes."""
+"""Batches of uint8 images, their classes, and their places in the index."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-Sample = tuple[torch.Tensor, int]
+from examples.ham10000 import processes
+
+Sample = tuple[torch.Tensor, int, int]
 
 
 class SkinLesions(Dataset[Sample]):
-    """One part of a split.
+    """One part of a split: image, class, and position in the index.
 
     Args:
         pixels: uint8, (N, 3, S, S), all images.
@@ -29,21 +31,53 @@ class SkinLesions(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         position = self.positions[index]
-        return torch.from_numpy(self.pixels[position].copy()), self.labels[position]
+        return torch.from_numpy(self.pixels[position].copy()), self.labels[position], position
 
 
-def loader(
-    part: SkinLesions, batch_size: int, *, seed: int | None = None, workers: int = 0
+def training_loader(
+    part: SkinLesions, batch_size: int, *, seed: int, workers: int = 0, shared: bool = True
 ) -> DataLoader[Sample]:
-    """Batches of a part: shuffled from ``seed`` and all whole, or in order without a seed."""
-    shuffled = seed is not None
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    """Whole batches in an order that is a function of seed and epoch alone.
+
+    Args:
+        part: the images.
+        batch_size: images of a step, over all processes.
+        seed: of the order; the epoch is set with ``loader.sampler.set_epoch``.
+        workers: processes that load data.
+        shared: each of several training processes gets its share of every batch; False gives all
+            of them the same whole batches.
+    """
+    count, rank = (processes.count(), processes.rank()) if shared else (1, 0)
+    size = batch_size // count
+    # The sampler adds the epoch to its seed: seeds that lie far apart share no order.
+    spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    sampler: DistributedSampler[Sample] = DistributedSampler(
+        part, count, rank, seed=spread, drop_last=True
+    )
     return DataLoader(
         part,
-        batch_size,
-        shuffle=shuffled,
-        drop_last=shuffled and len(part) >= batch_size,
-        generator=generator,
+        size,
+        sampler=sampler,
+        drop_last=len(sampler) >= size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def evaluation_loader(
+    part: SkinLesions, batch_size: int, *, workers: int = 0
+) -> DataLoader[Sample]:
+    """Every image once, whatever the number of processes.
+
+    Each process gets every n-th image, in as many batches as the others: all of them meet after
+    each batch, and none is left waiting.
+    """
+    own = np.arange(processes.rank(), len(part), processes.count())
+    most = -(-len(part) // processes.count())
+    batches = np.array_split(own, -(-most * processes.count() // batch_size))
+    return DataLoader(
+        part,
+        batch_sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         persistent_workers=workers > 0,
     )

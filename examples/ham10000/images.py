@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torchvision.transforms import v2
@@ -16,6 +17,8 @@ from tqdm import tqdm
 
 FORMAT = 1
 """Counted up whenever ``load_image`` changes, so that older caches are built again."""
+
+T = TypeVar("T")
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -41,22 +44,57 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     return square
 
 
+def damage(path: Path) -> str | None:
+    """Why an image cannot be read: ``missing``, ``unreadable`` or ``truncated``; None if it can."""
+    if not path.is_file():
+        return "missing"
+    try:
+        with PillowImage.open(path) as file:
+            try:
+                file.load()
+            except Exception:  # a good header, then something else than an image
+                return "truncated"
+    except Exception:  # Pillow has many kinds for damaged files
+        return "unreadable"
+    return None
+
+
 def source_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file, in pixels."""
     with PillowImage.open(path) as file:
         return file.width, file.height
 
 
-def load_all(paths: Sequence[Path], size: int, cache: Path) -> NDArray[np.uint8]:
+def map_files(work: Callable[[Path], T], paths: Sequence[Path], name: str) -> Iterator[T]:
+    """``work`` of every file in turn, on several threads, under a progress bar called ``name``."""
+    with ThreadPoolExecutor() as pool:
+        try:
+            yield from tqdm(pool.map(work, paths), name, len(paths), unit="image")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def content(paths: Sequence[Path]) -> str:
+    """A digest of the files in their order: another one after any change."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:
+        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray[np.uint8]:
     """Decode all images once and keep them; a later call with the same content reads them back.
 
-    The file is named by the content of the images and their order: a change of either builds
-    another one. It is written under a temporary name, so that two runs may build it at once.
+    A lock lets one process build the file while others wait for it. It is written under another
+    name and moved into place when it is whole.
 
     Args:
         paths: the image files.
         size: side of the square, in pixels, as in :func:`load_image`.
         cache: the folder to keep the file in; made if needed.
+        key: :func:`content` of the paths.
 
     Returns:
         A read-only memory map of uint8, (len(paths), 3, size, size).
@@ -65,14 +103,16 @@ def load_all(paths: Sequence[Path], size: int, cache: Path) -> NDArray[np.uint8]
         ValueError: an image is unreadable.
         OSError: the cache cannot be written.
     """
-    file = cache / f"{_digest(paths, size)}.npy"
+    file = cache / f"{key[:24]}-{size}-v{FORMAT}.npy"
     shape = (len(paths), 3, size, size)
-    pixels = _read(file, shape)
-    if pixels is None:
-        cache.mkdir(parents=True, exist_ok=True)
-        _decode_into(file, paths, size)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
         pixels = _read(file, shape)
-        assert pixels is not None
+        if pixels is None:
+            _decode_into(file, paths, size)
+            pixels = _read(file, shape)
+    if pixels is None:
+        raise OSError(f"{file} was written and cannot be read back: is the disk full?")
     return pixels
 
 
@@ -85,28 +125,16 @@ def _read(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _digest(paths: Sequence[Path], size: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
-    with ThreadPoolExecutor() as pool:
-        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
-            digest.update(part)
-    return digest.hexdigest()[:24]
-
-
 def _decode_into(file: Path, paths: Sequence[Path], size: int) -> None:
     """Write the array as a stream: a full disk is then an OSError, not a crash of the map."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
-    partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
+    # The lock keeps other writers away, so what a killed one left under this name is overwritten.
+    partial = file.with_suffix(".partial")
     try:
-        with partial.open("xb") as stream, ThreadPoolExecutor() as pool:
+        with partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
-            images = pool.map(lambda path: load_image(path, size), paths)
-            try:
-                for image in tqdm(images, "decoding", len(paths), unit="image"):
-                    stream.write(image.numpy().tobytes())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for image in map_files(lambda path: load_image(path, size), paths, "decoding"):
+                stream.write(image.numpy().tobytes())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, file)

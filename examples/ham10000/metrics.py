@@ -1,55 +1,156 @@
-"""The figures of a run, from one-against-rest counts, each under an unmistakable name."""
+"""The figures of a run, each under an unmistakable name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics import Metric
+from torchmetrics.functional import classification
+from torchmetrics.utilities import dim_zero_cat
 
+from examples.ham10000.bootstrap import interval, lesion_bootstrap
 from examples.ham10000.data import CLASSES
 
-
-def new_counts() -> MulticlassConfusionMatrix:
-    """What is counted over the images of a part; predictions are logits (N, 7)."""
-    return MulticlassConfusionMatrix(len(CLASSES))
+HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
+"""The figures of a whole part, see :func:`figures`."""
 
 
-def summarise(counts: Tensor) -> dict[str, Any]:
-    """Turn what :func:`new_counts` computed into the figures of a report.
+def figures(counts: Tensor) -> dict[str, Tensor]:
+    """The headline figures of confusion counts; ValueError where a class has no images.
 
     ``mean_recall`` is what the ISIC challenges call balanced accuracy, and most likely what the
     paper's BACC column holds. ``bacc_formula`` is the equation that the paper prints,
     (sensitivity + specificity) / 2, here the mean over the classes: another, larger number.
+    ``macro_f1`` is a mean over the classes too; a class that is never predicted has 0.
 
     Args:
-        counts: images by true class (rows) and predicted class (columns), (7, 7); every class has
-            images.
+        counts: images by true class (rows) and predicted class (columns), (..., 7, 7).
 
     Returns:
-        A dict for JSON. The columns of ``confusion_matrix`` are the true class and sum to 1, its
-        rows the prediction, both in the order of ``classes``.
+        A float64 tensor (...) on the CPU for each of :data:`HEADLINES`.
     """
-    counts = counts.cpu()
-    exact = counts.double()
-    images, predicted, total = exact.sum(dim=1), exact.sum(dim=0), exact.sum()
-    hits = exact.diagonal()  # true positives
-    sensitivity = hits / images
-    specificity = (total - images - predicted + hits) / (total - images)  # TN / (TN + FP)
-    bacc = (sensitivity + specificity) / 2
+    counts = counts.cpu().double()  # in this order: not every device has float64
+    by_class = _one_against_rest(counts)
+    hits = counts.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return {
-        "images": int(total),
-        "accuracy": (hits.sum() / total).item(),
-        "mean_recall": sensitivity.mean().item(),
-        "bacc_formula": bacc.mean().item(),
+        "accuracy": hits / counts.sum(dim=(-2, -1)),
+        "mean_recall": by_class["sensitivity"].mean(dim=-1),
+        "bacc_formula": by_class["bacc_formula"].mean(dim=-1),
+        "macro_f1": by_class["f1"].mean(dim=-1),
+    }
+
+
+def summarise(
+    probabilities: Tensor,
+    labels: Tensor,
+    lesions: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Turn the predictions for a part into the figures of a report.
+
+    Args:
+        probabilities: of the classes for every image, (N, 7).
+        labels: true classes, (N,).
+        lesions: the lesion of every image.
+        seed: of the bootstrap over lesions that ``interval_95`` is read from.
+        resamples: of the bootstrap.
+
+    Returns:
+        A dict for JSON. ``calibration_error`` is the expected one of the top label, in 15 bins.
+        The columns of ``confusion_matrix`` are the true class and sum to 1, its rows the
+        prediction, both in the order of ``classes``.
+
+    Raises:
+        ValueError: a row of probabilities is none, a label is no class, a class has no images,
+            the lengths differ, or a lesion has two labels.
+    """
+    probabilities, labels = probabilities.detach().cpu().double(), labels.cpu()
+    _check(probabilities, labels)
+    # A rounding error above 1 would make torchmetrics take the probabilities for logits.
+    probabilities = probabilities.clamp(max=1)
+    predicted, number = probabilities.argmax(dim=1), len(CLASSES)
+    counts = classification.multiclass_confusion_matrix(predicted, labels, number)
+    headlines = figures(counts)
+    drawn = figures(lesion_bootstrap(labels, predicted, lesions, seed=seed, resamples=resamples))
+    by_class = {
+        "images": counts.sum(dim=1),
+        **_one_against_rest(counts.double()),
+        "roc_auc": classification.multiclass_auroc(probabilities, labels, number, average=None),
+    }
+    # It would count confidences that are 1 in float32 in a sixteenth bin.
+    below_1 = probabilities.clamp(max=1 - 2**-24)
+    error = classification.multiclass_calibration_error(below_1, labels, number, n_bins=15)
+    return {
+        "images": len(labels),
+        "lesions": len(set(lesions)),
+        **{name: headlines[name].item() for name in HEADLINES},
+        "interval_95": {name: list(interval(drawn[name])) for name in HEADLINES},
+        "calibration_error": error.item(),
         "classes": [name.upper() for name in CLASSES],
         "per_class": {
-            name.upper(): {
-                "images": int(images[i]),
-                "sensitivity": sensitivity[i].item(),
-                "specificity": specificity[i].item(),
-                "bacc_formula": bacc[i].item(),
-            }
+            name.upper(): {figure: values[i].item() for figure, values in by_class.items()}
             for i, name in enumerate(CLASSES)
         },
-        "confusion_matrix": (exact / images[:, None]).T.tolist(),
+        "confusion_matrix": (counts.double() / counts.sum(dim=1, keepdim=True)).T.tolist(),
         "confusion_counts": counts.T.tolist(),
     }
+
+
+class Predictions(Metric):
+    """Collects predictions over batches and processes, each of which must see a batch."""
+
+    full_state_update = False
+    positions: list[Tensor]
+    probabilities: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("positions", [], dist_reduce_fx="cat")
+        self.add_state("probabilities", [], dist_reduce_fx="cat")
+
+    def update(self, positions: Tensor, probabilities: Tensor) -> None:
+        """Add a batch, which may be empty: positions (N,), int64, and probabilities (N, 7)."""
+        if positions.shape != probabilities.shape[:1]:
+            raise ValueError(f"{len(positions)} positions for {len(probabilities)} images")
+        self.positions.append(positions)
+        self.probabilities.append(probabilities)
+
+    def compute(self) -> tuple[list[int], Tensor]:
+        """Positions in ascending order, and their probabilities; ValueError for one twice."""
+        positions, order = dim_zero_cat(self.positions).sort()
+        twice = positions[1:][positions[1:] == positions[:-1]].tolist()
+        if twice:
+            raise ValueError(f"image {twice[0]} was predicted twice: does the sampler fill up?")
+        # A list, because torchmetrics takes the dimension from a tensor of one element.
+        return positions.tolist(), dim_zero_cat(self.probabilities)[order]
+
+
+def _one_against_rest(counts: Tensor) -> dict[str, Tensor]:
+    """Figures of every class, (..., 7), from float64 counts."""
+    images, predicted = counts.sum(dim=-1), counts.sum(dim=-2)
+    empty = (images == 0).reshape(-1, len(CLASSES)).any(dim=0).tolist()
+    if any(empty):
+        raise ValueError(f"no images of {CLASSES[empty.index(True)]}: every class needs some")
+    rest = images.sum(dim=-1, keepdim=True) - images
+    hits = counts.diagonal(dim1=-2, dim2=-1)  # true positives
+    sensitivity, specificity = hits / images, (rest - predicted + hits) / rest  # TN / (TN + FP)
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "bacc_formula": (sensitivity + specificity) / 2,
+        "f1": 2 * hits / (images + predicted),
+    }
+
+
+def _check(probabilities: Tensor, labels: Tensor) -> None:
+    """ValueError where torchmetrics would fail obscurely, or not at all."""
+    if probabilities.shape != (len(labels), len(CLASSES)):
+        raise ValueError(f"probabilities {tuple(probabilities.shape)} for {len(labels)} labels")
+    fine = (probabilities >= 0).all(dim=1) & ((probabilities.sum(dim=1) - 1).abs() < 1e-3)
+    if not fine.all():  # so it is where one is not finite
+        row = fine.tolist().index(False)
+        raise ValueError(f"row {row} must be finite, not negative and sum to 1, within 0.001")
+    if ((labels < 0) | (labels >= len(CLASSES))).any():
+        raise ValueError(f"labels must be 0 to {len(CLASSES) - 1}")

@@ -16,6 +16,15 @@ from attnblocks import find_se, list_blocks, replace_se
 
 ATTENTION = (*list_blocks(), "none", "identity")
 
+PAPER_MODELS = {
+    "ResNet18": "tv/resnet18",
+    "ShuffleNetV2": "tv/shufflenet_v2_x2_0",
+    "GhostNetV2": "timm/ghostnetv2_100",
+    "EfficientNetB0": "tv/efficientnet_b0",
+    "MobileNetV3-Small": "tv/mobilenet_v3_small",
+}
+"""The backbones of the paper, by its own names."""
+
 
 @dataclass(frozen=True)
 class Network:

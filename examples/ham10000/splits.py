@@ -55,6 +55,25 @@ def leak(images: Sequence[Image], split: Split) -> float:
     return sum(images[i].lesion_id in seen for i in split["test"]) / len(split["test"])
 
 
+def count_classes(images: Sequence[Image], split: Split) -> dict[str, dict[str, int]]:
+    """Images of each class in each part.
+
+    Raises:
+        ValueError: a part has no image of some class, so that its mean recall has no meaning.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for part in PARTS:
+        labels = Counter(images[i].label for i in split[part])
+        counts[part] = {name: labels[number] for number, name in enumerate(CLASSES)}
+        absent = [name for name, count in counts[part].items() if count == 0]
+        if absent:
+            raise ValueError(
+                f"the {part} part has no image of the class(es) {', '.join(absent)}: every part "
+                "needs all classes"
+            )
+    return counts
+
+
 def _split(images: Sequence[Image], seed: int, group: Callable[[Image], str]) -> Split:
     """Assign whole groups; a group belongs to one class."""
     generator = np.random.default_rng(seed)

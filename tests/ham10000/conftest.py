@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.ham10000.data import CLASSES, IMAGE_FOLDERS, METADATA
+from examples.ham10000.data import CLASSES
+from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from examples.ham10000.data import CLASSES, IMAGE_FOLDERS, METADATA, read_index
+from examples.ham10000.data import CLASSES, read_index
+from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
 
 
 def test_the_real_folder_has_the_published_counts(ham10000):
@@ -72,11 +73,13 @@ def test_missing_things_are_named(folder, tmp_path):
     (folder / IMAGE_FOLDERS[1] / "ISIC_13.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 70 images .*: ISIC_13\. Unpack"):
         read_index(folder)
+    images = read_index(folder, allow_missing=True)
+    assert [image.image_id for image in images if not image.path.exists()] == ["ISIC_13"]
     (folder / METADATA).write_text("lesion_id,image_id,dx\n")
-    with pytest.raises(ValueError, match="has no rows"):
+    with pytest.raises(ValueError, match="have no rows"):
         read_index(folder)
     (folder / METADATA).unlink()
-    with pytest.raises(FileNotFoundError, match=f"no {METADATA} in"):
+    with pytest.raises(FileNotFoundError, match=f"no {METADATA} and no "):
         read_index(folder)
 
 

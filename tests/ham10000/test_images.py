@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from examples.ham10000 import images
-from examples.ham10000.images import load_all, load_image
+from examples.ham10000.images import content, damage, load_image
+
+
+def load_all(paths, size, cache):
+    return images.load_all(paths, size, cache, content(paths))
+
+
+def arrays(cache):
+    return list(cache.glob("*.npy"))
 
 
 def save(path, pixels):
@@ -61,7 +69,7 @@ def test_unreadable_images_are_named(paths, tmp_path, damage):
     cache = tmp_path / "cache"
     with pytest.raises(ValueError, match=r"cannot read the image .*3\.png"):
         load_all(paths, 8, cache)
-    assert list(cache.iterdir()) == []
+    assert {file.suffix for file in cache.iterdir()} <= {".lock"}
 
 
 def test_the_cache_holds_what_is_decoded_and_is_decoded_once(paths, tmp_path, monkeypatch):
@@ -88,14 +96,14 @@ def test_the_cache_follows_content_order_and_size(paths, tmp_path):
     changed = load_all(paths, 8, cache)
     np.testing.assert_array_equal(changed[0], changed[1])
     assert load_all(paths, 10, cache).shape == (8, 3, 10, 10)
-    assert len(list(cache.iterdir())) == 4
+    assert len(arrays(cache)) == 4
 
 
 @pytest.mark.parametrize("damage", [0, 100, 1000])
 def test_a_damaged_cache_is_built_again(paths, tmp_path, damage):
     cache = tmp_path / "cache"
     first = np.array(load_all(paths, 8, cache))
-    (file,) = cache.iterdir()
+    (file,) = arrays(cache)
     file.write_bytes(file.read_bytes()[:damage])
     np.testing.assert_array_equal(load_all(paths, 8, cache), first)
 
@@ -107,12 +115,41 @@ def test_a_write_that_fails_leaves_nothing_behind(paths, tmp_path, monkeypatch):
     monkeypatch.setattr(images.os, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         load_all(paths, 8, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert {file.suffix for file in (tmp_path / "cache").iterdir()} <= {".lock"}
 
 
-def test_two_runs_may_build_the_cache_at_once(paths, tmp_path):
+def test_two_runs_decode_once_between_them(paths, tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        images, "load_image", lambda path, size: decoded.append(path) or load_image(path, size)
+    )
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: load_all(paths, 8, tmp_path / "cache"), range(8)))
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert sorted(decoded) == sorted(paths)
     for pixels in results:
         np.testing.assert_array_equal(pixels[2], load_image(paths[2], 8).numpy())
+
+
+def test_what_a_killed_run_left_is_overwritten(paths, tmp_path):
+    cache = tmp_path / "cache"
+    first = np.array(load_all(paths, 8, cache))
+    (file,) = arrays(cache)
+    file.rename(file.with_suffix(".partial")).write_bytes(b"half")
+    np.testing.assert_array_equal(load_all(paths, 8, cache), first)
+    assert not list(cache.glob("*.partial"))
+
+
+def test_the_kind_of_damage_is_told(paths, tmp_path):
+    assert [damage(path) for path in paths] == [None] * 8
+    whole = paths[0].read_bytes()
+    for content_, kind in [(b"", "unreadable"), (b"text", "unreadable")]:
+        paths[0].write_bytes(content_)
+        assert damage(paths[0]) == kind
+    paths[0].write_bytes(whole[: len(whole) // 2])
+    assert damage(paths[0]) == "truncated"
+    photo = tmp_path / "photo.jpg"
+    Image.open(paths[1]).resize((200, 150)).save(photo)
+    assert damage(photo) is None
+    photo.write_bytes(photo.read_bytes()[:-800])
+    assert damage(photo) == "truncated"
+    assert damage(tmp_path / "nowhere.jpg") == "missing"

@@ -1,0 +1,72 @@
+"""How far a figure moves with the lesions that happen to be in a part: a bootstrap."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from examples.ham10000.data import CLASSES
+
+
+def lesion_bootstrap(
+    labels: Tensor, predicted: Tensor, lesions: Sequence[str], *, seed: int, resamples: int
+) -> Tensor:
+    """Confusion counts of resampled parts.
+
+    Images of one lesion are alike, so it is lesions that are drawn, with replacement, and all
+    images of a drawn lesion count. They are drawn within each class, as many as it has: a split
+    is stratified by class, so its class sizes are no accident, and no class can go missing. A
+    class with a single lesion therefore never varies.
+
+    The order of the images makes no difference.
+
+    Args:
+        labels: true classes, (N,).
+        predicted: predicted classes, (N,).
+        lesions: the lesion of every image; a lesion belongs to one class.
+        seed: of the draws.
+        resamples: how many.
+
+    Returns:
+        Images by true class (rows) and predicted class (columns), int64 (resamples, 7, 7).
+
+    Raises:
+        ValueError: the lengths differ, or a lesion has two labels.
+    """
+    if not len(labels) == len(predicted) == len(lesions):
+        raise ValueError(
+            f"got {len(labels)} labels, {len(predicted)} predictions and {len(lesions)} lesions: "
+            "every image needs one of each"
+        )
+    truth, guess = labels.cpu().numpy(), predicted.cpu().numpy()
+    names, first, lesion = np.unique(
+        np.array(lesions, dtype=str), return_index=True, return_inverse=True
+    )
+    label_of = truth[first]  # by lesion
+    mixed = names[lesion[truth != label_of[lesion]]]
+    if len(mixed):
+        raise ValueError(f"lesion {mixed[0]} has images of two classes")
+    images = np.zeros((len(names), len(CLASSES)), dtype=np.int64)  # lesion, predicted class
+    np.add.at(images, (lesion, guess), 1)
+    generator = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for label in np.unique(truth):
+        members = images[label_of == label]
+        size = len(members)
+        times = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
+        counts[:, label] = times @ members  # (resamples, size) @ (size, 7)
+    return torch.from_numpy(counts)
+
+
+def interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval: what lies below and above it has equal shares.
+
+    Args:
+        values: one figure of every resample, (resamples,).
+        level: share of the values inside.
+    """
+    tail = (1 - level) / 2
+    shares = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = torch.quantile(values.double(), shares).tolist()
+    return low, high

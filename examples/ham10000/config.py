@@ -1,0 +1,136 @@
+"""The options of a run: their defaults, their limits, and the file that keeps them."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+NOTICE = "Research code. Not a medical device; not for diagnosis."
+
+# The paper's settings, and those of the synthetic set: small enough for two minutes on two cores.
+PAPER = {"image_size": 224, "epochs": 100, "batch_size": 128, "lr": 5e-4}
+SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3}
+
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MONITORS = {
+    "val_mean_recall": "max",
+    "val_accuracy": "max",
+    "val_macro_f1": "max",
+    "val_loss": "min",
+}
+"""Figures that can choose the checkpoint, and whether more or less of them is better."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of ``train``, as its help describes them.
+
+    ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
+    ``clip_grad_norm`` None for no clipping.
+    """
+
+    data: Path | None
+    out: Path
+    protocol: str
+    split_file: Path | None
+    skip_bad: bool
+    model: str
+    attention: str
+    weights: str
+    image_size: int
+    loss: str
+    class_weights: str
+    focal_weight: float
+    ldam_weight: float
+    drw_start: float
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    schedule: str
+    clip_grad_norm: float | None
+    precision: str
+    recompute_bn: str
+    monitor: str
+    seed: int
+    workers: int
+
+    @property
+    def split_name(self) -> str:
+        """What to call the split in titles."""
+        return f"{self.protocol} split" if self.split_file is None else self.split_file.name
+
+    def check(self) -> None:
+        """Raise ValueError for a number out of range or options that contradict each other."""
+        for name in ("image_size", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{_flag(name)} must be above 0 and finite, got {value}")
+        for name in ("weight_decay", "focal_weight", "ldam_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{_flag(name)} must be finite and not below 0: {getattr(self, name)}"
+                )
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.drw_start <= 1:
+            raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
+        if self.class_weights != "none" and self.loss == "ldam":
+            raise ValueError(
+                "--class-weights does not go with --loss ldam: its class weights are --drw-start"
+            )
+        if self.data is not None and self.data.resolve() in self.out.resolve().parents:
+            raise ValueError(f"--out {self.out} is inside --data: keep the data folder as it is")
+
+
+def options_for_json(config: Config) -> dict[str, Any]:
+    """The options as JSON has them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+
+
+def read_description(run: Path) -> dict[str, Any]:
+    """What the ``config.json`` of a run says.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no run in it.
+        ValueError: the file is damaged.
+    """
+    file = run / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no run in {run}: there is no {file}")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{file} is damaged: it holds no JSON object")
+    return description
+
+
+def read_options(run: Path) -> Config:
+    """The options that a run was started with; errors as of :func:`read_description`."""
+    description = read_description(run)
+    try:
+        options = {**description["options"], "out": run}
+        for name in ("data", "split_file"):
+            options[name] = None if options[name] is None else Path(options[name])
+        config = Config(**options)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the options in {run / 'config.json'} are of another version: {error}"
+        ) from error
+    config.check()
+    return config
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,148 @@
+"""A network and the images of one part: probabilities and figures."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from examples.ham10000 import processes
+from examples.ham10000.config import NOTICE, Config, read_options
+from examples.ham10000.data import CLASSES, read_index
+from examples.ham10000.dataset import evaluation_loader
+from examples.ham10000.files import write_csv, write_json
+from examples.ham10000.layouts import ISIC_CLASSES
+from examples.ham10000.lit import LesionClassifier
+from examples.ham10000.metrics import summarise
+from examples.ham10000.plots import plot_confusion
+from examples.ham10000.prepare import Data, load_data, new_network
+
+
+def new_trainer(**options: Any) -> L.Trainer:
+    """A trainer on all processes of the run, without side effects of its own."""
+    # A debugging aid of deterministic mode, which costs a fifth of an epoch on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Those are Lightning's own; and one process is enough to load data that are decoded.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    here = processes.count_here()
+    return L.Trainer(
+        devices=here,
+        num_nodes=processes.count() // here,
+        strategy="ddp" if processes.count() > 1 else "auto",
+        use_distributed_sampler=False,  # ours lose and double no image
+        deterministic=True,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def load_best(run: Path) -> LesionClassifier:
+    """The network of a run, with the weights that validated best.
+
+    Raises:
+        FileNotFoundError: there is no run, or it has no checkpoint yet.
+        ValueError: its files are damaged or do not fit together.
+    """
+    config = read_options(run)
+    file = run / "best.ckpt"
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}: the run has finished no epoch")
+    network = new_network(config, "none")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        network.model.load_state_dict(
+            {
+                name.removeprefix("model."): value
+                for name, value in state.items()
+                if name.startswith("model.")
+            }
+        )
+    except Exception as error:  # a damaged file has many kinds
+        raise ValueError(f"{file} cannot be loaded: {error}") from error
+    return LesionClassifier(network, nn.CrossEntropyLoss(), image_size=config.image_size)
+
+
+def evaluate_run(
+    run: Path, folder: Path, part: str, workers: int
+) -> tuple[Data, Config, Tensor, dict[str, Any]]:
+    """Evaluate the best checkpoint of a run on a part of its split.
+
+    Args:
+        run: the folder of the run.
+        folder: the data, as they were trained on.
+        part: train, val or test.
+        workers: processes that load data.
+
+    Returns:
+        The data of the part, the options of the run, and what :func:`evaluate_part` returns.
+
+    Raises:
+        FileNotFoundError, ValueError: the run or the data cannot be used, or do not belong
+            together.
+    """
+    config, module = read_options(run), load_best(run)
+    images = read_index(folder, allow_missing=True)
+    cache = run.resolve().parent / "ham10000-cache"
+    data = load_data(images, run / "split.csv", config.image_size, cache, [part])
+    return data, config, *evaluate_part(module, data, part, config, workers)
+
+
+def evaluate_part(
+    module: LesionClassifier, data: Data, part: str, config: Config, workers: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """Predict every image of a part once, in float32, over all processes.
+
+    Returns:
+        Probabilities (N, 7) in the order of the part, and the figures for JSON.
+    """
+    trainer = new_trainer()
+    batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
+    trainer.test(module, batches, verbose=False)
+    positions, probabilities = module.predictions.compute()
+    if positions != data.split[part]:
+        raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")
+    images = [data.images[i] for i in data.split[part]]
+    summary = summarise(
+        probabilities,
+        torch.tensor([image.label for image in images]),
+        [image.lesion_id for image in images],
+    )
+    return probabilities, {
+        "data": data.name,
+        "split": config.split_name,
+        "part": part,
+        **summary,
+        "notice": NOTICE,
+    }
+
+
+def write_results(
+    folder: Path, data: Data, config: Config, probabilities: Tensor, summary: dict[str, Any]
+) -> None:
+    """Write figures (JSON), probabilities (CSV) and the confusion matrix (PNG) of a part."""
+    part = summary["part"]
+    images = [data.images[i].image_id for i in data.split[part]]
+    write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), isic_rows(images, probabilities))
+    title = f"{data.name}, {config.split_name}\n{config.model}, attention {config.attention}"
+    plot_confusion(summary, f"{title}, {part} part", folder / f"confusion_matrix_{part}.png")
+    write_json(folder / f"{part}.json", summary)
+
+
+def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:
+    """Rows of an ISIC 2018 Task 3 submission: image and probabilities, in the order of its classes.
+
+    Args:
+        images: ids.
+        probabilities: (N, 7), in the order of :data:`CLASSES`.
+    """
+    order = [CLASSES.index(name.lower()) for name in ISIC_CLASSES]
+    return [
+        [image, *(f"{value:.9g}" for value in row)]
+        for image, row in zip(images, probabilities[:, order].tolist(), strict=True)
+    ]

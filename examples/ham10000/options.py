@@ -1,0 +1,174 @@
+"""The options of the command line, and the configuration that they make."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from examples.ham10000.config import (
+    MONITORS,
+    NOTICE,
+    PAPER,
+    PRECISIONS,
+    SCHEDULES,
+    SYNTHETIC,
+    Config,
+    read_options,
+)
+from examples.ham10000.losses import LOSSES
+from examples.ham10000.models import ATTENTION, PAPER_MODELS
+from examples.ham10000.splits import PARTS, PROTOCOLS
+
+DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "protocol": "lesion",
+    "split_file": None,
+    "skip_bad": False,
+    "model": "tv/mobilenet_v3_small",
+    "attention": "CaCo",
+    "weights": "none",
+    "loss": "cross-entropy",
+    "class_weights": "none",
+    "focal_weight": 1.0,
+    "ldam_weight": 1.0,
+    "drw_start": 0.8,
+    "weight_decay": 5e-2,
+    "schedule": "cosine",
+    "clip_grad_norm": None,
+    "precision": "32-true",
+    "recompute_bn": "auto",
+    "monitor": "val_mean_recall",
+    "seed": 0,
+    "workers": 0,
+}
+"""Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; ``command`` names the command."""
+    parser = argparse.ArgumentParser(prog="python -m examples.ham10000", description=NOTICE)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
+    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder")
+
+    options = command("check", "look for everything that could be wrong with a data folder")
+    _add_data(options)
+
+    options = command("split", "write training, validation and test part to a CSV file")
+    _add_data(options)
+    options.add_argument("--protocol", choices=list(PROTOCOLS), default="lesion", help=_PROTOCOL)
+    options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
+    options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
+
+    _add_train_options(command("train", "train a classifier and test it once"))
+
+    options = command("evaluate", "evaluate the best checkpoint of a run")
+    options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
+    _add_data(options)
+    options.add_argument("--split", choices=PARTS, default="test", help="part; default: test")
+    text = "new folder for figures, probabilities and confusion matrix; default: print only"
+    options.add_argument("--out", type=Path, metavar="DIR", help=text)
+    options.add_argument("--workers", type=int, default=0, help=_WORKERS)
+
+    options = command("predict", "probabilities for images, in the format of ISIC 2018 Task 3")
+    options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
+    text = "images of any size, and folders of them"
+    options.add_argument("inputs", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help=text)
+    options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
+    return parser.parse_args(arguments)
+
+
+def train_config(given: dict[str, Any]) -> Config:
+    """The configuration that the options of ``train`` make.
+
+    Raises:
+        ValueError: ``--resume`` stands beside other options.
+        FileNotFoundError: there is no run to resume.
+    """
+    given = {name: value for name, value in given.items() if name != "command"}
+    if "resume" in given:
+        run = given.pop("resume")
+        if given:
+            others = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"--resume takes the options of {run}: leave out {others}")
+        return read_options(run)
+    options = {**DEFAULTS, **(PAPER if "data" in given else SYNTHETIC), **given}
+    options["model"] = PAPER_MODELS.get(options["model"], options["model"])
+    if "out" not in options:
+        time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
+        options["out"] = Path("runs", f"{time}-{name}")
+    return Config(**options)
+
+
+_PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks; default: lesion"
+_WORKERS = "processes that load data; default: 0"
+
+
+def _add_data(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--data", type=Path, required=True, metavar="DIR", help="HAM10000 folder")
+
+
+def _add_train_options(options: argparse.ArgumentParser) -> None:
+    """All of them without a default, so that what was given can be told from what was not."""
+
+    def add(group: Any, flag: str, text: str, **settings: Any) -> None:
+        name = flag.strip("-").replace("-", "_")
+        if name in PAPER:
+            text = f"{text}; " if text else ""
+            text += f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} if synthetic"
+        elif DEFAULTS.get(name) not in (None, False):
+            text += f"; default: {DEFAULTS[name]}"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=text, **settings)
+
+    text = "go on with a run from its last whole epoch, with the options that it has"
+    add(options, "--resume", text, type=Path, metavar="RUN")
+    group = options.add_argument_group("data")
+    text = "HAM10000 folder; without it, SYNTHETIC pictures are drawn"
+    add(group, "--data", text, type=Path, metavar="DIR")
+    text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
+    add(group, "--out", text, type=Path, metavar="DIR")
+    split = group.add_mutually_exclusive_group()
+    text = "lesion: no lesion in two parts; paper: by image, which leaks"
+    add(split, "--protocol", text, choices=list(PROTOCOLS))
+    add(split, "--split-file", "CSV as the split command writes it", type=Path, metavar="FILE.csv")
+    text = "leave out missing and unreadable images instead of stopping"
+    add(group, "--skip-bad", text, action="store_true")
+    add(group, "--workers", "processes that load data", type=int)
+
+    group = options.add_argument_group("network")
+    text = f"tv/NAME, timm/NAME, or of the paper: {', '.join(PAPER_MODELS)}"
+    add(group, "--model", text, metavar="NAME")
+    text = "a fresh block at every SE site; SE: the network's own; none: as it is; identity: no SE"
+    add(group, "--attention", text, choices=ATTENTION)
+    add(group, "--weights", "none, imagenet, or a file", metavar="WEIGHTS")
+    add(group, "--image-size", "in pixels", type=int)
+    text = "batch norm statistics from training images before each validation; auto: where the "
+    text += "network's own average lags (momentum below 0.1)"
+    add(group, "--recompute-bn", text, choices=("auto", "yes", "no"))
+
+    group = options.add_argument_group("loss")
+    add(group, "--loss", "ldam and joint come with a cosine classifier", choices=LOSSES)
+    text = "of cross entropy and focal loss; balanced: inverse to the images of a class"
+    add(group, "--class-weights", text, choices=("none", "balanced"))
+    add(group, "--focal-weight", "of the focal term of the joint loss", type=float)
+    add(group, "--ldam-weight", "of the LDAM term of the joint loss", type=float)
+    text = "share of the epochs before LDAM's class weights are switched on (1: never)"
+    add(group, "--drw-start", text, type=float)
+
+    group = options.add_argument_group("training")
+    add(group, "--epochs", "", type=int)
+    add(group, "--batch-size", "images of a step, over all processes", type=int)
+    add(group, "--lr", "learning rate of AdamW", type=float)
+    add(group, "--weight-decay", "of AdamW", type=float)
+    add(group, "--schedule", "of the learning rate", choices=SCHEDULES)
+    text = "largest norm of the gradient; default: not clipped"
+    add(group, "--clip-grad-norm", text, type=float)
+    add(group, "--precision", "of the training", choices=PRECISIONS)
+    add(group, "--monitor", "figure that chooses the checkpoint", choices=list(MONITORS))
+    add(group, "--seed", "of split, initial weights, order, augmentation and dropout", type=int)

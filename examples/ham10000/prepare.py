@@ -1,0 +1,195 @@
+"""Everything before the first step: run folder, index, split, pixels, network."""
+
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import timm
+import torch
+import torchvision
+from numpy.typing import NDArray
+
+import attnblocks
+from examples.ham10000 import processes
+from examples.ham10000.augment import FACTORS, canvas_size
+from examples.ham10000.batchnorm import statistics_lag
+from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
+from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
+from examples.ham10000.dataset import SkinLesions
+from examples.ham10000.files import write_json
+from examples.ham10000.images import content, damage, load_all, map_files, source_size
+from examples.ham10000.losses import use_cosine_classifier
+from examples.ham10000.models import Network, build_network, check_trains
+from examples.ham10000.split_file import read_split, write_split
+from examples.ham10000.splits import PROTOCOLS, Split, count_classes, leak
+from examples.ham10000.synthetic import write_synthetic
+
+COSINE_LOSSES = ("ldam", "joint")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Index, parts and pixels of the images that are used, and their name and label in figures."""
+
+    images: list[Image]
+    split: Split
+    pixels: NDArray[np.uint8]
+    content: str
+    name: str
+    label: str
+
+    def part(self, name: str) -> SkinLesions:
+        """One part of the split as a data set."""
+        labels = [image.label for image in self.images]
+        return SkinLesions(self.pixels, labels, self.split[name])
+
+
+def create_run(config: Config) -> None:
+    """Make the run folder with its options in it, both at once.
+
+    Raises:
+        ValueError: an option is out of range.
+        FileExistsError: there is something at ``config.out``.
+    """
+    config.check()
+    if config.out.exists():
+        raise FileExistsError(f"--out {config.out} exists: name a new folder, or --resume it")
+    partial = config.out.with_name(f".{config.out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        write_json(partial / "config.json", {"options": options_for_json(config)})
+        os.rename(partial, config.out)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def prepare(config: Config) -> tuple[Data, Network]:
+    """Build the network, read, split and decode the data; what is done already is read back.
+
+    Raises:
+        ValueError, LookupError, OSError: whatever training would stumble over.
+    """
+    count = processes.count()
+    if config.batch_size % count:
+        raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {count} processes")
+    if config.precision == "16-mixed" and not torch.cuda.is_available():
+        raise ValueError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true")
+    network = new_network(config, config.weights)
+    check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
+    folder = config.data or config.out / "synthetic"
+    if config.data is None:
+        processes.once(lambda: _draw(folder))
+    images = read_index(folder, allow_missing=config.skip_bad)
+    file = config.out / "split.csv"
+    processes.once(lambda: _write_run_split(config, images, file))
+    data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
+    begun_with = read_description(config.out).get("images_sha256", data.content)
+    if begun_with != data.content:
+        raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
+    return data, network
+
+
+def new_network(config: Config, weights: str) -> Network:
+    """The network that the options name, with the head that its loss needs."""
+    L.seed_everything(config.seed, verbose=False)
+    network = build_network(config.model, len(CLASSES), weights, config.attention)
+    if config.loss in COSINE_LOSSES:
+        use_cosine_classifier(network.model, network.head, len(CLASSES))
+    return network
+
+
+def load_data(
+    images: Sequence[Image],
+    split_file: Path,
+    image_size: int,
+    cache: Path,
+    parts: Sequence[str] = ("train", "val", "test"),
+) -> Data:
+    """Decode the images that a split file lists, or those of some parts only."""
+    listed = read_split(split_file, images, complete=False)
+    used = [images[i] for i in sorted(i for part in parts for i in listed[part])]
+    position = {image.image_id: place for place, image in enumerate(used)}
+    split = {part: [position[images[i].image_id] for i in listed[part]] for part in parts}
+    paths = [image.path for image in used]
+    key = content(paths)
+    pixels = load_all(paths, canvas_size(image_size), cache, key)
+    width, height = source_size(paths[0])
+    synthetic = is_synthetic(used)
+    name = f"{'SYNTHETIC pictures' if synthetic else 'HAM10000'} at {width}x{height}"
+    return Data(used, split, pixels, key, name, "SYNTHETIC_" if synthetic else "")
+
+
+def _draw(folder: Path) -> None:
+    """Draw the synthetic set, unless an earlier start has done it."""
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        write_synthetic(partial)
+        os.rename(partial, folder)
+
+
+def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> None:
+    """Split the images and leave out the bad ones, unless an earlier start has done it."""
+    if file.exists():
+        return
+    if config.split_file is None:
+        split = PROTOCOLS[config.protocol](images, config.seed)
+    else:
+        split = read_split(config.split_file, images)
+    if config.skip_bad:
+        found = map_files(damage, [image.path for image in images], "looking for bad images")
+        bad = {i: problem for i, problem in enumerate(found) if problem is not None}
+        split = {part: [i for i in split[part] if i not in bad] for part in split}
+        listed = ", ".join(f"{images[i].image_id} ({problem})" for i, problem in bad.items())
+        print(f"left out {len(bad)} of {len(images)} images{': ' if bad else ''}{listed}")
+    count_classes(images, split)
+    write_split(file, images, split)
+
+
+def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
+    """What is needed to understand the run, for JSON."""
+    size = config.image_size
+    return {
+        "options": options_for_json(config),
+        "data": data.name,
+        "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
+        "notice": NOTICE,
+        "images": count_classes(data.images, data.split),
+        "images_sha256": data.content,
+        "leak": leak(data.images, data.split),
+        "evaluation_transform": [
+            f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)",
+            f"centre crop {size}x{size}",
+            f"(x / 255 - {list(network.mean)}) / {list(network.std)}",
+        ],
+        "training_transform": [
+            f"resize the shorter side to {canvas_size(size)} (bilinear, antialias), centre square",
+            f"random crop {size}x{size}",
+            "horizontal and vertical flip with probability 1/2, rotation by 0, 90 or 180 degrees",
+            f"brightness, contrast or saturation times one of {list(FACTORS)}, or none of them",
+        ],
+        "batch_norm_recomputed": recomputes_bn(config, network),
+        "parameters": sum(p.numel() for p in network.model.parameters()),
+        "processes": processes.count(),
+        "versions": {
+            "attnblocks": attnblocks.__version__,
+            "torch": str(torch.__version__),
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def recomputes_bn(config: Config, network: Network) -> bool:
+    """Whether batch norm statistics are recomputed before each validation."""
+    if config.recompute_bn == "auto":
+        return statistics_lag(network.model)
+    return config.recompute_bn == "yes"

@@ -1,0 +1,143 @@
+"""Train, keep the checkpoint that validates best, and test it once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from examples.ham10000 import processes
+from examples.ham10000.batchnorm import RecomputeBatchNorm
+from examples.ham10000.config import MONITORS, Config
+from examples.ham10000.dataset import evaluation_loader, training_loader
+from examples.ham10000.epoch_log import EpochLog
+from examples.ham10000.evaluate import evaluate_part, load_best, new_trainer, write_results
+from examples.ham10000.files import write_json
+from examples.ham10000.lit import LesionClassifier
+from examples.ham10000.losses import (
+    LDAM,
+    DeferredReweighting,
+    Joint,
+    balanced_weights,
+    build_loss,
+    drw_weights,
+)
+from examples.ham10000.models import Network
+from examples.ham10000.plots import plot_curves
+from examples.ham10000.prepare import Data, describe, recomputes_bn
+from examples.ham10000.splits import PARTS
+from examples.ham10000.throughput import Throughput
+
+
+def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
+    """Train, or go on from the last epoch that was finished; then test and fill the run folder.
+
+    Returns:
+        The content of ``test.json``.
+
+    Raises:
+        FloatingPointError: the loss was not finite.
+        ValueError: the run cannot go on from where it was.
+    """
+    last = config.out / "last.ckpt"
+    if last.exists():
+        _check_not_moved(last)
+    description = describe(config, data, network)
+    if processes.rank() == 0:
+        write_json(config.out / "config.json", description)
+    _fit(config, data, network, description, last if last.exists() else None)
+    best = load_best(config.out)
+    probabilities, summary = evaluate_part(best, data, "test", config, config.workers)
+    if processes.rank() == 0:
+        title = f"{data.name}, {config.split_name}\n{config.model}, attention {config.attention}"
+        plot_curves(config.out / "metrics.csv", data.label, title, config.out / "curves.png")
+        write_results(config.out, data, config, probabilities, summary)
+    return summary
+
+
+def _fit(
+    config: Config, data: Data, network: Network, description: dict[str, Any], last: Path | None
+) -> None:
+    counts = list(description["images"]["train"].values())
+    weight = balanced_weights(counts) if config.class_weights == "balanced" else None
+    loss = build_loss(
+        config.loss,
+        counts,
+        weight=weight,
+        focal_weight=config.focal_weight,
+        ldam_weight=config.ldam_weight,
+    )
+    module = LesionClassifier(
+        network,
+        loss,
+        image_size=config.image_size,
+        seed=config.seed,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        label=data.label,
+    )
+    module.save_hyperparameters({"config": description}, logger=False)
+    parts = {name: data.part(name) for name in PARTS}
+    callbacks: list[L.Callback] = [
+        EpochLog(config.out / "metrics.csv"),
+        *_checkpoints(config, data),
+    ]
+    if last is None:
+        callbacks.append(Throughput())
+    if recomputes_bn(config, network):
+        callbacks.append(
+            RecomputeBatchNorm(
+                parts["train"], config.batch_size, config.image_size, seed=config.seed
+            )
+        )
+    if isinstance(loss, LDAM | Joint):
+        ldam = loss if isinstance(loss, LDAM) else loss.ldam
+        start = round(config.drw_start * config.epochs)
+        callbacks.append(DeferredReweighting(ldam, drw_weights(counts), start))
+    trainer = new_trainer(
+        max_epochs=config.epochs,
+        callbacks=callbacks,
+        gradient_clip_val=config.clip_grad_norm,
+        precision=config.precision,
+    )
+    trainer.fit(
+        module,
+        training_loader(
+            parts["train"], config.batch_size, seed=config.seed, workers=config.workers
+        ),
+        evaluation_loader(parts["val"], config.batch_size, workers=config.workers),
+        ckpt_path=last,
+        weights_only=True,
+    )
+
+
+def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
+    """The best weights, then all that is needed to go on; both at the end of an epoch."""
+    best = ModelCheckpoint(
+        config.out,
+        "best",
+        monitor=f"{data.label}{config.monitor}",
+        mode=MONITORS[config.monitor],
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        config.out, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
+
+
+def _check_not_moved(last: Path) -> None:
+    """Lightning forgets which checkpoint was best when the folder has another path."""
+    try:
+        states = torch.load(last, map_location="cpu", weights_only=True)["callbacks"]
+        folders = {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}
+    except Exception as error:  # a damaged file has many kinds
+        raise ValueError(f"{last} cannot be loaded: {error}") from error
+    for folder in folders:
+        if folder != os.path.realpath(last.parent):
+            raise ValueError(f"the run was moved: to resume it, move it back to {folder}")
