@@ -80,12 +80,16 @@ def _train(options: argparse.Namespace) -> int:
     config = processes.once(lambda: train_config(vars(options)))
     if config.data is None:
         _say("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
-    if not hasattr(options, "resume"):
+    resumed = hasattr(options, "resume")
+    if resumed and (config.out / "test.json").exists():
+        _say(f"The run {config.out} is complete")
+        return 0
+    if not resumed:
         processes.once(lambda: create_run(config))
     try:
         data, network = prepare(config)
     except (ValueError, LookupError, OSError):
-        if not hasattr(options, "resume"):
+        if not resumed:
             processes.once(lambda: shutil.rmtree(config.out))
         raise
     sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())

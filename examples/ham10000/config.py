@@ -81,10 +81,8 @@ class Config:
                 raise ValueError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.drw_start <= 1:
             raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
-        if self.class_weights != "none" and self.loss == "ldam":
-            raise ValueError(
-                "--class-weights does not go with --loss ldam: its class weights are --drw-start"
-            )
+        if self.focal_weight == self.ldam_weight == 0:
+            raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
         if self.data is not None and self.data.resolve() in self.out.resolve().parents:
             raise ValueError(f"--out {self.out} is inside --data: keep the data folder as it is")
 

@@ -1,37 +1,15 @@
-"""Losses for classes of very different sizes, and the classifier that LDAM needs."""
+"""Losses for classes of very different sizes."""
 
-import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.ham10000.class_weights import check_number, check_weight, checked_counts
+
 LOSSES = ("cross-entropy", "focal", "ldam", "joint")
-
-
-def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """Class weights n / (k n_j), scikit-learn's ``balanced``; float32 of shape (k,).
-
-    Example:
-        >>> balanced_weights([1, 3])
-        tensor([2.0000, 0.6667])
-    """
-    counts = _counts(class_counts)
-    return (counts.sum() / (len(counts) * counts)).float()
-
-
-def drw_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
-    """Class weights (1 - beta) / (1 - beta^n_j), scaled to sum to k; float32 of shape (k,).
-
-    Cui et al. 2019, https://arxiv.org/abs/1901.05555; kaidic/LDAM-DRW switches them on late.
-    """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta must be at least 0 and below 1, got {beta}")
-    weights = (1 - beta) / (1 - beta ** _counts(class_counts))
-    return (weights * len(weights) / weights.sum()).float()
 
 
 class Focal(nn.Module):
@@ -49,8 +27,8 @@ class Focal(nn.Module):
 
     def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
         super().__init__()
-        _check("gamma", gamma, zero=True)
-        _check_weight(weight, None)
+        check_number("gamma", gamma, zero=True)
+        check_weight(weight, None)
         self.gamma = gamma
         self.register_buffer("weight", weight, persistent=False)
 
@@ -63,44 +41,8 @@ class Focal(nn.Module):
         losses = -(miss**self.gamma) * log_p
         if self.weight is None:
             return losses.mean()
-        weights = self.weight.to(losses.dtype)[labels]
+        weights = self.weight[labels]
         return (weights * losses).sum() / weights.sum()
-
-
-class CosineClassifier(nn.Module):
-    """Features (N, in_features) to logits (N, num_classes): scaled cosines with class weights.
-
-    Their softmax are the probabilities, whatever the loss. Features shorter than 1e-12 give
-    zeros, in the gradient too.
-
-    Args:
-        in_features: length of a feature vector.
-        num_classes: number of classes.
-        scale: the logit of features that point in the direction of the class.
-        device: where to create the weight.
-        dtype: type of the weight.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        scale: float = 30.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        _check("scale", scale)
-        self.scale = scale
-        # Uniform directions. The length does not show in the logits, but the longer a weight, the
-        # less one step turns it: LDAM's authors start from length 1.
-        weight = torch.randn(num_classes, in_features, device=device, dtype=dtype)
-        self.weight = nn.Parameter(_unit(weight))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits from -scale to scale."""
-        return self.scale * F.linear(_unit(features), _unit(self.weight))
 
 
 class LDAM(nn.Module):
@@ -129,10 +71,10 @@ class LDAM(nn.Module):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__()
-        counts = _counts(class_counts)
-        _check("max_margin", max_margin)
-        _check("scale", scale)
-        _check_weight(weight, len(counts))
+        counts = checked_counts(class_counts)
+        check_number("max_margin", max_margin)
+        check_number("scale", scale)
+        check_weight(weight, len(counts))
         self.scale = scale
         margins = max_margin * (counts.min() / counts) ** 0.25
         self.register_buffer("margins", margins.float(), persistent=False)
@@ -163,8 +105,8 @@ class Joint(nn.Module):
         self, focal: Focal, ldam: LDAM, *, focal_weight: float = 1.0, ldam_weight: float = 1.0
     ) -> None:
         super().__init__()
-        _check("focal_weight", focal_weight, zero=True)
-        _check("ldam_weight", ldam_weight, zero=True)
+        check_number("focal_weight", focal_weight, zero=True)
+        check_number("ldam_weight", ldam_weight, zero=True)
         if focal_weight == ldam_weight == 0:
             raise ValueError("focal_weight and ldam_weight are both 0: one must be above 0")
         self.focal, self.ldam = focal, ldam
@@ -187,7 +129,7 @@ class DeferredReweighting(L.Callback):
     """
 
     def __init__(self, ldam: LDAM, weight: Tensor, start: int) -> None:
-        _check_weight(weight, len(ldam.margins))
+        check_weight(weight, len(ldam.margins))
         self.ldam, self.weight, self.start = ldam, weight, start
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -198,6 +140,10 @@ class DeferredReweighting(L.Callback):
         """Set the weights by the epoch alone, so that a resumed run has the same ones."""
         on = trainer.current_epoch >= self.start
         self.ldam.weight = self.weight.to(self.ldam.margins.device) if on else None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the weights away: the validation losses of all epochs can then be compared."""
+        self.ldam.weight = None
 
 
 def build_loss(
@@ -220,7 +166,7 @@ def build_loss(
     Raises:
         ValueError: an unknown name, a value out of range, or one that the loss does not use.
     """
-    _check_weight(weight, len(_counts(class_counts)))
+    check_weight(weight, len(checked_counts(class_counts)))
     if name not in LOSSES:
         raise ValueError(f"the loss must be one of {', '.join(LOSSES)}; got {name!r}")
     if name == "joint":
@@ -235,28 +181,6 @@ def build_loss(
     return Focal(weight=weight) if name == "focal" else nn.CrossEntropyLoss(weight)
 
 
-def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
-    """Replace, in place, the linear layer named in ``head`` by a :class:`CosineClassifier`.
-
-    Raises:
-        ValueError: the head is not exactly one ``nn.Linear``.
-    """
-    modules = dict(model.named_modules())
-    old = modules.get(head[0]) if len(head) == 1 else None
-    if not isinstance(old, nn.Linear):
-        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
-        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
-    weight = old.weight
-    new = CosineClassifier(old.in_features, num_classes, device=weight.device, dtype=weight.dtype)
-    model.set_submodule(head[0], new)
-
-
-def _unit(x: Tensor) -> Tensor:
-    # Division by infinity gives zeros in both directions; by 1e-12 it blows the gradient up.
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / norm.masked_fill(norm <= 1e-12, math.inf)
-
-
 def _checked(logits: Tensor, labels: Tensor, classes: int | None) -> Tensor:
     if logits.ndim != 2 or classes not in (None, logits.shape[1]):
         raise ValueError(f"logits must be (N, {classes or 'k'}), got {tuple(logits.shape)}")
@@ -264,25 +188,3 @@ def _checked(logits: Tensor, labels: Tensor, classes: int | None) -> Tensor:
         raise ValueError(f"labels must be ({len(logits)},), got {tuple(labels.shape)}")
     # Margins and powers need more digits than half precision has.
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _counts(class_counts: Sequence[int]) -> Tensor:
-    counts = list(class_counts)  # an array too
-    if not counts or not all(isinstance(n, Integral) and n > 0 for n in counts):
-        raise ValueError(f"class_counts must be ints above 0, one per class; got {counts}")
-    return torch.tensor(counts, dtype=torch.float64)
-
-
-def _check_weight(weight: Tensor | None, classes: int | None) -> None:
-    if weight is None:
-        return
-    if weight.ndim != 1 or classes not in (None, len(weight)):
-        raise ValueError(f"weight must have shape ({classes or 'k'},), got {tuple(weight.shape)}")
-    if not (torch.isfinite(weight) & (weight > 0)).all():
-        raise ValueError(f"weight must be finite and above 0, got {weight.tolist()}")
-
-
-def _check(name: str, value: float, *, zero: bool = False) -> None:
-    if not (value > 0 or (zero and value == 0)) or value == math.inf:
-        least = "at least 0" if zero else "above 0"
-        raise ValueError(f"{name} must be finite and {least}, got {value}")

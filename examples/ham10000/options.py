@@ -44,6 +44,14 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
 
+LOSSES_WITH = {
+    "class_weights": ("cross-entropy", "focal", "joint"),
+    "focal_weight": ("joint",),
+    "ldam_weight": ("joint",),
+    "drw_start": ("ldam", "joint"),
+}
+"""The losses that use an option; for the others it is an error."""
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; ``command`` names the command."""
@@ -87,7 +95,7 @@ def train_config(given: dict[str, Any]) -> Config:
     """The configuration that the options of ``train`` make.
 
     Raises:
-        ValueError: ``--resume`` stands beside other options.
+        ValueError: an option stands beside ``--resume``, or beside a loss that does not use it.
         FileNotFoundError: there is no run to resume.
     """
     given = {name: value for name, value in given.items() if name != "command"}
@@ -98,6 +106,10 @@ def train_config(given: dict[str, Any]) -> Config:
             raise ValueError(f"--resume takes the options of {run}: leave out {others}")
         return read_options(run)
     options = {**DEFAULTS, **(PAPER if "data" in given else SYNTHETIC), **given}
+    for name, losses in LOSSES_WITH.items():
+        if name in given and options["loss"] not in losses:
+            flag, known = name.replace("_", "-"), ", ".join(losses)
+            raise ValueError(f"--{flag} is for --loss {known}, not for {options['loss']}")
     options["model"] = PAPER_MODELS.get(options["model"], options["model"])
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")

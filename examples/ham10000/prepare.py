@@ -20,11 +20,11 @@ from examples.ham10000 import processes
 from examples.ham10000.augment import FACTORS, canvas_size
 from examples.ham10000.batchnorm import statistics_lag
 from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
+from examples.ham10000.cosine import use_cosine_classifier
 from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
 from examples.ham10000.dataset import SkinLesions
 from examples.ham10000.files import write_json
 from examples.ham10000.images import content, damage, load_all, map_files, source_size
-from examples.ham10000.losses import use_cosine_classifier
 from examples.ham10000.models import Network, build_network, check_trains
 from examples.ham10000.split_file import read_split, write_split
 from examples.ham10000.splits import PROTOCOLS, Split, count_classes, leak

@@ -10,20 +10,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from examples.ham10000 import processes
 from examples.ham10000.batchnorm import RecomputeBatchNorm
+from examples.ham10000.class_weights import balanced_weights, drw_weights
 from examples.ham10000.config import MONITORS, Config
 from examples.ham10000.dataset import evaluation_loader, training_loader
 from examples.ham10000.epoch_log import EpochLog
 from examples.ham10000.evaluate import evaluate_part, load_best, new_trainer, write_results
 from examples.ham10000.files import write_json
 from examples.ham10000.lit import LesionClassifier
-from examples.ham10000.losses import (
-    LDAM,
-    DeferredReweighting,
-    Joint,
-    balanced_weights,
-    build_loss,
-    drw_weights,
-)
+from examples.ham10000.losses import LDAM, DeferredReweighting, Joint, build_loss
 from examples.ham10000.models import Network
 from examples.ham10000.plots import plot_curves
 from examples.ham10000.prepare import Data, describe, recomputes_bn

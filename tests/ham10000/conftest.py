@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.ham10000.cli import main
 from examples.ham10000.data import CLASSES
 from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
+from tests.ham10000.runs import MODEL
 
 
 @pytest.fixture
@@ -28,3 +30,12 @@ def folder(tmp_path) -> Path:
     with (root / METADATA).open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return root
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """The folder of a run on synthetic data that has learned something; it is only read."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = ["--image-size", "48", "--epochs", "6", "--model", MODEL, "--recompute-bn", "yes"]
+    assert main(["train", *options, "--out", str(out)]) == 0
+    return out

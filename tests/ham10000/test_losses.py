@@ -13,17 +13,9 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from examples.ham10000.losses import (
-    LDAM,
-    CosineClassifier,
-    DeferredReweighting,
-    Focal,
-    Joint,
-    balanced_weights,
-    build_loss,
-    drw_weights,
-    use_cosine_classifier,
-)
+from examples.ham10000.class_weights import balanced_weights, drw_weights
+from examples.ham10000.cosine import CosineClassifier, use_cosine_classifier
+from examples.ham10000.losses import LDAM, DeferredReweighting, Focal, Joint, build_loss
 from examples.ham10000.models import build_network
 
 COUNTS = (327, 514, 1099, 115, 1113, 6705, 142)  # of HAM10000
@@ -109,6 +101,7 @@ def test_ldam_is_the_formula_of_its_paper(max_margin, scale, weight):
 
 
 def test_the_rarest_class_has_the_largest_margin():
+    assert LDAM(COUNTS).margins.dtype == torch.float32  # some devices have no float64
     margins = LDAM(COUNTS).margins.tolist()
     assert margins[3] == max(margins) == 0.5
     assert margins[5] == pytest.approx(0.5 * (115 / 6705) ** 0.25)
@@ -333,6 +326,14 @@ def test_deferred_weights_follow_the_loss_to_its_device_and_back_in_time():
     callback.on_train_epoch_start(SimpleNamespace(current_epoch=1), None)
     assert ldam.weight.device.type == "meta"
     callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
+    assert ldam.weight is None
+
+
+def test_validation_losses_are_without_weights_so_that_epochs_compare():
+    ldam = LDAM(COUNTS)
+    callback = DeferredReweighting(ldam, WEIGHT, 1)
+    callback.on_train_epoch_start(SimpleNamespace(current_epoch=1), None)
+    callback.on_validation_start(None, None)
     assert ldam.weight is None
 
 

@@ -6,12 +6,13 @@ from urllib.error import URLError
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, find_se
-from examples.ham10000.models import Network, build_network, check_trains
+from examples.ham10000.models import PAPER_MODELS, Network, build_network, check_trains
 from tests.helpers import randomized
 
 SMALL = "timm/tf_mobilenetv3_small_075"
@@ -57,6 +58,57 @@ def test_networks_without_se_need_attention_none(attention):
     ):
         build_network("tv/resnet18", 7, "none", attention)
     assert build_network("tv/resnet18", 7, "none", "none").head == ("fc",)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "attention", "millions"),
+    [
+        ("ResNet18", 7, "none", 11.18),
+        ("ShuffleNetV2", 7, "none", 5.36),
+        ("GhostNetV2", 1000, "none", 6.16),
+        ("EfficientNetB0", 1000, "none", 5.29),
+        ("MobileNetV3-Small", 1000, "CBAM", 2.20),
+        ("MobileNetV3-Small", 1000, "SeCo", 2.64),
+        ("MobileNetV3-Small", 1000, "Eca", 2.08),
+        ("MobileNetV3-Small", 1000, "CaCo", 2.29),
+        ("MobileNetV3-Small", 1000, "CoordAtt", 2.18),  # what the paper gives for SE
+        ("MobileNetV3-Small", 1000, "SE", 2.54),  # what SE has
+    ],
+)
+def test_the_papers_networks_have_its_parameter_counts(name, num_classes, attention, millions):
+    """Tables 3 and 5: the heads of the small networks are those of ImageNet."""
+    model = build_network(PAPER_MODELS[name], num_classes, "none", attention).model
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "ShuffleNetV2", "EfficientNetB0"])
+def test_imagenet_weights_of_the_papers_torchvision_networks(monkeypatch, tmp_path, name):
+    library_name = PAPER_MODELS[name].removeprefix("tv/")
+    weights = next(iter(torchvision.models.get_model_weights(library_name)))
+    file = Path(weights.url).name
+    hub_file(monkeypatch, tmp_path)
+    state = randomized(torchvision.models.get_model(library_name)).state_dict()
+    torch.save(state, tmp_path / "hub" / "checkpoints" / file)
+    own = build_network(PAPER_MODELS[name], 7, "imagenet", "none").model.state_dict()
+    differing = {k for k, v in own.items() if v.shape != state[k].shape}
+    assert len(differing) == 2  # weight and bias of the head
+    assert all(torch.equal(v, state[k]) for k, v in own.items() if k not in differing)
+
+
+def test_imagenet_weights_of_the_papers_ghostnet(monkeypatch, tmp_path):
+    state = randomized(timm.create_model("ghostnetv2_100")).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "weights.safetensors")
+    create = timm.create_model
+
+    def from_file(name, **options):  # in the place of the hub
+        overlay = {"file": str(tmp_path / "weights.safetensors")}
+        return create(name, pretrained_cfg_overlay=overlay, **options)
+
+    monkeypatch.setattr(timm, "create_model", from_file)
+    own = build_network(PAPER_MODELS["GhostNetV2"], 7, "imagenet", "none").model.state_dict()
+    kept = [k for k in own if not k.startswith("classifier")]
+    assert len(kept) == len(own) - 2
+    assert all(torch.equal(own[k], state[k]) for k in kept)
 
 
 def hub_file(monkeypatch, folder: Path) -> Path:

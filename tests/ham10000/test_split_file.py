@@ -96,5 +96,5 @@ def test_a_file_may_list_some_images_where_that_is_asked_for(split_file):
 
 
 def test_a_file_that_is_not_there(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no split file .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no split file .*nowhere"):
         read_split(tmp_path / "nowhere.csv", read_index(folder))

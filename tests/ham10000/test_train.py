@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,35 +14,25 @@ from torch import nn
 
 from examples.ham10000 import lit
 from examples.ham10000.batchnorm import RecomputeBatchNorm, statistics_lag
-from examples.ham10000.cli import main, parse
+from examples.ham10000.cli import main
 from examples.ham10000.data import read_index
-from examples.ham10000.dataset import SkinLesions, loader
+from examples.ham10000.dataset import SkinLesions, evaluation_loader, training_loader
 from examples.ham10000.images import load_image
 from examples.ham10000.lit import LesionClassifier
 from examples.ham10000.models import build_network
+from examples.ham10000.options import parse, train_config
 from examples.ham10000.splits import by_lesion
 from examples.ham10000.synthetic import LESIONS, write_synthetic
-
-MODEL = "timm/mobilenetv3_small_050"
-QUICK = ["train", "--image-size", "32", "--epochs", "1", "--model", MODEL]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """The folder of a run on synthetic data that has learned something."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    options = ["--image-size", "48", "--epochs", "6", "--model", MODEL, "--recompute-bn", "yes"]
-    assert main(["train", *options, "--out", str(out)]) == 0
-    return out
+from tests.ham10000.runs import MODEL, QUICK
 
 
 def test_every_figure_of_a_synthetic_run_says_so(tmp_path, capsys):
     assert main([*QUICK, "--attention", "SE", "--out", str(tmp_path / "r")]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"Test part, SYNTHETIC .*\n  accuracy 0\.\d+", printed)
+    assert re.search(r"Test part, SYNTHETIC .*\n  accuracy +0\.\d+", printed)
     header = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[0].split(",")
-    figures = [name for name in header if name not in ("epoch", "step")]
-    assert len(figures) == 4
+    figures = [name for name in header if name not in ("epoch", "lr")]
+    assert len(figures) == 5
     assert all(name.startswith("SYNTHETIC_") for name in figures)
     for name in ("test.json", "config.json"):
         assert json.loads((tmp_path / "r" / name).read_text())["data"].startswith("SYNTHETIC")
@@ -52,10 +43,13 @@ def test_the_run_folder_is_complete(run):
     assert names == {
         "best.ckpt",
         "config.json",
-        "confusion_matrix.png",
+        "confusion_matrix_test.png",
         "curves.png",
+        "last.ckpt",
         "metrics.csv",
+        "split.csv",
         "synthetic",
+        "test.csv",
         "test.json",
     }
     config = json.loads((run / "config.json").read_text())
@@ -67,8 +61,10 @@ def test_the_run_folder_is_complete(run):
     assert config["leak"] == 0
     assert "Not a medical device" in config["notice"]
     rows = list(csv.DictReader((run / "metrics.csv").open()))
-    assert {row["epoch"] for row in rows} == set("012345")
-    for name in ("curves.png", "confusion_matrix.png"):
+    assert [row["epoch"] for row in rows] == list("123456")
+    rates = [float(row["lr"]) for row in rows]
+    assert rates == pytest.approx(1e-3 * (1 + np.cos(np.pi * np.arange(1, 7) / 6)), abs=1e-9)
+    for name in ("curves.png", "confusion_matrix_test.png"):
         with Image.open(run / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
 
@@ -100,8 +96,8 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
     assert report["mean_recall"] > 0.4
     assert report["accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
     with (run / "metrics.csv").open() as file:
-        scores = [float(row["SYNTHETIC_val_mean_recall"] or 0) for row in csv.DictReader(file)]
-    assert report["best_val_mean_recall"] == pytest.approx(max(scores))
+        scores = [float(row["SYNTHETIC_val_mean_recall"]) for row in csv.DictReader(file)]
+    assert checkpoint["epoch"] == int(np.argmax(scores))
 
 
 def test_a_synthetic_folder_given_as_data_is_still_synthetic(run, tmp_path, capsys):
@@ -116,17 +112,35 @@ def test_a_synthetic_folder_given_as_data_is_still_synthetic(run, tmp_path, caps
 
 def test_a_part_holds_the_images_and_classes_of_its_positions():
     pixels = np.arange(10, dtype=np.uint8).repeat(3 * 4 * 4).reshape(10, 3, 4, 4)
-    part = SkinLesions(pixels, list(range(10)), [7, 2, 5])
-    assert [(int(image[0, 0, 0]), label) for image, label in part] == [(7, 7), (2, 2), (5, 5)]
-    shuffled = [labels.tolist() for _, labels in loader(part, 2, seed=0)]
-    assert [len(labels) for labels in shuffled] == [2]  # whole batches only
-    assert sum(len(labels) for _, labels in loader(part, 2)) == 3
+    part = SkinLesions(pixels, [10 + i for i in range(10)], [7, 2, 5])
+    assert [(int(image[0, 0, 0]), *rest) for image, *rest in part] == [
+        (7, 17, 7),
+        (2, 12, 2),
+        (5, 15, 5),
+    ]
+    batches = training_loader(part, 2, seed=0)
+    assert [len(labels) for _, labels, _ in batches] == [2]  # whole batches only
+    seen = [i for *_, positions in evaluation_loader(part, 2) for i in positions.tolist()]
+    assert seen == [7, 2, 5]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    part = SkinLesions(np.zeros((40, 3, 4, 4), np.uint8), [0] * 40, range(40))
+
+    def order(seed: int, epoch: int, workers: int = 0) -> list[int]:
+        batches = training_loader(part, 8, seed=seed, workers=workers)
+        batches.sampler.set_epoch(epoch)
+        return [i for *_, positions in batches for i in positions.tolist()]
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(one) == list(range(40)) for one in orders)
+    assert len({tuple(one) for one in orders}) == 4
+    assert order(1, 1) == order(1, 1, workers=2) == orders[3]
 
 
 def new_module(**options) -> LesionClassifier:
     network = build_network(MODEL, 7, "none", "SE")
-    defaults = {"image_size": 8, "seed": 0, "lr": 1e-3, "weight_decay": 0.0, "label": ""}
-    return LesionClassifier(network, schedule="cosine", **{**defaults, **options})
+    return LesionClassifier(network, nn.CrossEntropyLoss(), **{"image_size": 8, **options})
 
 
 def test_the_network_sees_normalised_pixels(monkeypatch):
@@ -138,21 +152,30 @@ def test_the_network_sees_normalised_pixels(monkeypatch):
     np.testing.assert_allclose(module(pixels).permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_step(monkeypatch):
+def test_augmentation_and_dropout_are_functions_of_seed_epoch_and_step(monkeypatch):
     seen = []
 
     def record(pixels, image_size, generator):
-        seen.append(int(torch.randint(2**31, (), generator=generator)))
+        seen.append([int(torch.randint(2**31, (), generator=generator))])
         return pixels
+
+    def loss(logits, labels):
+        seen[-1].append(int(torch.randint(2**31, ())))  # where dropout would draw
+        return logits.sum()
 
     monkeypatch.setattr(lit, "augment", record)
     monkeypatch.setattr(LesionClassifier, "log", lambda *args, **kwargs: None)
-    batch = (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]))
+    batch = (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), torch.arange(2))
     for seed, epoch, step in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)]:
         monkeypatch.setattr(LesionClassifier, "current_epoch", epoch)
-        new_module(seed=seed).training_step(batch, step)
-    assert len(set(seen[:4])) == 4
-    assert seen[4] == seen[0]
+        module = new_module(seed=seed)
+        module.loss = loss
+        torch.rand(1)  # the state before a step does not matter
+        module.training_step(batch, step)
+    for draws in zip(*seen, strict=True):
+        assert len(set(draws[:4])) == 4
+        assert draws[4] == draws[0]
+    assert all(images != dropout for images, dropout in seen)
 
 
 def test_a_run_that_diverges_is_no_success(run, tmp_path, capsys):
@@ -173,13 +196,18 @@ def test_a_seed_repeats_a_run_to_the_bit(tmp_path):
     assert not all(torch.equal(first[k], other[k]) for k in first)
 
 
+def config(*options: str):
+    return train_config(vars(parse(["train", *options])))
+
+
 def test_defaults_are_the_papers_with_data_and_small_without():
-    real, synthetic = parse(["train", "--data", "x"]), parse(["train"])
+    real, synthetic = config("--data", "x"), config()
     assert (real.image_size, real.epochs, real.batch_size) == (224, 100, 128)
-    assert (real.lr, real.weight_decay, real.split) == (5e-4, 5e-2, "lesion")
+    assert (real.lr, real.weight_decay, real.protocol) == (5e-4, 5e-2, "lesion")
     assert (real.model, real.attention) == ("tv/mobilenet_v3_small", "CaCo")
     assert synthetic.image_size < 100
-    assert parse(["train", "--epochs", "3"]).epochs == 3
+    assert config("--epochs", "3").epochs == 3
+    assert config("--model", "ShuffleNetV2").model == "tv/shufflenet_v2_x2_0"
 
 
 @pytest.mark.parametrize(
@@ -197,20 +225,35 @@ def test_defaults_are_the_papers_with_data_and_small_without():
         (["--weight-decay", "-1"], "--weight-decay must be finite and not below 0"),
         (["--batch-size", "1", "--image-size", "32"], "cannot be trained at --image-size 32"),
         (["--seed", "-1"], "--seed must not be negative"),
+        (["--clip-grad-norm", "0"], "--clip-grad-norm must be above 0"),
+        (["--drw-start", "2", "--loss", "ldam"], "--drw-start is a share of the epochs"),
+        (["--drw-start", "0.5"], "--drw-start is for --loss ldam, joint, not for cross-entropy"),
+        (["--class-weights", "balanced", "--loss", "ldam"], "--class-weights is for --loss"),
+        (["--ldam-weight", "2", "--loss", "ldam"], "--ldam-weight is for --loss joint"),
+        (
+            ["--loss", "joint", "--focal-weight", "0", "--ldam-weight", "0"],
+            "--focal-weight and --ldam-weight are both 0",
+        ),
+        (["--loss", "ldam", "--model", "tv/squeezenet1_0", "--attention", "none"], "one Linear"),
+        (["--split-file", "nowhere.csv"], "no split file nowhere.csv"),
+        (["--precision", "16-mixed"], "needs a GPU"),
     ],
 )
 def test_unusable_input_ends_before_training(options, message, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
-    assert not out.exists()
+    assert list(tmp_path.glob("*run*")) == []
 
 
 def test_a_folder_that_exists_is_not_written_to(folder, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("x")
-    for path, message in [(out, "exists: name a new folder"), (folder / "r", "inside --data")]:
+    for path, message in [
+        (out, "exists: name a new folder, or --resume it"),
+        (folder / "r", "inside --data"),
+    ]:
         assert main([*QUICK, "--data", str(folder), "--out", str(path)]) == 2
         assert message in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["precious"]
@@ -245,8 +288,9 @@ def test_recomputed_statistics_are_those_of_the_training_images():
 
     pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 10, 10), dtype=np.uint8)
     module = Module().double().eval()
-    batches = loader(SkinLesions(pixels, [0] * 8, range(8)), 4, seed=0)
-    RecomputeBatchNorm(batches, 8).on_validation_start(None, module)
+    part = SkinLesions(pixels, [0] * 8, range(8))
+    trainer = SimpleNamespace(current_epoch=0)
+    RecomputeBatchNorm(part, 4, 8, seed=0).on_validation_start(trainer, module)
     seen = pixels[:, :, 1:9, 1:9].astype(float)
     np.testing.assert_allclose(module.bn.running_mean, seen.mean((0, 2, 3)))
     expected = np.mean([seen[h].var((0, 2, 3), ddof=1) for h in (slice(4), slice(4, 8))], axis=0)

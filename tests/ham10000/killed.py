@@ -1,0 +1,73 @@
+"""Runs that are killed at a chosen moment, in processes of their own."""
+
+import os
+import signal
+import sys
+from multiprocessing import get_context
+from unittest import mock
+
+import lightning as L
+import torch
+from fsspec.implementations.local import LocalFileOpener
+
+from examples.ham10000 import evaluate, images, synthetic
+from examples.ham10000.cli import main
+from examples.ham10000.lit import LesionClassifier
+from examples.ham10000.throughput import Throughput
+
+POINTS = {
+    "drawing": (synthetic, "_draw", lambda calls, *args: calls == 100),
+    "decoding": (images, "load_image", lambda calls, *args: calls == 200),
+    "first epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 3),
+    "second epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 7),
+    "validation": (LesionClassifier, "validation_step", lambda calls, *args: calls == 2),
+    "best checkpoint": (
+        L.Trainer,
+        "save_checkpoint",
+        lambda calls, trainer, path, *args: trainer.current_epoch == 1,
+    ),
+    "last checkpoint": (
+        L.Trainer,
+        "save_checkpoint",
+        lambda calls, trainer, path, *args: trainer.current_epoch == 1 and "last" in str(path),
+    ),
+    "file of the checkpoint": (
+        LocalFileOpener,
+        "commit",
+        lambda calls, opener: opener.path.endswith("last.ckpt") and calls > 2,
+    ),
+    "testing": (LesionClassifier, "test_step", lambda calls, *args: calls == 1),
+    "figures": (evaluate, "summarise", lambda calls, *args: calls == 1),
+    "results": (evaluate, "plot_confusion", lambda calls, *args: calls == 1),
+}
+"""For each moment a function, and from its calls the one that does not return."""
+
+
+def call_main(arguments: list[str], point: str | None = None) -> int | None:
+    """The exit code of the command line in a new process, killed at ``point``."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_child, args=(arguments, point))
+    process.start()
+    process.join(180)
+    process.kill()
+    return process.exitcode
+
+
+def _child(arguments: list[str], point: str | None) -> None:
+    torch.set_num_threads(1)
+    with mock.patch.object(Throughput, "on_train_batch_end"):  # it takes half of so short a run
+        if point is None:
+            sys.exit(main(arguments))
+        owner, name, moment = POINTS[point]
+        original, calls = getattr(owner, name), 0
+
+        def until(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if moment(calls, *args):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        with mock.patch.object(owner, name, until):
+            sys.exit(main(arguments))

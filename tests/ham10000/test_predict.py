@@ -1,0 +1,117 @@
+"""Predictions for files, and what the official scoring says of them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.ham10000 import predict as module
+from examples.ham10000.cli import main
+from examples.ham10000.data import CLASSES, read_index
+from examples.ham10000.layouts import ISIC_CLASSES
+from tests.ham10000.isic import isic_score
+
+
+@pytest.fixture
+def test_part(run):
+    with (run / "split.csv").open(newline="") as stream:
+        names = {row["image_id"] for row in csv.DictReader(stream) if row["split"] == "test"}
+    return [image for image in read_index(run / "synthetic") if image.image_id in names]
+
+
+def predict(run, *arguments) -> int:
+    return main(["predict", "--run", str(run), *map(str, arguments)])
+
+
+def rows_of(file):
+    with file.open(newline="") as stream:
+        return {row.pop("image"): row for row in csv.DictReader(stream)}
+
+
+def test_isic_scores_them_as_our_report_does(run, test_part, tmp_path):
+    truth, out = tmp_path / "truth.csv", tmp_path / "out.csv"
+    with truth.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("image", *ISIC_CLASSES))
+        for image in test_part:
+            dx = CLASSES[image.label].upper()
+            writer.writerow((image.image_id, *(float(name == dx) for name in ISIC_CLASSES)))
+    assert predict(run, *(image.path for image in test_part), "--out", out) == 0
+    report = json.loads((run / "test.json").read_text())
+    for file in (out, run / "test.csv"):
+        assert file.read_text().startswith("image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n")
+        score = isic_score(truth, file)
+        assert score.aggregate["balanced_accuracy"] == pytest.approx(report["mean_recall"])
+        for name in ISIC_CLASSES:
+            area = score.per_category.loc[name, "auc"]
+            assert area == pytest.approx(report["per_class"][name]["roc_auc"], abs=1e-6)
+
+
+def test_images_of_any_size_and_kind(run, test_part, tmp_path):
+    """Three times as large, or as PNG: about the same probabilities."""
+    with Image.open(test_part[0].path) as picture:
+        large = picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.BICUBIC)
+        large.save(tmp_path / "large.png")
+        picture.convert("RGBA").save(tmp_path / "same.png")
+    out = tmp_path / "out.csv"
+    assert predict(run, tmp_path, test_part[0].path, "--out", out) == 0
+    values = {name: np.array([*map(float, row.values())]) for name, row in rows_of(out).items()}
+    original = values.pop(test_part[0].image_id)
+    assert set(values) == {"large", "same"}
+    np.testing.assert_allclose(values["same"], original, atol=1e-6)
+    np.testing.assert_allclose(values["large"], original, atol=0.1)
+    assert all(v.sum() == pytest.approx(1) for v in values.values())
+
+
+def test_an_unreadable_image_does_not_stop_the_others(run, test_part, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for image in test_part:
+        (folder / "deep" / image.path.name).write_bytes(image.path.read_bytes())
+    whole = test_part[0].path.read_bytes()
+    (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no image, and not meant as one")
+    out = tmp_path / "out.csv"
+    assert predict(run, folder, "--out", out) == 1
+    printed = capsys.readouterr()
+    assert "left out: cannot read the image" in printed.err
+    assert "broken.jpg" in printed.err
+    assert f"{len(test_part)} images predicted, 1 left out" in printed.out
+    expected = rows_of(run / "test.csv")
+    found = rows_of(out)
+    assert found.keys() == expected.keys()
+    for name, row in found.items():
+        for dx, value in row.items():
+            assert float(value) == pytest.approx(float(expected[name][dx]), abs=1e-6)
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_written(run, test_part, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    (tmp_path / "empty").mkdir()
+    twin = tmp_path / test_part[0].path.with_suffix(".png").name
+    Image.new("RGB", (8, 8)).save(twin)
+    for inputs, message in [
+        (["nowhere.jpg"], "no such image or folder: nowhere.jpg"),
+        ([tmp_path / "empty"], "no images (.jpg, .jpeg, .png) in"),
+        ([test_part[0].path, twin], "have one name"),
+    ]:
+        assert predict(run, *inputs, "--out", out) == 2
+        assert message in capsys.readouterr().err
+    assert predict(tmp_path / "no run", test_part[0].path, "--out", out) == 2
+    assert "no run in" in capsys.readouterr().err
+    assert not out.exists()
+    out.write_text("precious")
+    assert predict(run, test_part[0].path, "--out", out) == 2
+    assert "exists: name a new file" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+
+
+def test_a_failure_half_way_leaves_no_file(run, test_part, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "isic_rows", full)
+    assert predict(run, test_part[0].path, "--out", tmp_path / "out.csv") == 2
+    assert list(tmp_path.iterdir()) == []

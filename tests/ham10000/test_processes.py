@@ -1,0 +1,98 @@
+"""Two processes train one network, and evaluate it as one process does."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from examples.ham10000.cli import main
+from examples.ham10000.dataset import SkinLesions, evaluation_loader, training_loader
+from tests.ham10000.runs import QUICK
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "--", "examples.ham10000", *arguments]
+    # Without a GPU, gloo; and one thread each, so that the two do not wait for each other's cores.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    run = tmp_path_factory.mktemp("two") / "run"
+    options = ["--epochs", "2", "--recompute-bn", "yes", "--batch-size", "30", "--out", str(run)]
+    done = torchrun(*QUICK, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Run folder") == 1  # one of them talks
+    return run
+
+
+def probabilities(file):
+    with file.open(newline="") as stream:
+        rows = list(csv.reader(stream))[1:]
+    return [row[0] for row in rows], np.array([[float(v) for v in row[1:]] for row in rows])
+
+
+def test_one_and_two_processes_evaluate_alike(run_of_two, tmp_path):
+    options = ["--run", str(run_of_two), "--data", str(run_of_two / "synthetic"), "--out"]
+    done = torchrun("evaluate", *options, str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert main(["evaluate", *options, str(tmp_path / "one")]) == 0
+    folders = (tmp_path / "one", tmp_path / "two", run_of_two)
+    (names, one), *others = [probabilities(folder / "test.csv") for folder in folders]
+    with (run_of_two / "split.csv").open(newline="") as stream:
+        test = [row["image_id"] for row in csv.DictReader(stream) if row["split"] == "test"]
+    assert sorted(names) == sorted(test)  # none lost, none doubled
+    assert len(names) % 2 == 1  # so that the two have different numbers of images
+    for other_names, other in others:
+        assert other_names == names
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)
+    one, *others = [json.loads((folder / "test.json").read_text()) for folder in folders]
+    for other in others:
+        assert other.keys() == one.keys()
+        for name in ("accuracy", "mean_recall", "bacc_formula", "macro_f1", "calibration_error"):
+            assert other[name] == pytest.approx(one[name], abs=1e-6)
+
+
+def test_both_processes_train(run_of_two):
+    """Each step sees half of the batch in each process: 9 steps of 30 images, not 19."""
+    state = torch.load(run_of_two / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 2 * (295 // 30)
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(tmp_path):
+    done = torchrun(*QUICK, "--batch-size", "33", "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "--batch-size 33 cannot be shared by 2 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("images", [3, 8, 29, 64])
+def test_every_image_is_in_one_batch_of_one_process(monkeypatch, count, images):
+    part = SkinLesions(np.zeros((images, 3, 2, 2), np.uint8), [0] * images, range(images))
+    monkeypatch.setattr("examples.ham10000.processes.count", lambda: count)
+    seen, numbers = [], set()
+    trained = []
+    for rank in range(count):
+        monkeypatch.setattr("examples.ham10000.processes.rank", lambda rank=rank: rank)
+        batches = [positions.tolist() for *_, positions in evaluation_loader(part, 6)]
+        numbers.add(len(batches))
+        assert all(1 <= len(batch) <= 6 // count for batch in batches)
+        seen += [i for batch in batches for i in batch]
+        trained.append([p.tolist() for *_, p in training_loader(part, 6, seed=0)])
+    assert sorted(seen) == list(range(images))
+    assert len(numbers) == 1  # no process waits for another
+    steps = [{i for part in parts for i in part} for parts in zip(*trained, strict=True)]
+    monkeypatch.setattr("examples.ham10000.processes.count", lambda: 1)
+    alone = [positions.tolist() for *_, positions in training_loader(part, 6, seed=0)]
+    if images >= 6:  # the batches of one process, shared out
+        assert steps == [set(step) for step in alone[: len(steps)]]

@@ -1,0 +1,86 @@
+"""A run that was killed goes on, and ends as one that was left alone."""
+
+import json
+import signal
+import sys
+
+import pytest
+import torch
+
+from examples.ham10000.cli import main
+from tests.ham10000.killed import POINTS, call_main
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
+
+# Dropout, recomputed batch norm statistics, and class weights from the last epoch on.
+OPTIONS = ["--model", "MobileNetV3-Small", "--image-size", "32", "--batch-size", "64"]
+OPTIONS += ["--epochs", "3", "--loss", "joint", "--drw-start", "0.67", "--clip-grad-norm", "5"]
+
+
+def outcome(run):
+    """All that a run ends with."""
+    states = [torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("best", "last")]
+    texts = [(run / name).read_text() for name in ("metrics.csv", "test.csv", "test.json")]
+    return [state["state_dict"] for state in states], states[1]["epoch"], texts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert call_main(["train", *OPTIONS, "--out", str(run)]) == 0
+    return outcome(run)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_ends_as_one_left_alone(undisturbed, tmp_path, point):
+    run = tmp_path / "run"
+    assert call_main(["train", *OPTIONS, "--out", str(run)], point) == -signal.SIGKILL
+    assert not (run / "test.json").exists()
+    assert call_main(["train", "--resume", str(run)]) == 0
+    states, epoch, texts = outcome(run)
+    expected_states, expected_epoch, expected_texts = undisturbed
+    assert epoch == expected_epoch
+    assert texts == expected_texts
+    for state, expected in zip(states, expected_states, strict=True):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def test_a_run_that_is_over_is_not_trained_again(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def copy_of(run, folder, **options):
+    """Just so much of a run that it could be resumed."""
+    folder.mkdir()
+    for name in ("last.ckpt", "best.ckpt", "split.csv"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    description = json.loads((run / "config.json").read_text())
+    description["options"].update(data=str(run / "synthetic"), **options)
+    (folder / "config.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
+    def error(*options: str) -> str:
+        assert main(["train", *options]) == 2
+        return capsys.readouterr().err
+
+    assert "no run in" in error("--resume", str(tmp_path))
+    assert "leave out --epochs" in error("--resume", str(run), "--epochs", "3")
+    moved = copy_of(run, tmp_path / "moved")
+    assert f"move it back to {run.resolve()}" in error("--resume", str(moved))
+    (moved / "last.ckpt").write_bytes(b"")
+    assert "last.ckpt cannot be loaded" in error("--resume", str(moved))
+    config = moved / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"images_sha256": "', '"images_sha256": "0'))
+    assert "have changed since the run" in error("--resume", str(moved))
+    config.write_text(text.replace('"epochs"', '"epoch"'))
+    assert "of another version" in error("--resume", str(moved))
+    config.write_text(text[:100])
+    assert "config.json is damaged" in error("--resume", str(moved))
+    assert (moved / "best.ckpt").exists()
