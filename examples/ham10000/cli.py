@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from examples.ham10000 import processes
-from examples.ham10000.check import check
 from examples.ham10000.config import NOTICE
-from examples.ham10000.data import read_index
-from examples.ham10000.download import download
-from examples.ham10000.evaluate import evaluate_run, write_results
-from examples.ham10000.metrics import HEADLINES
+from examples.ham10000.data.check import check
+from examples.ham10000.data.download import download
+from examples.ham10000.data.index import read_index
+from examples.ham10000.data.split_file import write_split
+from examples.ham10000.data.splits import PROTOCOLS, leak
+from examples.ham10000.evaluation.evaluate import evaluate_run, write_results
+from examples.ham10000.evaluation.metrics import HEADLINES
+from examples.ham10000.evaluation.predict import predict
 from examples.ham10000.options import parse, train_config
-from examples.ham10000.predict import predict
-from examples.ham10000.prepare import create_run, prepare
-from examples.ham10000.split_file import write_split
-from examples.ham10000.splits import PROTOCOLS, leak
-from examples.ham10000.train import train
+from examples.ham10000.run import create_run, prepare
+from examples.ham10000.training.train import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

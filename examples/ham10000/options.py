@@ -16,9 +16,9 @@ from examples.ham10000.config import (
     Config,
     read_options,
 )
-from examples.ham10000.losses import LOSSES
-from examples.ham10000.models import ATTENTION, PAPER_MODELS
-from examples.ham10000.splits import PARTS, PROTOCOLS
+from examples.ham10000.data.splits import PARTS, PROTOCOLS
+from examples.ham10000.training.losses import COSINE_LOSSES, LOSSES
+from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
 
 DEFAULTS: dict[str, Any] = {
     "data": None,
@@ -48,7 +48,7 @@ LOSSES_WITH = {
     "class_weights": ("cross-entropy", "focal", "joint"),
     "focal_weight": ("joint",),
     "ldam_weight": ("joint",),
-    "drw_start": ("ldam", "joint"),
+    "drw_start": COSINE_LOSSES,
 }
 """The losses that use an option; for the others it is an error."""
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from examples.ham10000.cli import main
-from examples.ham10000.data import CLASSES
-from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.index import CLASSES
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 from tests.ham10000.runs import MODEL
 
 

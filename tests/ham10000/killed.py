@@ -10,10 +10,11 @@ import lightning as L
 import torch
 from fsspec.implementations.local import LocalFileOpener
 
-from examples.ham10000 import evaluate, images, synthetic
 from examples.ham10000.cli import main
-from examples.ham10000.lit import LesionClassifier
-from examples.ham10000.throughput import Throughput
+from examples.ham10000.data import images, synthetic
+from examples.ham10000.evaluation import evaluate
+from examples.ham10000.training.lit import LesionClassifier
+from examples.ham10000.training.throughput import Throughput
 
 POINTS = {
     "drawing": (synthetic, "_draw", lambda calls, *args: calls == 100),

@@ -2,9 +2,9 @@
 
 import pytest
 
-from examples.ham10000.check import check
 from examples.ham10000.cli import main
-from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.check import check
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 
 
 def found(folder) -> dict[str, list[str]]:

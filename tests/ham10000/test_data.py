@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from examples.ham10000.data import CLASSES, read_index
-from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.index import CLASSES, read_index
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 
 
 def test_the_real_folder_has_the_published_counts(ham10000):

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pooch
 import pytest
 
-from examples.ham10000.data import ATTRIBUTION, read_index
-from examples.ham10000.download import DATAVERSE, FILES, RemoteFile, download
-from examples.ham10000.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.download import DATAVERSE, FILES, RemoteFile, download
+from examples.ham10000.data.index import ATTRIBUTION, read_index
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 
 MASKS = "HAM10000_segmentations_lesion_tschandl"
 PART_1, PART_2 = IMAGE_FOLDERS

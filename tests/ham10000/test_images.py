@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.ham10000 import images
-from examples.ham10000.images import content, damage, load_image
+from examples.ham10000.data import images
+from examples.ham10000.data.images import content, damage, load_image
 
 
 def load_all(paths, size, cache):

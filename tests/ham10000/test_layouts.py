@@ -5,8 +5,8 @@ import csv
 import pytest
 from PIL import Image
 
-from examples.ham10000.data import CLASSES, read_index
-from examples.ham10000.layouts import (
+from examples.ham10000.data.index import CLASSES, read_index
+from examples.ham10000.data.layouts import (
     IMAGE_FOLDERS,
     ISIC_CLASSES,
     ISIC_IMAGES,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from examples.ham10000.class_weights import balanced_weights, drw_weights
-from examples.ham10000.cosine import CosineClassifier, use_cosine_classifier
-from examples.ham10000.losses import LDAM, DeferredReweighting, Focal, Joint, build_loss
-from examples.ham10000.models import build_network
+from examples.ham10000.training.class_weights import balanced_weights, drw_weights
+from examples.ham10000.training.cosine import CosineClassifier, use_cosine_classifier
+from examples.ham10000.training.losses import LDAM, DeferredReweighting, Focal, Joint, build_loss
+from examples.ham10000.training.models import build_network
 
 COUNTS = (327, 514, 1099, 115, 1113, 6705, 142)  # of HAM10000
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.25, 0.125, 4.0])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.ham10000 import predict as module
 from examples.ham10000.cli import main
-from examples.ham10000.data import CLASSES, read_index
-from examples.ham10000.layouts import ISIC_CLASSES
+from examples.ham10000.data.index import CLASSES, read_index
+from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.evaluation import predict as module
 from tests.ham10000.isic import isic_score
 
 

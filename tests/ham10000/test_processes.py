@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from examples.ham10000.cli import main
-from examples.ham10000.dataset import SkinLesions, evaluation_loader, training_loader
+from examples.ham10000.data.dataset import SkinLesions, evaluation_loader, training_loader
 from tests.ham10000.runs import QUICK
 
 
@@ -92,7 +92,6 @@ def test_every_image_is_in_one_batch_of_one_process(monkeypatch, count, images):
     assert sorted(seen) == list(range(images))
     assert len(numbers) == 1  # no process waits for another
     steps = [{i for part in parts for i in part} for parts in zip(*trained, strict=True)]
-    monkeypatch.setattr("examples.ham10000.processes.count", lambda: 1)
-    alone = [positions.tolist() for *_, positions in training_loader(part, 6, seed=0)]
+    alone = [p.tolist() for *_, p in training_loader(part, 6, seed=0, shared=False)]
     if images >= 6:  # the batches of one process, shared out
         assert steps == [set(step) for step in alone[: len(steps)]]

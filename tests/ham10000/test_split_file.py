@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from examples.ham10000.cli import main
-from examples.ham10000.data import read_index
-from examples.ham10000.split_file import read_split, write_split
-from examples.ham10000.splits import by_image, by_lesion
+from examples.ham10000.data.index import read_index
+from examples.ham10000.data.split_file import read_split, write_split
+from examples.ham10000.data.splits import by_image, by_lesion
 
 
 @pytest.mark.parametrize(("protocol", "low", "high"), [("lesion", 0, 0), ("paper", 0.34, 0.40)])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.ham10000.data import CLASSES, Image, read_index
-from examples.ham10000.splits import PARTS, PROTOCOLS, by_image, by_lesion, leak
+from examples.ham10000.data.index import CLASSES, Image, read_index
+from examples.ham10000.data.splits import PARTS, PROTOCOLS, by_image, by_lesion, leak
 
 
 def parts_of_classes(images, split):

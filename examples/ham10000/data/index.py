@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.ham10000.layouts import Listing, read_listing
+from examples.ham10000.data.layouts import Listing, read_listing
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """Diagnoses in the order of the paper's confusion matrices."""
@@ -58,7 +58,7 @@ def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
     """Read the metadata of a data folder and find the file of every image.
 
     Args:
-        folder: in one of the layouts of :func:`examples.ham10000.layouts.read_listing`.
+        folder: in one of the layouts of :func:`examples.ham10000.data.layouts.read_listing`.
         allow_missing: keep images without a file; their path then does not exist.
 
     Returns:

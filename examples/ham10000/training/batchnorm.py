@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DistributedSampler
 
-from examples.ham10000.augment import center_crop
-from examples.ham10000.dataset import SkinLesions, training_loader
+from examples.ham10000.data.augment import center_crop
+from examples.ham10000.data.dataset import SkinLesions, training_loader
 
 USUAL_MOMENTUM = 0.1
 """PyTorch's default. torchvision's MobileNetV3 has 0.01, and its statistics lag for epochs."""

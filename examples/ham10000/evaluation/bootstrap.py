@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from examples.ham10000.data import CLASSES
+from examples.ham10000.data.index import CLASSES
 
 
 def lesion_bootstrap(

@@ -4,50 +4,29 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import timm
 import torch
 import torchvision
-from numpy.typing import NDArray
 
 import attnblocks
 from examples.ham10000 import processes
-from examples.ham10000.augment import FACTORS, canvas_size
-from examples.ham10000.batchnorm import statistics_lag
 from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
-from examples.ham10000.cosine import use_cosine_classifier
-from examples.ham10000.data import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
-from examples.ham10000.dataset import SkinLesions
-from examples.ham10000.files import write_json
-from examples.ham10000.images import content, damage, load_all, map_files, source_size
-from examples.ham10000.models import Network, build_network, check_trains
-from examples.ham10000.split_file import read_split, write_split
-from examples.ham10000.splits import PROTOCOLS, Split, count_classes, leak
-from examples.ham10000.synthetic import write_synthetic
-
-COSINE_LOSSES = ("ldam", "joint")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Index, parts and pixels of the images that are used, and their name and label in figures."""
-
-    images: list[Image]
-    split: Split
-    pixels: NDArray[np.uint8]
-    content: str
-    name: str
-    label: str
-
-    def part(self, name: str) -> SkinLesions:
-        """One part of the split as a data set."""
-        labels = [image.label for image in self.images]
-        return SkinLesions(self.pixels, labels, self.split[name])
+from examples.ham10000.data.augment import FACTORS, canvas_size
+from examples.ham10000.data.images import damage, map_files
+from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
+from examples.ham10000.data.load import Data, load_data
+from examples.ham10000.data.split_file import read_split, write_split
+from examples.ham10000.data.splits import PROTOCOLS, count_classes, leak
+from examples.ham10000.data.synthetic import write_synthetic
+from examples.ham10000.files import write_csv, write_json
+from examples.ham10000.training.batchnorm import statistics_lag
+from examples.ham10000.training.cosine import use_cosine_classifier
+from examples.ham10000.training.losses import COSINE_LOSSES
+from examples.ham10000.training.models import Network, build_network, check_trains
 
 
 def create_run(config: Config) -> None:
@@ -105,27 +84,6 @@ def new_network(config: Config, weights: str) -> Network:
     return network
 
 
-def load_data(
-    images: Sequence[Image],
-    split_file: Path,
-    image_size: int,
-    cache: Path,
-    parts: Sequence[str] = ("train", "val", "test"),
-) -> Data:
-    """Decode the images that a split file lists, or those of some parts only."""
-    listed = read_split(split_file, images, complete=False)
-    used = [images[i] for i in sorted(i for part in parts for i in listed[part])]
-    position = {image.image_id: place for place, image in enumerate(used)}
-    split = {part: [position[images[i].image_id] for i in listed[part]] for part in parts}
-    paths = [image.path for image in used]
-    key = content(paths)
-    pixels = load_all(paths, canvas_size(image_size), cache, key)
-    width, height = source_size(paths[0])
-    synthetic = is_synthetic(used)
-    name = f"{'SYNTHETIC pictures' if synthetic else 'HAM10000'} at {width}x{height}"
-    return Data(used, split, pixels, key, name, "SYNTHETIC_" if synthetic else "")
-
-
 def _draw(folder: Path) -> None:
     """Draw the synthetic set, unless an earlier start has done it."""
     if not folder.exists():
@@ -146,8 +104,11 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
         found = map_files(damage, [image.path for image in images], "looking for bad images")
         bad = {i: problem for i, problem in enumerate(found) if problem is not None}
         split = {part: [i for i in split[part] if i not in bad] for part in split}
-        listed = ", ".join(f"{images[i].image_id} ({problem})" for i, problem in bad.items())
-        print(f"left out {len(bad)} of {len(images)} images{': ' if bad else ''}{listed}")
+        rows = [(images[i].image_id, problem) for i, problem in bad.items()]
+        write_csv(config.out / "left_out.csv", ("image_id", "problem"), rows)
+        listed = ", ".join(f"{name} ({problem})" for name, problem in rows[:5])
+        more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
+        print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
     count_classes(images, split)
     write_split(file, images, split)
 

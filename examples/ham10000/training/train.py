@@ -9,20 +9,26 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from examples.ham10000 import processes
-from examples.ham10000.batchnorm import RecomputeBatchNorm
-from examples.ham10000.class_weights import balanced_weights, drw_weights
 from examples.ham10000.config import MONITORS, Config
-from examples.ham10000.dataset import evaluation_loader, training_loader
-from examples.ham10000.epoch_log import EpochLog
-from examples.ham10000.evaluate import evaluate_part, load_best, new_trainer, write_results
+from examples.ham10000.data.dataset import evaluation_loader, training_loader
+from examples.ham10000.data.load import Data
+from examples.ham10000.data.splits import PARTS
+from examples.ham10000.evaluation.evaluate import (
+    evaluate_part,
+    load_best,
+    new_trainer,
+    write_results,
+)
+from examples.ham10000.evaluation.plots import plot_curves
 from examples.ham10000.files import write_json
-from examples.ham10000.lit import LesionClassifier
-from examples.ham10000.losses import LDAM, DeferredReweighting, Joint, build_loss
-from examples.ham10000.models import Network
-from examples.ham10000.plots import plot_curves
-from examples.ham10000.prepare import Data, describe, recomputes_bn
-from examples.ham10000.splits import PARTS
-from examples.ham10000.throughput import Throughput
+from examples.ham10000.run import describe, recomputes_bn
+from examples.ham10000.training.batchnorm import RecomputeBatchNorm
+from examples.ham10000.training.class_weights import balanced_weights, drw_weights
+from examples.ham10000.training.epoch_log import EpochLog
+from examples.ham10000.training.lit import LesionClassifier
+from examples.ham10000.training.losses import LDAM, DeferredReweighting, Joint, build_loss
+from examples.ham10000.training.models import Network
+from examples.ham10000.training.throughput import Throughput
 
 
 def train(config: Config, data: Data, network: Network) -> dict[str, Any]:

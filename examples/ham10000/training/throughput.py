@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from examples.ham10000.augment import augment
-from examples.ham10000.lit import Batch, LesionClassifier
+from examples.ham10000.data.augment import augment
+from examples.ham10000.training.lit import Batch, LesionClassifier
 
 
 class Throughput(L.Callback):

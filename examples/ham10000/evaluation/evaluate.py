@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from examples.ham10000 import processes
 from examples.ham10000.config import NOTICE, Config, read_options
-from examples.ham10000.data import CLASSES, read_index
-from examples.ham10000.dataset import evaluation_loader
+from examples.ham10000.data.dataset import evaluation_loader
+from examples.ham10000.data.index import CLASSES, read_index
+from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.data.load import Data, load_data
+from examples.ham10000.evaluation.metrics import summarise
+from examples.ham10000.evaluation.plots import plot_confusion
 from examples.ham10000.files import write_csv, write_json
-from examples.ham10000.layouts import ISIC_CLASSES
-from examples.ham10000.lit import LesionClassifier
-from examples.ham10000.metrics import summarise
-from examples.ham10000.plots import plot_confusion
-from examples.ham10000.prepare import Data, load_data, new_network
+from examples.ham10000.run import new_network
+from examples.ham10000.training.lit import LesionClassifier
 
 
 def new_trainer(**options: Any) -> L.Trainer:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from examples.ham10000.data import SYNTHETIC_ID
-from examples.ham10000.layouts import COLUMNS, IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.index import SYNTHETIC_ID
+from examples.ham10000.data.layouts import COLUMNS, IMAGE_FOLDERS, METADATA
 
 LESIONS = {"akiec": 28, "bcc": 32, "bkl": 36, "df": 24, "mel": 36, "nv": 90, "vasc": 24}
 """Lesions per class; every third lesion has two images."""

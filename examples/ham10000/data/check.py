@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.ham10000.data import CLASSES, Image, index
-from examples.ham10000.images import damage, map_files
-from examples.ham10000.layouts import read_listing
-from examples.ham10000.splits import by_lesion
+from examples.ham10000.data.images import damage, map_files
+from examples.ham10000.data.index import CLASSES, Image, index
+from examples.ham10000.data.layouts import read_listing
+from examples.ham10000.data.splits import by_lesion
 
 PUBLISHED_IMAGES = {
     "akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142
@@ -83,7 +83,7 @@ def check(folder: Path) -> Report:
     """Look at everything in a data folder: every row, and every pixel of every image.
 
     Args:
-        folder: in one of the layouts of :func:`examples.ham10000.layouts.read_listing`.
+        folder: in one of the layouts of :func:`examples.ham10000.data.layouts.read_listing`.
 
     Raises:
         FileNotFoundError, ValueError: the metadata cannot be read at all.

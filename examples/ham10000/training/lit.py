@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from examples.ham10000 import processes
-from examples.ham10000.augment import augment, center_crop
 from examples.ham10000.config import SCHEDULES
-from examples.ham10000.data import CLASSES
-from examples.ham10000.metrics import Predictions, figures
-from examples.ham10000.models import Network
+from examples.ham10000.data.augment import augment, center_crop
+from examples.ham10000.data.index import CLASSES
+from examples.ham10000.evaluation.metrics import Predictions, figures
+from examples.ham10000.training.models import Network
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """uint8 pixels (N, 3, S, S), classes (N,), positions in the index (N,)."""

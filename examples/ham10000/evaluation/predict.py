@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from examples.ham10000.augment import canvas_size, center_crop
-from examples.ham10000.evaluate import isic_rows, load_best
+from examples.ham10000.data.augment import canvas_size, center_crop
+from examples.ham10000.data.images import load_image
+from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES
+from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
-from examples.ham10000.images import load_image
-from examples.ham10000.layouts import ISIC_CLASSES, SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from examples.ham10000.data import ATTRIBUTION
+from examples.ham10000.data.index import ATTRIBUTION
 
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile"
 LICENCE = "The images are under CC BY-NC 4.0: name the source, no commercial use."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from examples.ham10000.data import CLASSES, Image
+from examples.ham10000.data.index import CLASSES, Image
 
 PARTS = ("train", "val", "test")
 Split = dict[str, list[int]]

@@ -46,7 +46,7 @@ def plot_confusion(summary: dict[str, Any], title: str, out: Path) -> None:
     """Draw the normalised confusion matrix as the paper does: true class along x.
 
     Args:
-        summary: of the test part, see :func:`examples.ham10000.metrics.summarise`.
+        summary: of the test part, see :func:`examples.ham10000.evaluation.metrics.summarise`.
         title: of the picture.
         out: the PNG to write.
     """

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.ham10000.data import CLASSES, Image
+from examples.ham10000.data.index import CLASSES, Image
+from examples.ham10000.data.layouts import read_table
+from examples.ham10000.data.splits import PARTS, Split
 from examples.ham10000.files import write_csv
-from examples.ham10000.layouts import read_table
-from examples.ham10000.splits import PARTS, Split
 
 COLUMNS = ("image_id", "lesion_id", "dx", "split")
 

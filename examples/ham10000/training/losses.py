@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.ham10000.class_weights import check_number, check_weight, checked_counts
+from examples.ham10000.training.class_weights import check_number, check_weight, checked_counts
 
 LOSSES = ("cross-entropy", "focal", "ldam", "joint")
+COSINE_LOSSES = ("ldam", "joint")
+"""Those that need a cosine classifier."""
 
 
 class Focal(nn.Module):

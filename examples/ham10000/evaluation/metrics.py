@@ -8,8 +8,8 @@ from torchmetrics import Metric
 from torchmetrics.functional import classification
 from torchmetrics.utilities import dim_zero_cat
 
-from examples.ham10000.bootstrap import interval, lesion_bootstrap
-from examples.ham10000.data import CLASSES
+from examples.ham10000.data.index import CLASSES
+from examples.ham10000.evaluation.bootstrap import interval, lesion_bootstrap
 
 HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
 """The figures of a whole part, see :func:`figures`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.ham10000.class_weights import check_number
+from examples.ham10000.training.class_weights import check_number
 
 
 class CosineClassifier(nn.Module):

@@ -1,0 +1,1 @@
+"""Figures of a trained network, its predictions, and their pictures."""

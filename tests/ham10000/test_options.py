@@ -1,0 +1,100 @@
+"""Options: defaults, errors before anything is trained, images that are left out."""
+
+import csv
+import re
+import shutil
+
+import pytest
+
+from examples.ham10000.cli import main
+from examples.ham10000.data.index import read_index
+from examples.ham10000.options import parse, train_config
+from tests.ham10000.runs import QUICK
+
+
+def config(*options: str):
+    return train_config(vars(parse(["train", *options])))
+
+
+def test_defaults_are_the_papers_with_data_and_small_without():
+    real, synthetic = config("--data", "x"), config()
+    assert (real.image_size, real.epochs, real.batch_size) == (224, 100, 128)
+    assert (real.lr, real.weight_decay, real.protocol) == (5e-4, 5e-2, "lesion")
+    assert (real.model, real.attention) == ("tv/mobilenet_v3_small", "CaCo")
+    assert synthetic.image_size < 100
+    assert config("--epochs", "3").epochs == 3
+    assert config("--model", "ShuffleNetV2").model == "tv/shufflenet_v2_x2_0"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "no folder nowhere"),
+        (["--model", "tv/resnet18"], "use --attention none"),
+        (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--image-size", "-1"], "--image-size must be at least 1, got -1"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--lr", "0"], "--lr must be above 0"),
+        (["--lr", "nan"], "--lr must be above 0"),
+        (["--lr", "inf"], "--lr must be above 0 and finite"),
+        (["--weight-decay", "-1"], "--weight-decay must be finite and not below 0"),
+        (["--batch-size", "1", "--image-size", "32"], "cannot be trained at --image-size 32"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--clip-grad-norm", "0"], "--clip-grad-norm must be above 0"),
+        (["--drw-start", "2", "--loss", "ldam"], "--drw-start is a share of the epochs"),
+        (["--drw-start", "0.5"], "--drw-start is for --loss ldam, joint, not for cross-entropy"),
+        (["--class-weights", "balanced", "--loss", "ldam"], "--class-weights is for --loss"),
+        (["--ldam-weight", "2", "--loss", "ldam"], "--ldam-weight is for --loss joint"),
+        (
+            ["--loss", "joint", "--focal-weight", "0", "--ldam-weight", "0"],
+            "--focal-weight and --ldam-weight are both 0",
+        ),
+        (["--loss", "ldam", "--model", "tv/squeezenet1_0", "--attention", "none"], "one Linear"),
+        (["--split-file", "nowhere.csv"], "no split file nowhere.csv"),
+        (["--precision", "16-mixed"], "needs a GPU"),
+    ],
+)
+def test_unusable_input_ends_before_training(options, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *options, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.glob("*run*")) == []
+
+
+def test_a_folder_that_exists_is_not_written_to(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("x")
+    for path, message in [
+        (out, "exists: name a new folder, or --resume it"),
+        (folder / "r", "inside --data"),
+    ]:
+        assert main([*QUICK, "--data", str(folder), "--out", str(path)]) == 2
+        assert message in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["precious"]
+    assert not (folder / "r").exists()
+
+
+def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(run / "synthetic", data)
+    split = tmp_path / "split.csv"
+    assert main(["split", "--data", str(data), "--out", str(split)]) == 0
+    bad = [row["image_id"] for row in csv.DictReader(split.open()) if row["split"] == "train"][:3]
+    paths = {image.image_id: image.path for image in read_index(data)}
+    paths[bad[0]].unlink()
+    paths[bad[1]].write_bytes(b"")
+    paths[bad[2]].write_bytes(paths[bad[2]].read_bytes()[:-200])
+    options = [*QUICK, "--data", str(data), "--out", str(tmp_path / "r")]
+    assert main(options) == 2
+    assert re.search(rf"1 of 361 images are not in .*: {bad[0]}", capsys.readouterr().err)
+    assert main([*options, "--split-file", str(split), "--skip-bad"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out 3 of 361 images" in printed
+    assert "292 train, 33 val, 33 test images, split.csv, leak 0.00" in printed
+    with (tmp_path / "r" / "left_out.csv").open() as file:
+        left_out = {row["image_id"]: row["problem"] for row in csv.DictReader(file)}
+    assert left_out == dict(zip(bad, ("missing", "unreadable", "truncated"), strict=True))
+    used = {row["image_id"] for row in csv.DictReader((tmp_path / "r" / "split.csv").open())}
+    assert used == set(paths) - set(bad)
