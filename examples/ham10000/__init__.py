@@ -3,5 +3,7 @@
 Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improved MobileNetV3-Small (in
 Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
 
-Run it with ``python -m examples.ham10000 train``. It is research code, not a medical device.
+``cli`` runs the commands; ``options`` turns their text into a ``config``; ``run`` prepares what it
+asks for with ``data``, ``training`` trains it, and ``evaluation`` says how good it is. It is
+research code, not a medical device.
 """

@@ -134,7 +134,7 @@ def _add_train_options(options: argparse.ArgumentParser) -> None:
         if name in PAPER:
             text = f"{text}; " if text else ""
             text += f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} if synthetic"
-        elif DEFAULTS.get(name) not in (None, False):
+        elif not (DEFAULTS.get(name) is None or DEFAULTS[name] is False):
             text += f"; default: {DEFAULTS[name]}"
         group.add_argument(flag, default=argparse.SUPPRESS, help=text, **settings)
 

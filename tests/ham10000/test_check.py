@@ -64,13 +64,22 @@ def test_every_kind_of_defect_is_listed(folder, capsys):
     assert "NOT usable for training" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fatal", [True, False])
-def test_what_is_only_odd_leaves_the_folder_usable(folder, fatal):
+@pytest.mark.parametrize(
+    ("damage", "usable"),
+    [("extra", True), ("twin", True), ("missing", False), ("empty", False), ("truncated", False)],
+)
+def test_what_is_only_odd_leaves_the_folder_usable(folder, damage, usable):
     part = folder / IMAGE_FOLDERS[0]
-    (part / "ISIC_99.jpg").write_bytes((part / "ISIC_14.jpg").read_bytes())
-    if fatal:
-        (part / "ISIC_14.jpg").write_bytes(b"")
-    assert check(folder).usable is not fatal
+    path, other = part / "ISIC_14.jpg", part / "ISIC_16.jpg"
+    if damage == "extra":
+        (part / "ISIC_99.jpg").write_bytes(path.read_bytes())
+    elif damage == "twin":
+        other.write_bytes(path.read_bytes())
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else -40])
+    assert check(folder).usable is usable
 
 
 def test_a_class_without_enough_lesions_is_named(folder):

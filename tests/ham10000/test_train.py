@@ -15,6 +15,7 @@ from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.splits import by_lesion
 from examples.ham10000.data.synthetic import LESIONS, write_synthetic
+from examples.ham10000.evaluation import plots
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
@@ -91,6 +92,29 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
     with (run / "metrics.csv").open() as file:
         scores = [float(row["SYNTHETIC_val_mean_recall"]) for row in csv.DictReader(file)]
     assert checkpoint["epoch"] == int(np.argmax(scores))
+
+
+def test_the_curves_are_those_of_the_log(run, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
+    plots.plot_curves(run / "metrics.csv", "SYNTHETIC_", "title", tmp_path / "curves.png")
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    drawn = {
+        (axes.get_ylabel(), line.get_label()): line
+        for axes in figures[0].axes
+        for line in axes.lines
+    }
+    for (where, what), name in {
+        ("loss", "training"): "train_loss",
+        ("loss", "validation"): "val_loss",
+        ("validation part", "accuracy"): "val_accuracy",
+        ("validation part", "mean recall"): "val_mean_recall",
+    }.items():
+        x, y = drawn.pop((where, what)).get_data()
+        assert list(x) == [1, 2, 3, 4, 5, 6]
+        assert list(y) == [float(row[f"SYNTHETIC_{name}"]) for row in rows]
+    assert drawn == {}
 
 
 def test_a_synthetic_folder_given_as_data_is_still_synthetic(run, tmp_path, capsys):

@@ -27,14 +27,13 @@ def plot_curves(metrics: Path, label: str, title: str, out: Path) -> None:
         (score, {"val_accuracy": "accuracy", "val_mean_recall": "mean recall"}),
     ):
         for name, text in names.items():
-            points = [(int(r["epoch"]) + 1, r.get(label + name)) for r in rows]
-            curve = [(epoch, float(value)) for epoch, value in points if value]
-            axes.plot(*zip(*curve, strict=True), marker="o", markersize=3, label=text)
+            points = [(int(row["epoch"]), float(row[label + name])) for row in rows]
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=text)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    loss.set_ylabel("cross entropy")
+    loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
     score.set_ylabel("validation part")
     score.set_ylim(0, 1)
