@@ -21,7 +21,7 @@ POINTS = {
     "decoding": (images, "load_image", lambda calls, *args: calls == 200),
     "first epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 3),
     "second epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 7),
-    "validation": (LesionClassifier, "validation_step", lambda calls, *args: calls == 2),
+    "validation": (LesionClassifier, "validation_step", lambda calls, *args: calls == 1),
     "best checkpoint": (
         L.Trainer,
         "save_checkpoint",
@@ -43,9 +43,19 @@ POINTS = {
 }
 """For each moment a function, and from its calls the one that does not return."""
 
+BEFORE_THE_FIRST_CHECKPOINT = ("drawing", "decoding", "first epoch", "validation")
+FIRST_EPOCH_AGAIN = (
+    LesionClassifier,
+    "training_step",
+    lambda calls, module, *args: module.current_epoch == 0,
+)
+
 
 def call_main(arguments: list[str], point: str | None = None) -> int | None:
-    """The exit code of the command line in a new process, killed at ``point``."""
+    """The exit code of the command line in a new process, killed at ``point``.
+
+    ``point`` is one of :data:`POINTS`, or "again" to be killed where the first epoch is trained.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_child, args=(arguments, point))
@@ -60,7 +70,7 @@ def _child(arguments: list[str], point: str | None) -> None:
     with mock.patch.object(Throughput, "on_train_batch_end"):  # it takes half of so short a run
         if point is None:
             sys.exit(main(arguments))
-        owner, name, moment = POINTS[point]
+        owner, name, moment = FIRST_EPOCH_AGAIN if point == "again" else POINTS[point]
         original, calls = getattr(owner, name), 0
 
         def until(*args, **kwargs):

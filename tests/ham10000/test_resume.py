@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from examples.ham10000.cli import main
-from tests.ham10000.killed import POINTS, call_main
+from tests.ham10000.killed import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
 
@@ -31,12 +31,19 @@ def undisturbed(tmp_path_factory):
     return outcome(run)
 
 
-@pytest.mark.parametrize("point", POINTS)
+QUICK_POINTS = ("decoding", "second epoch", "last checkpoint", "file of the checkpoint", "results")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(p, marks=() if p in QUICK_POINTS else pytest.mark.slow) for p in POINTS],
+)
 def test_a_killed_run_ends_as_one_left_alone(undisturbed, tmp_path, point):
     run = tmp_path / "run"
     assert call_main(["train", *OPTIONS, "--out", str(run)], point) == -signal.SIGKILL
     assert not (run / "test.json").exists()
-    assert call_main(["train", "--resume", str(run)]) == 0
+    trap = None if point in BEFORE_THE_FIRST_CHECKPOINT else "again"
+    assert call_main(["train", "--resume", str(run)], trap) == 0
     states, epoch, texts = outcome(run)
     expected_states, expected_epoch, expected_texts = undisturbed
     assert epoch == expected_epoch

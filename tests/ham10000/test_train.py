@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 
 from examples.ham10000.cli import main
+from examples.ham10000.config import read_options
 from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import read_index
+from examples.ham10000.data.load import load_data
 from examples.ham10000.data.splits import by_lesion
 from examples.ham10000.data.synthetic import LESIONS, write_synthetic
 from examples.ham10000.evaluation import plots
+from examples.ham10000.evaluation.evaluate import evaluate_part, load_best
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
@@ -173,3 +176,13 @@ def test_evaluate_reads_any_part_of_a_run(run, tmp_path, capsys):
     assert "Val part, SYNTHETIC" in capsys.readouterr().out
     assert main(["evaluate", *options, str(tmp_path / "val")]) == 2
     assert "val" in capsys.readouterr().err
+
+
+def test_one_module_evaluates_one_part_after_another(run):
+    config, module = read_options(run), load_best(run)
+    images = read_index(run / "synthetic")
+    data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
+    for part in ("val", "test"):
+        probabilities, summary = evaluate_part(module, data, part, config, workers=0)
+        assert len(probabilities) == summary["images"] == 33
+    assert summary == json.loads((run / "test.json").read_text())

@@ -6,7 +6,6 @@ import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DistributedSampler
 
 from examples.ham10000.data.augment import center_crop
 from examples.ham10000.data.dataset import SkinLesions, training_loader
@@ -26,8 +25,8 @@ def statistics_lag(model: nn.Module) -> bool:
 class RecomputeBatchNorm(L.Callback):
     """Compute the running statistics anew on training images before each validation.
 
-    The images are a function of seed and epoch, and the same in every process, so that all of
-    them validate one network.
+    The images are the same in every epoch and in every process, so that all processes validate
+    one network.
 
     Args:
         part: training images; they get the crop of the evaluation.
@@ -41,12 +40,10 @@ class RecomputeBatchNorm(L.Callback):
         self, part: SkinLesions, batch_size: int, image_size: int, *, seed: int, count: int = 32
     ) -> None:
         self.batches = training_loader(part, batch_size, seed=seed, shared=False)
-        assert isinstance(self.batches.sampler, DistributedSampler)
-        self.sampler, self.image_size, self.count = self.batches.sampler, image_size, count
+        self.image_size, self.count = image_size, count
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the statistics of all batch norms of the module."""
-        self.sampler.set_epoch(trainer.current_epoch)
         batches = islice(self.batches, self.count)
         images = (center_crop(pixels, self.image_size) for pixels, _, _ in batches)
         update_bn(images, pl_module, pl_module.device)
