@@ -107,12 +107,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    if options.out is not None:
-        processes.once(lambda: options.out.mkdir(parents=True))
+    if options.out is not None and options.out.exists():
+        raise FileExistsError(f"--out {options.out} exists: name a new folder")
     data, config, probabilities, summary = evaluate_run(
         options.run, options.data, options.split, options.workers
     )
     if options.out is not None and processes.rank() == 0:
+        options.out.mkdir(parents=True)
         write_results(options.out, data, config, probabilities, summary)
     _say(format_summary(summary))
     return 0

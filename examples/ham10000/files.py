@@ -13,6 +13,8 @@ from typing import Any, TextIO
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Write a text file under a temporary name; it is moved into place when the block ends well."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("x", newline="", encoding="utf-8") as stream:

@@ -108,6 +108,14 @@ def test_defects_of_the_ground_truth_name_the_line(isic, new, message):
         read_index(folder)
 
 
+def test_archives_unpacked_into_a_folder_of_their_name(isic):
+    folder, _, images = isic
+    (folder / ISIC_IMAGES).rename(folder / "inner")
+    (folder / ISIC_IMAGES).mkdir()
+    (folder / "inner").rename(folder / ISIC_IMAGES / ISIC_IMAGES)
+    assert facts(read_index(folder)) == facts(images)
+
+
 def test_defects_of_the_lesion_groupings(isic):
     folder, _, images = isic
     groupings = folder / ISIC_LESIONS

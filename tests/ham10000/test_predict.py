@@ -72,6 +72,7 @@ def test_an_unreadable_image_does_not_stop_the_others(run, test_part, tmp_path, 
         (folder / "deep" / image.path.name).write_bytes(image.path.read_bytes())
     whole = test_part[0].path.read_bytes()
     (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "._hidden.jpg").write_bytes(b"what macOS puts beside a file")
     (folder / "notes.txt").write_text("no image, and not meant as one")
     out = tmp_path / "out.csv"
     assert predict(run, folder, "--out", out) == 1
@@ -99,6 +100,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(run, test_part, 
     ]:
         assert predict(run, *inputs, "--out", out) == 2
         assert message in capsys.readouterr().err
+    deep = tmp_path / "nowhere" / "out.csv"
+    assert predict(run, test_part[0].path, "--out", deep) == 2
+    assert f"there is no folder {deep.parent}" in capsys.readouterr().err
     assert predict(tmp_path / "no run", test_part[0].path, "--out", out) == 2
     assert "no run in" in capsys.readouterr().err
     assert not out.exists()

@@ -66,13 +66,13 @@ def read_listing(folder: Path) -> Listing:
             Row(place, row["image_id"], row["lesion_id"], row["dx"])
             for place, row in read_table(folder / METADATA, COLUMNS)
         ]
-        parts = [folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()]
-        layout, folders = ("HAM10000", parts) if parts else ("flat", [_flat_folder(folder)])
+        parts = [_with_images(folder / n) for n in IMAGE_FOLDERS if (folder / n).is_dir()]
+        layout, folders = ("HAM10000", parts) if parts else ("flat", [_with_images(folder)])
     elif (truth := _isic_table(folder, ISIC_TRUTH)) is not None:
         layout, rows, folders = (
             "ISIC 2018 Task 3",
             _isic_rows(folder, truth),
-            [folder / ISIC_IMAGES],
+            [_with_images(folder / ISIC_IMAGES)],
         )
     else:
         raise FileNotFoundError(
@@ -84,12 +84,14 @@ def read_listing(folder: Path) -> Listing:
     return Listing(layout, rows, files, folders)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images directly in a folder, sorted; none where the folder is missing."""
+def image_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The images of a folder, sorted; none where it is missing. Hidden files are no images."""
     if not folder.is_dir():
         return []
     return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     )
 
 
@@ -123,8 +125,10 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Table:
         raise ValueError(f"{file}, line {line}: broken quoting ({error})") from error
 
 
-def _flat_folder(folder: Path) -> Path:
+def _with_images(folder: Path) -> Path:
     """The folder itself, or the only one in it that has images."""
+    if not folder.is_dir():
+        return folder
     inside = [path for path in sorted(folder.iterdir()) if image_files(path)]
     # The lesion masks of the same download are PNG files too.
     inside = [path for path in inside if "segmentation" not in path.name.lower()]

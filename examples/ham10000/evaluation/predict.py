@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from examples.ham10000.data.augment import canvas_size, center_crop
 from examples.ham10000.data.images import load_image
-from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES
+from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES, image_files
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
 
@@ -82,7 +82,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
             raise FileNotFoundError(f"no such image or folder: {given}")
         found = [given]
         if given.is_dir():
-            found = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found = image_files(given, "**/*")
             if not found:
                 raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {given}")
         paths += found
