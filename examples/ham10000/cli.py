@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     processes.join()
     try:
         return commands[options.command](options)
-    except (ValueError, LookupError, OSError) as error:
-        _say(f"error: {error}", sys.stderr)
+    except (ValueError, OSError) as error:
+        _complain(error)
         return 2
     finally:
         processes.leave()
@@ -67,6 +67,8 @@ def _check(options: argparse.Namespace) -> int:
 def _split(options: argparse.Namespace) -> int:
     if options.out.exists():
         raise FileExistsError(f"--out {options.out} exists: name a new file")
+    if options.seed < 0:
+        raise ValueError(f"--seed must not be negative, got {options.seed}")
     images = read_index(options.data)
     split = PROTOCOLS[options.protocol](images, options.seed)
     write_split(options.out, images, split)
@@ -78,19 +80,19 @@ def _split(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     _say(f"HAM10000 skin lesions. {NOTICE}")
     config = processes.once(lambda: train_config(vars(options)))
-    if config.data is None:
-        _say("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
     resumed = hasattr(options, "resume")
     if resumed and (config.out / "test.json").exists():
         _say(f"The run {config.out} is complete")
         return 0
+    if config.data is None:
+        _say("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
     if not resumed:
         processes.once(lambda: create_run(config))
     try:
         data, network = prepare(config)
-    except (ValueError, LookupError, OSError):
-        if not resumed:
-            processes.once(lambda: shutil.rmtree(config.out))
+    except (ValueError, OSError):
+        if not resumed and processes.rank() == 0:
+            shutil.rmtree(config.out, ignore_errors=True)
         raise
     sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
     shared = leak(data.images, data.split)
@@ -99,7 +101,7 @@ def _train(options: argparse.Namespace) -> int:
     try:
         summary = train(config, data, network)
     except FloatingPointError as error:
-        _say(f"error: {error}", sys.stderr)
+        _complain(error)
         return 1
     _say(format_summary(summary))
     _say(f"Figures, pictures and checkpoints are in {config.out}")
@@ -132,6 +134,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The figures of a part as a table for the terminal."""
     lines = [
         f"{summary['part'].capitalize()} part, {summary['data']}, {summary['split']}, "
+        f"leak {summary['leak']:.2f}, "
         f"{summary['images']} images of {summary['lesions']} lesions; "
         "95 % intervals from a bootstrap over lesions"
     ]
@@ -147,7 +150,13 @@ def format_summary(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(text: str, file: Any = None) -> None:
+def _say(text: str) -> None:
     """Print, in one process only."""
     if processes.rank() == 0:
-        print(text, file=file)
+        print(text)
+
+
+def _complain(error: Exception) -> None:
+    """Print an error, in every process: it may be in one of them only."""
+    where = f" in process {processes.rank()}" if processes.count() > 1 else ""
+    print(f"error{where}: {error}", file=sys.stderr)

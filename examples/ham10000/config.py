@@ -79,6 +79,8 @@ class Config:
         for name in ("workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed must be below 2**32, got {self.seed}")
         if not 0 <= self.drw_start <= 1:
             raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
         if self.focal_weight == self.ldam_weight == 0:
@@ -122,11 +124,11 @@ def read_options(run: Path) -> Config:
         for name in ("data", "split_file"):
             options[name] = None if options[name] is None else Path(options[name])
         config = Config(**options)
+        config.check()
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"the options in {run / 'config.json'} are of another version: {error}"
         ) from error
-    config.check()
     return config
 
 

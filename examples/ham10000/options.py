@@ -59,7 +59,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        description = f"{text[0].upper()}{text[1:]}."
+        return commands.add_parser(name, help=text, description=description, allow_abbrev=False)
 
     options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder")
@@ -69,7 +70,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("split", "write training, validation and test part to a CSV file")
     _add_data(options)
-    options.add_argument("--protocol", choices=list(PROTOCOLS), default="lesion", help=_PROTOCOL)
+    options.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="lesion",
+        help=f"{_PROTOCOL}; default: lesion",
+    )
     options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
     options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
 
@@ -81,7 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--split", choices=PARTS, default="test", help="part; default: test")
     text = "new folder for figures, probabilities and confusion matrix; default: print only"
     options.add_argument("--out", type=Path, metavar="DIR", help=text)
-    options.add_argument("--workers", type=int, default=0, help=_WORKERS)
+    options.add_argument("--workers", type=int, default=0, help=f"{_WORKERS}; default: 0")
 
     options = command("predict", "probabilities for images, in the format of ISIC 2018 Task 3")
     options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
@@ -110,6 +116,11 @@ def train_config(given: dict[str, Any]) -> Config:
         if name in given and options["loss"] not in losses:
             flag, known = name.replace("_", "-"), ", ".join(losses)
             raise ValueError(f"--{flag} is for --loss {known}, not for {options['loss']}")
+    # The run may be resumed from another folder.
+    for name in ("data", "split_file"):
+        options[name] = None if options[name] is None else options[name].absolute()
+    if options["weights"] not in ("none", "imagenet"):
+        options["weights"] = str(Path(options["weights"]).absolute())
     options["model"] = PAPER_MODELS.get(options["model"], options["model"])
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -118,8 +129,8 @@ def train_config(given: dict[str, Any]) -> Config:
     return Config(**options)
 
 
-_PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks; default: lesion"
-_WORKERS = "processes that load data; default: 0"
+_PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks"
+_WORKERS = "processes that load data"
 
 
 def _add_data(options: argparse.ArgumentParser) -> None:
@@ -146,12 +157,11 @@ def _add_train_options(options: argparse.ArgumentParser) -> None:
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
     add(group, "--out", text, type=Path, metavar="DIR")
     split = group.add_mutually_exclusive_group()
-    text = "lesion: no lesion in two parts; paper: by image, which leaks"
-    add(split, "--protocol", text, choices=list(PROTOCOLS))
+    add(split, "--protocol", _PROTOCOL, choices=list(PROTOCOLS))
     add(split, "--split-file", "CSV as the split command writes it", type=Path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
     add(group, "--skip-bad", text, action="store_true")
-    add(group, "--workers", "processes that load data", type=int)
+    add(group, "--workers", _WORKERS, type=int)
 
     group = options.add_argument_group("network")
     text = f"tv/NAME, timm/NAME, or of the paper: {', '.join(PAPER_MODELS)}"

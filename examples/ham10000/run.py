@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from examples.ham10000.data.split_file import read_split, write_split
 from examples.ham10000.data.splits import PROTOCOLS, count_classes, leak
 from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import write_csv, write_json
-from examples.ham10000.training.batchnorm import statistics_lag
+from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
 from examples.ham10000.training.cosine import use_cosine_classifier
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import Network, build_network, check_trains
@@ -39,7 +40,7 @@ def create_run(config: Config) -> None:
     config.check()
     if config.out.exists():
         raise FileExistsError(f"--out {config.out} exists: name a new folder, or --resume it")
-    partial = config.out.with_name(f".{config.out.name}.{os.getpid()}.partial")
+    partial = config.out.with_name(f".{config.out.name}.{uuid.uuid4().hex}.partial")
     partial.mkdir(parents=True)
     try:
         write_json(partial / "config.json", {"options": options_for_json(config)})
@@ -53,14 +54,23 @@ def prepare(config: Config) -> tuple[Data, Network]:
     """Build the network, read, split and decode the data; what is done already is read back.
 
     Raises:
-        ValueError, LookupError, OSError: whatever training would stumble over.
+        ValueError, OSError: whatever training would stumble over.
     """
     count = processes.count()
+    begun = read_description(config.out)
+    if begun.get("processes", count) != count:
+        raise ValueError(
+            f"the run {config.out} was begun by {begun['processes']} processes and cannot be "
+            f"resumed by {count}: their draws differ"
+        )
     if config.batch_size % count:
         raise ValueError(f"--batch-size {config.batch_size} cannot be shared by {count} processes")
     if config.precision == "16-mixed" and not torch.cuda.is_available():
         raise ValueError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true")
-    network = new_network(config, config.weights)
+    # A checkpoint has all weights: what the run began with is not needed any more.
+    network = new_network(config, "none" if (config.out / "last.ckpt").exists() else config.weights)
+    if config.recompute_bn == "yes" and not batch_norms(network.model):
+        raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
     check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
     folder = config.data or config.out / "synthetic"
     if config.data is None:
@@ -69,8 +79,7 @@ def prepare(config: Config) -> tuple[Data, Network]:
     file = config.out / "split.csv"
     processes.once(lambda: _write_run_split(config, images, file))
     data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
-    begun_with = read_description(config.out).get("images_sha256", data.content)
-    if begun_with != data.content:
+    if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
     return data, network
 
@@ -122,7 +131,7 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
         "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
         "notice": NOTICE,
         "images": count_classes(data.images, data.split),
-        "images_sha256": data.content,
+        "images_sha256": data.digests,
         "leak": leak(data.images, data.split),
         "evaluation_transform": [
             f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)",

@@ -66,7 +66,17 @@ def test_every_kind_of_defect_is_listed(folder, capsys):
 
 @pytest.mark.parametrize(
     ("damage", "usable"),
-    [("extra", True), ("twin", True), ("missing", False), ("empty", False), ("truncated", False)],
+    [
+        ("extra", True),
+        ("twin", True),
+        ("missing", False),
+        ("empty", False),
+        ("truncated", False),
+        ("two files", False),
+        ("HAM_06,ISIC_06,akiec,", False),
+        ("HAM_00,ISIC_77,bcc,", False),
+        ("HAM_88,ISIC_88,naevus,", False),
+    ],
 )
 def test_what_is_only_odd_leaves_the_folder_usable(folder, damage, usable):
     part = folder / IMAGE_FOLDERS[0]
@@ -77,6 +87,10 @@ def test_what_is_only_odd_leaves_the_folder_usable(folder, damage, usable):
         other.write_bytes(path.read_bytes())
     elif damage == "missing":
         path.unlink()
+    elif damage == "two files":
+        path.with_suffix(".png").write_bytes(path.read_bytes())
+    elif damage.startswith("HAM"):
+        append(folder, damage)
     else:
         path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else -40])
     assert check(folder).usable is usable
@@ -86,6 +100,7 @@ def test_a_class_without_enough_lesions_is_named(folder):
     lines = (folder / METADATA).read_text().splitlines()
     (folder / METADATA).write_text("\n".join(line for line in lines if "HAM_20" not in line))
     assert "class bkl has 9 images" in found(folder)["too little for a split"][0]
+    assert not check(folder).usable
 
 
 def test_metadata_that_cannot_be_read_are_an_error(folder, capsys):

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from examples.ham10000.data import images
-from examples.ham10000.data.images import content, damage, load_image
+from examples.ham10000.data.images import damage, load_image
 
 
 def load_all(paths, size, cache):
-    return images.load_all(paths, size, cache, content(paths))
+    return images.load_all(paths, size, cache, images.digest(images.file_digests(paths)))
 
 
 def arrays(cache):
@@ -60,6 +60,20 @@ def test_other_colour_modes_become_rgb(tmp_path, mode):
     loaded = load_image(path, 12)
     assert loaded.shape == (3, 12, 12)
     assert (loaded.int() - 200).abs().max() <= 1
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    grey = np.linspace(0, 65535, 144, dtype=np.uint16).reshape(12, 12)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png", 12).numpy().astype(int)
+    assert np.abs(loaded - grey / 257).max() <= 1
+
+
+def test_a_thread_of_pixels_is_no_image(tmp_path):
+    Image.new("RGB", (1, 6000)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="1x6000 pixels are no picture"):
+        load_image(tmp_path / "a.png", 224)
+    assert damage(tmp_path / "a.png") == "unreadable"
 
 
 @pytest.mark.parametrize("damage", [b"", b"no image at all", None])

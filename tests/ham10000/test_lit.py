@@ -1,6 +1,7 @@
 """What happens in the steps of a training."""
 
 import csv
+import pickle
 import re
 
 import numpy as np
@@ -180,3 +181,33 @@ def test_the_loop_and_the_network_alone_are_timed(run, tmp_path, capsys):
     )
     loop, alone, ratio = map(float, line)
     assert loop / alone == pytest.approx(ratio, abs=0.02)
+
+
+def test_the_validation_loss_is_that_of_the_whole_part_without_class_weights(run, tmp_path):
+    """Batches of few classes: weights that each batch divides by their own sum would cancel."""
+    data, out = ["--data", str(run / "synthetic")], tmp_path / "r"
+    options = ["--class-weights", "balanced", "--batch-size", "16", "--image-size", "64"]
+    assert main([*QUICK, *data, *options, "--lr", "1e-5", "--out", str(out)]) == 0
+    options = ["--run", str(out), "--split", "val", "--out", str(tmp_path / "val")]
+    assert main(["evaluate", *data, *options]) == 0
+    split = csv.DictReader((out / "split.csv").open())
+    truth = {row["image_id"]: row["dx"].upper() for row in split}
+    rows = csv.DictReader((tmp_path / "val" / "val.csv").open())
+    expected = -np.mean([np.log(float(row[truth[row["image"]]])) for row in rows])
+    (row,) = csv.DictReader((out / "metrics.csv").open())
+    assert float(row["SYNTHETIC_val_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_worker_opens_the_file_of_the_images_again(tmp_path):
+    pixels = np.arange(9 * 3 * 64 * 64, dtype=np.uint8).reshape(9, 3, 64, 64)
+    np.save(tmp_path / "pixels.npy", pixels)
+    part = SkinLesions(np.load(tmp_path / "pixels.npy", mmap_mode="r"), list(range(9)), [8, 2])
+    pickled = pickle.dumps(part)
+    assert len(pickled) < 10_000
+    for (image, *rest), (expected, *others) in zip(pickle.loads(pickled), part, strict=True):
+        assert torch.equal(image, expected)
+        assert rest == others
+    assert torch.equal(
+        pickle.loads(pickle.dumps(SkinLesions(pixels, [0] * 9, [3])))[0][0],
+        torch.from_numpy(pixels[3]),
+    )

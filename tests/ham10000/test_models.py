@@ -54,7 +54,7 @@ def test_attention_says_what_stands_at_the_sites(name):
 @pytest.mark.parametrize("attention", ["SE", "CaCo", "identity"])
 def test_networks_without_se_need_attention_none(attention):
     with pytest.raises(
-        LookupError, match="has no SE blocks to replace or keep: use --attention none"
+        ValueError, match="has no SE blocks to replace or keep: use --attention none"
     ):
         build_network("tv/resnet18", 7, "none", attention)
     assert build_network("tv/resnet18", 7, "none", "none").head == ("fc",)

@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_defaults_are_the_papers_with_data_and_small_without():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "no folder nowhere"),
+        (["--data", "nowhere"], "nowhere: give the HAM10000 folder"),
         (["--model", "tv/resnet18"], "use --attention none"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
@@ -51,7 +52,11 @@ def test_defaults_are_the_papers_with_data_and_small_without():
             "--focal-weight and --ldam-weight are both 0",
         ),
         (["--loss", "ldam", "--model", "tv/squeezenet1_0", "--attention", "none"], "one Linear"),
-        (["--split-file", "nowhere.csv"], "no split file nowhere.csv"),
+        (["--split-file", "nowhere.csv"], "nowhere.csv: write one with the split command"),
+        (
+            ["--recompute-bn", "yes", "--model", "tv/convnext_tiny", "--attention", "none"],
+            "no batch",
+        ),
         (["--precision", "16-mixed"], "needs a GPU"),
     ],
 )
@@ -98,3 +103,15 @@ def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
     assert left_out == dict(zip(bad, ("missing", "unreadable", "truncated"), strict=True))
     used = {row["image_id"] for row in csv.DictReader((tmp_path / "r" / "split.csv").open())}
     assert used == set(paths) - set(bad)
+
+
+def test_paths_are_kept_whole_so_that_a_run_can_be_resumed_from_anywhere():
+    options = config("--data", "x", "--split-file", "s.csv", "--weights", "w.pth")
+    assert (options.data, options.split_file) == (Path.cwd() / "x", Path.cwd() / "s.csv")
+    assert options.weights == str(Path.cwd() / "w.pth")
+    assert config("--weights", "imagenet").weights == "imagenet"
+
+
+def test_options_are_not_abbreviated():
+    with pytest.raises(SystemExit):
+        parse(["train", "--split", "paper"])

@@ -119,3 +119,22 @@ def test_a_failure_half_way_leaves_no_file(run, test_part, tmp_path, monkeypatch
     monkeypatch.setattr(module, "isic_rows", full)
     assert predict(run, test_part[0].path, "--out", tmp_path / "out.csv") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_batches_and_links_lose_nothing(run, test_part, tmp_path):
+    """33 images in batches of 8, one of which has no readable image; folders behind links."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "behind").symlink_to(test_part[0].path.parent.parent, target_is_directory=True)
+    (here / "loop").symlink_to(here, target_is_directory=True)
+    for number in range(9):
+        (here / f"a{number}.jpg").write_bytes(b"")
+    (here / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    outcome = module.predict(run, [here, here / "a0.jpg"], tmp_path / "out.csv", batch_size=8)
+    images = read_index(run / "synthetic")
+    assert (outcome.predicted, len(outcome.problems)) == (len(images), 10)
+    found = rows_of(tmp_path / "out.csv")
+    assert found.keys() == {image.image_id for image in images}
+    for name, row in rows_of(run / "test.csv").items():
+        for dx, value in row.items():
+            assert float(found[name][dx]) == pytest.approx(float(value), abs=1e-5)

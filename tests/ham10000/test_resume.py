@@ -1,6 +1,7 @@
 """A run that was killed goes on, and ends as one that was left alone."""
 
 import json
+import re
 import signal
 import sys
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL a
 # Dropout, recomputed batch norm statistics, and class weights from the last epoch on.
 OPTIONS = ["--model", "MobileNetV3-Small", "--image-size", "32", "--batch-size", "64"]
 OPTIONS += ["--epochs", "3", "--loss", "joint", "--drw-start", "0.67", "--clip-grad-norm", "5"]
+OPTIONS += ["--workers", "1"]  # it loads batches before the first step
 
 
 def outcome(run):
@@ -84,7 +86,9 @@ def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
     assert "last.ckpt cannot be loaded" in error("--resume", str(moved))
     config = moved / "config.json"
     text = config.read_text()
-    config.write_text(text.replace('"images_sha256": "', '"images_sha256": "0'))
+    config.write_text(text.replace('"processes": 1', '"processes": 2'))
+    assert "was begun by 2 processes" in error("--resume", str(moved))
+    config.write_text(re.sub(r'"train": "\w', '"train": "', text))
     assert "have changed since the run" in error("--resume", str(moved))
     config.write_text(text.replace('"epochs"', '"epoch"'))
     assert "of another version" in error("--resume", str(moved))

@@ -183,6 +183,6 @@ def test_one_module_evaluates_one_part_after_another(run):
     images = read_index(run / "synthetic")
     data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
     for part in ("val", "test"):
-        probabilities, summary = evaluate_part(module, data, part, config, workers=0)
+        probabilities, summary = evaluate_part(module, data, part, config, workers=0, leak=0.0)
         assert len(probabilities) == summary["images"] == 33
     assert summary == json.loads((run / "test.json").read_text())

@@ -1,12 +1,11 @@
 """What is in a data folder, and whether training could use it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.ham10000.data.images import damage, map_files
+from examples.ham10000.data.images import damage, file_digests, map_files
 from examples.ham10000.data.index import CLASSES, Image, index
 from examples.ham10000.data.layouts import read_listing
 from examples.ham10000.data.splits import by_lesion
@@ -93,7 +92,8 @@ def check(folder: Path) -> Report:
     known = {row.image_id for row in listing.rows}
     extra = [str(path) for name, paths in listing.files.items() for path in paths]
     extra = [text for text in extra if Path(text).stem not in known]
-    readable = [image for image in images if image.image_id not in set(faults.missing)]
+    missing = set(faults.missing)
+    readable = [image for image in images if image.image_id not in missing]
     problems = dict(
         zip(
             readable,
@@ -105,6 +105,7 @@ def check(folder: Path) -> Report:
     def damaged(kind: str) -> list[str]:
         return [str(image.path) for image, problem in problems.items() if problem == kind]
 
+    sound = [image for image, problem in problems.items() if problem is None]
     findings = [
         Finding("unknown diagnoses", faults.unknown, True),
         Finding("ids that stand twice", faults.twice, True),
@@ -114,7 +115,11 @@ def check(folder: Path) -> Report:
         Finding("unreadable images", damaged("unreadable"), True),
         Finding("truncated images", damaged("truncated"), True),
         Finding("files that are not in the metadata", extra, False),
-        Finding("byte-identical images", _identical(readable), False),
+        Finding(
+            "byte-identical images",
+            _identical(sound),
+            False,
+        ),
         Finding("too little for a split", _unsplittable(images), True),
     ]
     labels = Counter(image.label for image in images)
@@ -131,8 +136,7 @@ def _identical(images: Sequence[Image]) -> list[str]:
     """Groups of images with the same bytes, and whether they are of one lesion."""
     groups: dict[str, list[Image]] = {}
     paths = [image.path for image in images]
-    digests = map_files(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths, "hash")
-    for image, digest in zip(images, digests, strict=True):
+    for image, digest in zip(images, file_digests(paths), strict=True):
         groups.setdefault(digest, []).append(image)
     return [
         f"{' = '.join(image.image_id for image in group)} "

@@ -1,6 +1,7 @@
 """Batches of uint8 images, their classes, and their places in the index."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,18 @@ class SkinLesions(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes open the file of the images again instead of copying it."""
+        pixels = self.pixels
+        file = pixels.filename if isinstance(pixels, np.memmap) else None
+        return {**self.__dict__, "pixels": pixels if file is None else file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file of the images again."""
+        self.__dict__.update(state)
+        if not isinstance(self.pixels, np.ndarray):
+            self.pixels = np.load(self.pixels, mmap_mode="r")
 
     def __getitem__(self, index: int) -> Sample:
         position = self.positions[index]
@@ -72,9 +85,13 @@ def evaluation_loader(
     Each process gets every n-th image, in as many batches as the others: all of them meet after
     each batch, and none is left waiting.
     """
-    own = np.arange(processes.rank(), len(part), processes.count())
-    most = -(-len(part) // processes.count())
-    batches = np.array_split(own, -(-most * processes.count() // batch_size))
+    count = processes.count()
+    if len(part) < count:
+        raise ValueError(f"{len(part)} images cannot be shared by {count} processes")
+    most = -(-len(part) // count)
+    # Never more batches than the smallest share has images: none of them may be empty.
+    number = min(-(-most * count // batch_size), len(part) // count)
+    batches = np.array_split(np.arange(processes.rank(), len(part), count), number)
     return DataLoader(
         part,
         batch_sampler=[batch.tolist() for batch in batches],

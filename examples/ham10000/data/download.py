@@ -99,6 +99,7 @@ def download(out: Path, files: Sequence[RemoteFile] = FILES, server: str = DATAV
             if error.errno is not None and error.filename is None:  # a write does not name its file
                 error.filename = str(path)
             raise
+    print(f"All is in place. Look at it with: check --data {out}")
 
 
 def _is_in_place(out: Path, file: RemoteFile) -> bool:

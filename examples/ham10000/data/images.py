@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-FORMAT = 1
+FORMAT = 2
 """Counted up whenever ``load_image`` changes, so that older caches are built again."""
 
 T = TypeVar("T")
@@ -36,9 +36,10 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     """
     try:
         with PillowImage.open(path) as file:
-            pixels = v2.functional.pil_to_tensor(file.convert("RGB"))
+            _check_shape(file)
+            pixels = v2.functional.pil_to_tensor(_eight_bit(file).convert("RGB"))
     except Exception as error:  # Pillow has many kinds for damaged files
-        raise ValueError(f"cannot read the image {path}: {error}. Download it again") from error
+        raise ValueError(f"cannot read the image {path}: {error}") from error
     pixels = v2.functional.resize(pixels, [size], antialias=True)
     square: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
     return square
@@ -50,6 +51,7 @@ def damage(path: Path) -> str | None:
         return "missing"
     try:
         with PillowImage.open(path) as file:
+            _check_shape(file)
             try:
                 file.load()
             except Exception:  # a good header, then something else than an image
@@ -57,6 +59,19 @@ def damage(path: Path) -> str | None:
     except Exception:  # Pillow has many kinds for damaged files
         return "unreadable"
     return None
+
+
+def _check_shape(file: PillowImage.Image) -> None:
+    # Resizing the shorter side of a thread of pixels would ask for gigabytes.
+    if max(file.size) > 20 * min(file.size):
+        raise ValueError(f"{file.width}x{file.height} pixels are no picture of a lesion")
+
+
+def _eight_bit(file: PillowImage.Image) -> PillowImage.Image:
+    """The image itself, or one of 16 bits scaled down; Pillow's convert would clip it to white."""
+    if not file.mode.startswith("I"):
+        return file
+    return PillowImage.fromarray((np.asarray(file).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def source_size(path: Path) -> tuple[int, int]:
@@ -75,13 +90,15 @@ def map_files(work: Callable[[Path], T], paths: Sequence[Path], name: str) -> It
             raise
 
 
-def content(paths: Sequence[Path]) -> str:
-    """A digest of the files in their order: another one after any change."""
-    digest = hashlib.sha256()
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of every file."""
     with ThreadPoolExecutor() as pool:
-        for part in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), paths):
-            digest.update(part)
-    return digest.hexdigest()
+        return list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths))
+
+
+def digest(parts: Sequence[str]) -> str:
+    """One SHA-256 of several, in their order."""
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray[np.uint8]:
@@ -94,7 +111,7 @@ def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray
         paths: the image files.
         size: side of the square, in pixels, as in :func:`load_image`.
         cache: the folder to keep the file in; made if needed.
-        key: :func:`content` of the paths.
+        key: :func:`digest` of the :func:`file_digests` of the paths.
 
     Returns:
         A read-only memory map of uint8, (len(paths), 3, size, size).

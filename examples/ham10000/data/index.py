@@ -81,7 +81,8 @@ def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(images)} images are not in "
             f"{' or '.join(map(str, listing.folders))}: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}. Unpack all archives there"
+            f"{', ...' if len(missing) > 5 else ''}. "
+            "Are all archives unpacked there? --skip-bad trains without them"
         )
     return images
 

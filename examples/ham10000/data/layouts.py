@@ -84,13 +84,13 @@ def read_listing(folder: Path) -> Listing:
     return Listing(layout, rows, files, folders)
 
 
-def image_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """The images of a folder, sorted; none where it is missing. Hidden files are no images."""
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, sorted; none where it is missing. Hidden files are no images."""
     if not folder.is_dir():
         return []
     return sorted(
         path
-        for path in folder.glob(pattern)
+        for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     )
 

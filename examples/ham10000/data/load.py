@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from examples.ham10000.data.augment import canvas_size
 from examples.ham10000.data.dataset import SkinLesions
-from examples.ham10000.data.images import content, load_all, source_size
+from examples.ham10000.data.images import digest, file_digests, load_all, source_size
 from examples.ham10000.data.index import Image, is_synthetic
 from examples.ham10000.data.split_file import read_split
 from examples.ham10000.data.splits import PARTS, Split
@@ -22,7 +22,7 @@ class Data:
     images: list[Image]
     split: Split
     pixels: NDArray[np.uint8]
-    content: str
+    digests: dict[str, str]
     name: str
     label: str
 
@@ -45,9 +45,10 @@ def load_data(
     position = {image.image_id: place for place, image in enumerate(used)}
     split = {part: [position[images[i].image_id] for i in listed[part]] for part in parts}
     paths = [image.path for image in used]
-    key = content(paths)
-    pixels = load_all(paths, canvas_size(image_size), cache, key)
+    files = file_digests(paths)
+    digests = {part: digest([files[i] for i in split[part]]) for part in parts}
+    pixels = load_all(paths, canvas_size(image_size), cache, digest(files))
     width, height = source_size(paths[0])
     synthetic = is_synthetic(used)
     name = f"{'SYNTHETIC pictures' if synthetic else 'HAM10000'} at {width}x{height}"
-    return Data(used, split, pixels, key, name, "SYNTHETIC_" if synthetic else "")
+    return Data(used, split, pixels, digests, name, "SYNTHETIC_" if synthetic else "")

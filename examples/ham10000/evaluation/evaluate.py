@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.ham10000 import processes
-from examples.ham10000.config import NOTICE, Config, read_options
+from examples.ham10000.config import NOTICE, Config, read_description, read_options
 from examples.ham10000.data.dataset import evaluation_loader
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
@@ -35,7 +35,8 @@ def new_trainer(**options: Any) -> L.Trainer:
         num_nodes=processes.count() // here,
         strategy="ddp" if processes.count() > 1 else "auto",
         use_distributed_sampler=False,  # ours lose and double no image
-        deterministic=True,
+        # On GPUs some layers have no deterministic form: warn of those instead of failing.
+        deterministic="warn" if torch.cuda.is_available() else True,
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -76,7 +77,7 @@ def evaluate_run(
 
     Args:
         run: the folder of the run.
-        folder: the data, as they were trained on.
+        folder: the data. Other files of the same images, such as larger ones, give a warning.
         part: train, val or test.
         workers: processes that load data.
 
@@ -84,20 +85,33 @@ def evaluate_run(
         The data of the part, the options of the run, and what :func:`evaluate_part` returns.
 
     Raises:
-        FileNotFoundError, ValueError: the run or the data cannot be used, or do not belong
-            together.
+        FileNotFoundError, ValueError: the run or the data cannot be used, or the split of the run
+            is not one of these data.
     """
     config, module = read_options(run), load_best(run)
     images = read_index(folder, allow_missing=True)
     cache = run.resolve().parent / "ham10000-cache"
     data = load_data(images, run / "split.csv", config.image_size, cache, [part])
-    return data, config, *evaluate_part(module, data, part, config, workers)
+    description = read_description(run)
+    if description.get("images_sha256", {}).get(part) != data.digests[part]:
+        warnings.warn(
+            f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
+        )
+    return data, config, *evaluate_part(module, data, part, config, workers, description["leak"])
 
 
 def evaluate_part(
-    module: LesionClassifier, data: Data, part: str, config: Config, workers: int
+    module: LesionClassifier, data: Data, part: str, config: Config, workers: int, leak: float
 ) -> tuple[Tensor, dict[str, Any]]:
     """Predict every image of a part once, in float32, over all processes.
+
+    Args:
+        module: the network.
+        data: the images.
+        part: train, val or test.
+        config: the options of the run.
+        workers: processes that load data.
+        leak: share of the test images whose lesion is in the training part, for the report.
 
     Returns:
         Probabilities (N, 7) in the order of the part, and the figures for JSON.
@@ -117,6 +131,7 @@ def evaluate_part(
     return probabilities, {
         "data": data.name,
         "split": config.split_name,
+        "leak": leak,
         "part": part,
         **summary,
         "notice": NOTICE,

@@ -1,6 +1,7 @@
 """Probabilities for image files, in the format of an ISIC 2018 Task 3 submission."""
 
 import csv
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from examples.ham10000.data.augment import canvas_size, center_crop
 from examples.ham10000.data.images import load_image
-from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES, image_files
+from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
 
@@ -82,10 +83,11 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
             raise FileNotFoundError(f"no such image or folder: {given}")
         found = [given]
         if given.is_dir():
-            found = image_files(given, "**/*")
+            found = _images_below(given)
             if not found:
                 raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {given}")
         paths += found
+    paths = list(dict.fromkeys(paths))
     names: dict[str, Path] = {}
     for path in paths:
         if names.setdefault(path.stem, path) is not path:
@@ -94,3 +96,16 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
                 "in two runs"
             )
     return paths
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; links are followed, each folder is seen once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)

@@ -14,12 +14,15 @@ USUAL_MOMENTUM = 0.1
 """PyTorch's default. torchvision's MobileNetV3 has 0.01, and its statistics lag for epochs."""
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """All batch norms of a network."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 def statistics_lag(model: nn.Module) -> bool:
     """Whether some batch norm averages over more steps than PyTorch's default does."""
-    return any(
-        isinstance(m, _BatchNorm) and m.momentum is not None and m.momentum < USUAL_MOMENTUM
-        for m in model.modules()
-    )
+    momenta = [module.momentum for module in batch_norms(model)]
+    return any(momentum is not None and momentum < USUAL_MOMENTUM for momentum in momenta)
 
 
 class RecomputeBatchNorm(L.Callback):

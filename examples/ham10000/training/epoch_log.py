@@ -9,7 +9,7 @@ from examples.ham10000.files import write_csv
 
 
 class EpochLog(L.Callback):
-    """Write the learning rate and all logged figures of every epoch to a CSV file.
+    """Write all logged figures of every epoch, and the learning rate after it, to a CSV file.
 
     Lightning's own CSV logger deletes the file when a run is resumed. Here the rows are part of
     the checkpoint, so that file and checkpoint always agree.

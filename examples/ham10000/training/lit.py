@@ -23,7 +23,9 @@ class LesionClassifier(L.LightningModule):
 
     Args:
         network: the classifier and its normalisation.
-        loss: of logits (N, 7) and classes (N,).
+        loss: of logits (N, 7) and classes (N,), for training.
+        validation_loss: one without class weights, whose mean over the batches is that over the
+            images; default: ``loss``.
         image_size: side of the crop that the network sees.
         seed: of every draw of the training: augmentation and dropout are functions of seed, epoch,
             step and process.
@@ -41,6 +43,7 @@ class LesionClassifier(L.LightningModule):
         network: Network,
         loss: nn.Module,
         *,
+        validation_loss: nn.Module | None = None,
         image_size: int,
         seed: int = 0,
         lr: float = 5e-4,
@@ -52,6 +55,7 @@ class LesionClassifier(L.LightningModule):
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
         self.model, self.loss = network.model, loss
+        self.validation_loss = loss if validation_loss is None else validation_loss
         self.register_buffer("mean", torch.tensor(network.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
         self.image_size, self.seed = image_size, seed
@@ -92,7 +96,7 @@ class LesionClassifier(L.LightningModule):
         """Count one batch of the validation part."""
         pixels, labels, _ = batch
         logits = self(center_crop(pixels, self.image_size))
-        loss = self.loss(logits, labels)
+        loss = self.validation_loss(logits, labels)
         self.log(f"{self.label}val_loss", loss, sync_dist=True, batch_size=len(labels))
         self.val_counts.update(logits, labels)
 

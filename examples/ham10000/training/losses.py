@@ -134,18 +134,10 @@ class DeferredReweighting(L.Callback):
         check_weight(weight, len(ldam.margins))
         self.ldam, self.weight, self.start = ldam, weight, start
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set the weights: a run that is resumed inside an epoch does not start that epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
-
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the weights by the epoch alone, so that a resumed run has the same ones."""
         on = trainer.current_epoch >= self.start
         self.ldam.weight = self.weight.to(self.ldam.margins.device) if on else None
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the weights away: the validation losses of all epochs can then be compared."""
-        self.ldam.weight = None
 
 
 def build_loss(

@@ -52,8 +52,7 @@ def build_network(name: str, num_classes: int, weights: str, attention: str) -> 
             SE blocks out.
 
     Raises:
-        ValueError: an unknown name, or weights that do not fit.
-        LookupError: the network has no SE blocks to replace or keep.
+        ValueError: an unknown name, weights that do not fit, or no SE blocks to replace or keep.
         FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
     """
     library, _, model_name = name.partition("/")
@@ -69,7 +68,7 @@ def build_network(name: str, num_classes: int, weights: str, attention: str) -> 
     if file is not None:
         load_backbone(network.model, _read_weights(file), network.head, str(file))
     if attention != "none" and not find_se(network.model):
-        raise LookupError(f"{name} has no SE blocks to replace or keep: use --attention none")
+        raise ValueError(f"{name} has no SE blocks to replace or keep: use --attention none")
     return replace(network, model=_with_attention(network.model, attention))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from examples.ham10000 import processes
 from examples.ham10000.data.augment import augment
 from examples.ham10000.training.lit import Batch, LesionClassifier
 
@@ -47,7 +48,7 @@ class Throughput(L.Callback):
             loop = _now() - self.start
             assert isinstance(pl_module, LesionClassifier)
             alone = _time_alone(pl_module, self.batches, trainer)
-            images = sum(len(labels) for _, labels, _ in self.batches)
+            images = sum(len(labels) for _, labels, _ in self.batches) * processes.count()
             self.batches = []
             trainer.print(
                 f"\nimages per second: {images / loop:.0f} in the loop, {images / alone:.0f} by "

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DistributedSampler
 
 from examples.ham10000 import processes
 from examples.ham10000.config import MONITORS, Config
@@ -23,6 +24,7 @@ from examples.ham10000.evaluation.plots import plot_curves
 from examples.ham10000.files import write_json
 from examples.ham10000.run import describe, recomputes_bn
 from examples.ham10000.training.batchnorm import RecomputeBatchNorm
+from examples.ham10000.training.checkpoint import WholeCheckpointIO
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
 from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.lit import LesionClassifier
@@ -49,7 +51,9 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         write_json(config.out / "config.json", description)
     _fit(config, data, network, description, last if last.exists() else None)
     best = load_best(config.out)
-    probabilities, summary = evaluate_part(best, data, "test", config, config.workers)
+    probabilities, summary = evaluate_part(
+        best, data, "test", config, config.workers, description["leak"]
+    )
     if processes.rank() == 0:
         title = f"{data.name}, {config.split_name}\n{config.model}, attention {config.attention}"
         plot_curves(config.out / "metrics.csv", data.label, title, config.out / "curves.png")
@@ -62,16 +66,20 @@ def _fit(
 ) -> None:
     counts = list(description["images"]["train"].values())
     weight = balanced_weights(counts) if config.class_weights == "balanced" else None
-    loss = build_loss(
-        config.loss,
-        counts,
-        weight=weight,
-        focal_weight=config.focal_weight,
-        ldam_weight=config.ldam_weight,
+    loss, validation_loss = (
+        build_loss(
+            config.loss,
+            counts,
+            weight=class_weights,
+            focal_weight=config.focal_weight,
+            ldam_weight=config.ldam_weight,
+        )
+        for class_weights in (weight, None)
     )
     module = LesionClassifier(
         network,
         loss,
+        validation_loss=validation_loss,
         image_size=config.image_size,
         seed=config.seed,
         lr=config.lr,
@@ -102,12 +110,18 @@ def _fit(
         callbacks=callbacks,
         gradient_clip_val=config.clip_grad_norm,
         precision=config.precision,
+        plugins=[WholeCheckpointIO()],
     )
+    batches = training_loader(
+        parts["train"], config.batch_size, seed=config.seed, workers=config.workers
+    )
+    if last is not None:
+        # Workers load the first batches before Lightning has told the sampler the epoch.
+        assert isinstance(batches.sampler, DistributedSampler)
+        batches.sampler.set_epoch(_read(last)["epoch"] + 1)
     trainer.fit(
         module,
-        training_loader(
-            parts["train"], config.batch_size, seed=config.seed, workers=config.workers
-        ),
+        batches,
         evaluation_loader(parts["val"], config.batch_size, workers=config.workers),
         ckpt_path=last,
         weights_only=True,
@@ -131,13 +145,17 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
     return [best, last]
 
 
-def _check_not_moved(last: Path) -> None:
-    """Lightning forgets which checkpoint was best when the folder has another path."""
+def _read(last: Path) -> dict[str, Any]:
     try:
-        states = torch.load(last, map_location="cpu", weights_only=True)["callbacks"]
-        folders = {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}
+        checkpoint: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file has many kinds
         raise ValueError(f"{last} cannot be loaded: {error}") from error
-    for folder in folders:
+    return checkpoint
+
+
+def _check_not_moved(last: Path) -> None:
+    """Lightning forgets which checkpoint was best when the folder has another path."""
+    states = _read(last)["callbacks"]
+    for folder in {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}:
         if folder != os.path.realpath(last.parent):
             raise ValueError(f"the run was moved: to resume it, move it back to {folder}")
