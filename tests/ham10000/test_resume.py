@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory):
     return outcome(run)
 
 
-QUICK_POINTS = ("decoding", "second epoch", "last checkpoint", "file of the checkpoint", "results")
+QUICK_POINTS = ("second epoch", "last checkpoint", "file of the checkpoint")
 
 
 @pytest.mark.parametrize(

