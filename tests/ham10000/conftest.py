@@ -37,5 +37,6 @@ def run(tmp_path_factory) -> Path:
     """The folder of a run on synthetic data that has learned something; it is only read."""
     out = tmp_path_factory.mktemp("runs") / "run"
     options = ["--image-size", "48", "--epochs", "6", "--model", MODEL, "--recompute-bn", "yes"]
+    options += ["--batch-size", "16"]
     assert main(["train", *options, "--out", str(out)]) == 0
     return out
