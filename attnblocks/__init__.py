@@ -4,6 +4,7 @@ from attnblocks.caco import CaCo, SeCo
 from attnblocks.cbam import CBAM
 from attnblocks.coord_att import CoordAtt
 from attnblocks.eca import Eca
+from attnblocks.fit import SiteFit, WarmStart, warm_start
 from attnblocks.registry import create_block, list_blocks, register_block
 from attnblocks.se import SE
 from attnblocks.sites import SELayers, SESite, find_se, register_se
@@ -20,10 +21,13 @@ __all__ = [
     "SELayers",
     "SESite",
     "SeCo",
+    "SiteFit",
+    "WarmStart",
     "create_block",
     "find_se",
     "list_blocks",
     "register_block",
     "register_se",
     "replace_se",
+    "warm_start",
 ]

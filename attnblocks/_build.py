@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from attnblocks.carry_over import PEAK, carry_over, linear_weight
 from attnblocks.registry import BlockFactory, get_block
 from attnblocks.se import SE
 from attnblocks.sites import SESite
@@ -17,12 +17,12 @@ Maker = Callable[[SESite], nn.Module]
 Block = type[nn.Module] | str | Maker
 
 
-def block_maker(block: Block, kwargs: dict[str, Any]) -> Maker:
+def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
     """One function from site to new module, whatever way the block was given."""
     if isinstance(block, str):
-        return _from_channels(get_block(block), kwargs)
+        return _from_channels(get_block(block), kwargs, warm)
     if isinstance(block, type) and issubclass(block, nn.Module):
-        return _from_channels(block, kwargs)
+        return _from_channels(block, kwargs, warm)
     if isinstance(block, partial) and isinstance(block.func, type):
         raise TypeError(
             f"give {block.func.__name__} itself, and its options as arguments of replace_se"
@@ -36,17 +36,12 @@ def block_maker(block: Block, kwargs: dict[str, Any]) -> Maker:
     return block
 
 
-def _from_channels(factory: BlockFactory, kwargs: dict[str, Any]) -> Maker:
+def _from_channels(factory: BlockFactory, kwargs: dict[str, Any], warm: bool) -> Maker:
     if taken := kwargs.keys() & {"device", "dtype"}:
         raise TypeError(f"{sorted(taken)} of a new block are those of the site")
-    if factory is not SE:
-        return lambda site: factory(site.channels, **_match_width(kwargs, site))
-    if kwargs.keys() - {"rd_channels"} or kwargs.get("rd_channels", "match") != "match":
-        raise TypeError(
-            f"SE takes its widths and functions from the site, not from {sorted(kwargs)}; "
-            "pass a function of the site to build another one"
-        )
-    return _se_of_site
+    if factory is SE and warm and kwargs in ({}, {"rd_channels": "match"}):
+        return _se_of_site
+    return lambda site: factory(site.channels, **_match_width(kwargs, site))
 
 
 def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
@@ -56,7 +51,7 @@ def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
     return others if site.rd_channels is None else {**others, "rd_channels": site.rd_channels}
 
 
-def build(site: SESite, make: Maker, like: Tensor, channels_last: bool) -> nn.Module:
+def build(site: SESite, make: Maker, like: Tensor, channels_last: bool, *, warm: bool) -> nn.Module:
     """The new block for one site, on its device, in its dtype, mode and memory format."""
     like = next((p for p in site.module.parameters() if p.is_floating_point()), like)
     try:
@@ -65,6 +60,8 @@ def build(site: SESite, make: Maker, like: Tensor, channels_last: bool) -> nn.Mo
         if not isinstance(new, nn.Module):
             raise TypeError(f"{new!r} is no nn.Module")
         _place(new, set(site.module.modules()), like, site.module.training)
+        if warm and make is not _se_of_site:
+            carry_over(new, site)
         if channels_last:
             new.to(memory_format=torch.channels_last)
     except Exception as error:
@@ -92,21 +89,27 @@ def _se_of_site(site: SESite) -> SE:
     layers = site.layers
     if layers.expand is None:
         return SE(site.channels)
+    width = site.rd_channels or site.channels
     # Every weight is filled below: nothing is drawn, and the random state stays as it is.
     se: SE = skip_init(  # type: ignore[no-untyped-call]
         SE,
         site.channels,
-        site.rd_channels or site.channels,
+        width,
         act_layer=site.act_layer or nn.Identity,
         gate_layer=site.gate_layer,
         device=cast(Tensor, layers.expand.weight).device,
         dtype=cast(Tensor, layers.expand.weight).dtype,
     )
     _copy_layer(layers.expand, se.fc2)
+    if layers.peak:  # the terms of mean and maximum become one of the mean
+        se.fc2.weight.mul_(2)
+        cast(Tensor, se.fc2.bias).mul_(2)
     if layers.norm is not None:
         se.bn = layers.norm
     if layers.squeeze is not None:
         _copy_layer(layers.squeeze, se.fc1)
+        if layers.peak:
+            se.fc1.weight.mul_((1 + PEAK) / 2)
     else:
         nn.init.dirac_(se.fc1.weight)
         nn.init.zeros_(cast(Tensor, se.fc1.bias))
@@ -116,16 +119,10 @@ def _se_of_site(site: SESite) -> SE:
 
 def _copy_layer(old: nn.Module, new: nn.Conv2d) -> None:
     """Copy a linear layer or 1x1 convolution, and whether it is trained; no bias means zero."""
-    old_weight = cast(Tensor, old.weight)
-    weight = rearrange(old_weight, "o i ... -> o i (...) 1")
-    if weight.shape != new.weight.shape:
-        raise ValueError(
-            f"{type(old).__name__} with a weight of shape {tuple(old_weight.shape)} is no linear "
-            f"map from {new.in_channels} to {new.out_channels} channels"
-        )
+    weight = linear_weight(old, new.in_channels, new.out_channels)
     old_bias, new_bias = cast(Tensor | None, old.bias), cast(Tensor, new.bias)
     trained = any(p.requires_grad for p in old.parameters() if p is not old_bias)
-    new.weight.copy_(weight).requires_grad_(trained)
+    new.weight.copy_(weight[:, :, None, None]).requires_grad_(trained)
     if old_bias is None:
         new_bias.zero_().requires_grad_(trained)
     else:

@@ -33,6 +33,8 @@ class SELayers:
         squeeze: the layer C to S; None for a block with one layer only.
         act: the activation between them, if any.
         norm: the norm between them, if any.
+        peak: whether the maximum of each channel goes through the layers too, and the logits are
+            summed, as in CBAM.
     """
 
     channels: int
@@ -41,6 +43,7 @@ class SELayers:
     squeeze: nn.Module | None = None
     act: nn.Module | None = None
     norm: nn.Module | None = None
+    peak: bool = False
 
     @property
     def rd_channels(self) -> int | None:
@@ -111,7 +114,7 @@ def _own_se(m: SE) -> SELayers:
 
 
 def _channel_attention(m: ChannelAttention) -> SELayers:
-    return SELayers(m.channels, m.gate, m.fc2, m.fc1, m.act)
+    return SELayers(m.channels, m.gate, m.fc2, m.fc1, m.act, peak=True)
 
 
 _ADAPTERS: dict[type[nn.Module], Adapter] = {

@@ -4,7 +4,7 @@ import copy
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from attnblocks._build import Block, block_maker, build, is_channels_last
+from attnblocks._build import Block, Maker, block_maker, build, is_channels_last
 from attnblocks.sites import SESite, find_se, known_classes
 
 Where = Callable[[SESite], bool] | str | Sequence[str]
@@ -31,29 +31,44 @@ _FINISHED_MODELS: dict[tuple[str, str], str] = {
 
 def replace_se(
     model: nn.Module,
-    block: Block,
+    block: Block | Mapping[str, Block],
     *,
     where: Where | None = None,
+    init: str = "warm",
     inplace: bool = True,
     **block_kwargs: Any,
 ) -> nn.Module:
     """Replace the SE blocks of ``model``, in place, by ``block``.
 
     The blocks are those that :func:`attnblocks.find_se` lists. A new block has its published
-    widths and initialisation; it takes over device, dtype, train or eval mode and memory format.
-    ``SE`` takes over the squeeze width, activation, gate, norm and weights of the site instead:
-    where the site is an SE block, the output of the network stays the same to float rounding (a
-    single layer gets an identity as its squeeze); from CBAM, CaCo and SeCo it takes the channel
-    stage; a site without one gets a published SE. A block that is registered in several places is
-    replaced once and stays shared; tied parameters are untied. If anything fails, the network is
-    left as it was.
+    widths; it takes over device, dtype, train or eval mode and memory format. A block that is
+    registered in several places is replaced once and stays shared; tied parameters are untied. If
+    anything fails, the network is left as it was.
+
+    With ``init="warm"`` a new block starts from the block that it replaces:
+
+    - SE takes over all of it: squeeze width, activation, gate, norm and weights, so that the
+      output stays the same to float rounding (a single layer gets an identity as its squeeze).
+    - SeCo, CaCo and CBAM take the two layers into their channel stage. Where it is narrower, or has
+      another activation, the strongest units are kept and the second layer is solved again by
+      least squares; another gate function is followed by a scale and a shift of the logits; where
+      the maximum counts too, it is taken to be three times the mean. The stages behind start open,
+      at sigmoid(5).
+    - CoordAtt starts with constant gates, whose product is the gate of the site for usual means;
+      Eca, which has neither bias nor mixing, with all gates at 1/2.
+    - A block of the same class and shapes is copied. Anything else keeps its own initialisation.
+
+    This keeps a network near to what it was; :func:`attnblocks.warm_start` brings it much nearer
+    with some unlabelled images.
 
     Args:
         model: the network.
         block: a block class, a name out of :func:`attnblocks.list_blocks`, or a function that
-            makes the new module from an :class:`attnblocks.SESite`.
-        where: which sites to replace: None for all, a predicate on the site, or one or several
-            patterns of site names, such as ``"features.1?.*"``.
+            makes the new module from an :class:`attnblocks.SESite`; or a mapping from patterns of
+            site names to such blocks, of which the first that fits a site is taken.
+        where: which sites to replace: None for all (or all that a mapping names), a predicate on
+            the site, or one or several patterns of site names, such as ``"features.1?.*"``.
+        init: ``"warm"``, or ``"fresh"`` for the published initialisation.
         inplace: False leaves ``model`` untouched and changes a deep copy.
         **block_kwargs: handed to a block given by class or name; ``rd_channels="match"`` takes
             the squeeze width of the site (the published one where it has none).
@@ -62,8 +77,9 @@ def replace_se(
         The network: ``model`` itself, its copy, or the new block if ``model`` is an SE block.
 
     Raises:
-        LookupError: the network has no SE block, or ``where`` selects none.
-        ValueError: an unknown block name, or a block that fails or is no module at some site.
+        LookupError: the network has no SE block, or ``where`` or a pattern selects none.
+        ValueError: an unknown block name or ``init``, or a block that fails or is no module at
+            some site.
         TypeError: a compiled, scripted, exported, wrapped or quantizable network; arguments that
             do not fit together.
 
@@ -73,24 +89,51 @@ def replace_se(
     Example:
         >>> import torchvision
         >>> model = torchvision.models.mobilenet_v3_small()
-        >>> _ = replace_se(model, "CaCo", where="features.4.*")
+        >>> _ = replace_se(model, {"features.4.*": "CaCo", "features.1.*": "Eca"})
         >>> model.features[4].block[2]  # doctest: +ELLIPSIS
         CaCo(
           channels=96, rd_channels=6
         ...
     """
+    if init not in ("warm", "fresh"):
+        raise ValueError(f"init must be 'warm' or 'fresh', got {init!r}")
     _check_model(model)
-    make = block_maker(block, block_kwargs)
-    sites = _select(model, where)
+    makers = _makers(model, block, where, block_kwargs, warm=init == "warm")
     if not inplace:
-        names = {site.name for site in sites}
         model = copy.deepcopy(model)
-        sites = tuple(site for site in find_se(model) if site.name in names)
+    sites = tuple(site for site in find_se(model) if site.name in makers)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     channels_last = is_channels_last(model)
-    new = {site.module: build(site, make, like, channels_last) for site in sites}
+    new = {
+        site.module: build(site, makers[site.name], like, channels_last, warm=init == "warm")
+        for site in sites
+    }
     _warn_of_hooks(sites, new)
     return _install(model, new)
+
+
+def _makers(
+    model: nn.Module,
+    block: Block | Mapping[str, Block],
+    where: Where | None,
+    kwargs: dict[str, Any],
+    *,
+    warm: bool,
+) -> dict[str, Maker]:
+    """What makes the new block of each selected site, by the name of the site."""
+    if not isinstance(block, Mapping):
+        make = block_maker(block, kwargs, warm=warm)
+        return {site.name: make for site in _select(model, where)}
+    if where is not None:
+        raise TypeError("the patterns of a mapping say which sites to replace: leave out where")
+    makers: dict[str, Maker] = {}
+    for pattern, one in block.items():
+        make = block_maker(one, kwargs, warm=warm)
+        for site in _select(model, pattern):
+            makers.setdefault(site.name, make)
+    if not makers:
+        raise LookupError("the mapping from patterns to blocks is empty")
+    return makers
 
 
 def _check_model(model: nn.Module) -> None:
@@ -129,7 +172,7 @@ def _select(model: nn.Module, where: Where | None) -> tuple[SESite, ...]:
         names = [site.name for site in sites]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise LookupError(f"where={pattern!r} matches none of the sites {names}")
+                raise LookupError(f"{pattern!r} matches none of the sites {names}")
         chosen = tuple(s for s in sites if any(fnmatchcase(s.name, p) for p in patterns))
     if not chosen:
         raise LookupError(f"where selects none of the sites {[site.name for site in sites]}")

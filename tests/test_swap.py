@@ -78,12 +78,14 @@ def test_a_swap_can_be_followed_by_another(first, second):
 
 
 def test_se_after_caco_takes_over_its_channel_mlp():
-    model = replace_se(small_network(), CaCo, rd_channels="match")
-    old = {s.name: s.module.channel for s in find_se(model)}
+    # Of a linear MLP the logits of mean and maximum are one logit of their sum; the maximum is
+    # taken to be three times the mean.
+    model = replace_se(small_network(), CaCo, rd_channels="match", act_layer=nn.Identity)
+    old = {s.name: randomized(s.module.channel) for s in find_se(model)}
     for site in find_se(replace_se(model, SE)):
-        assert torch.equal(site.module.fc1.weight, old[site.name].fc1.weight)
-        assert torch.equal(site.module.fc2.bias, old[site.name].fc2.bias)
-        assert isinstance(site.module.gate, nn.Sigmoid)
+        mlp, se, means = old[site.name].mlp, site.module, random_map(4, site.channels, 1, 1)
+        wanted = (mlp(means) + mlp(3 * means)).sigmoid()
+        torch.testing.assert_close(se(means) / means, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_where_selects_by_predicate_and_by_pattern():

@@ -1,0 +1,200 @@
+"""A network before and after a swap, and what can be compared between them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks.sites import find_se
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What was seen in one forward pass.
+
+    Args:
+        calls: input and output of every call of each replaced block, by site.
+        features: what enters the head, or leaves a network without one; (N, ...).
+    """
+
+    calls: dict[str, list[tuple[Tensor, Tensor]]]
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks that are equal but for the blocks at some sites, and perhaps the head.
+
+    Args:
+        model: the network after the swap.
+        original: the network before it.
+        sites: names of the replaced blocks that run.
+        head: name of the layer whose input is compared; None for the output of the network.
+    """
+
+    model: nn.Module
+    original: nn.Module
+    sites: tuple[str, ...]
+    head: str | None
+
+    @property
+    def compared(self) -> str:
+        """What the features are, in words."""
+        return "the output" if self.head is None else f"the input of {self.head!r}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def block(self, site: str) -> nn.Module:
+        """The new block of a site."""
+        return self.model.get_submodule(site)
+
+    def run(self, network: nn.Module, x: Tensor) -> Taps:
+        """Run one of the two networks on a batch."""
+        with _tapped(network, self.sites, self.head) as (calls, heard):
+            output = network(x.to(self.device))
+        return Taps(calls, _features(output if self.head is None else heard[-1]))
+
+
+def pair_up(
+    model: nn.Module, original: nn.Module, example: Tensor, head: str | None = None
+) -> Pair:
+    """Find out what was replaced, and make sure that the rest is the same.
+
+    Args:
+        model: the network after the swap.
+        original: the network before it.
+        example: a batch, to see what runs.
+        head: name of the head; None to find it.
+
+    Raises:
+        ValueError: nothing was replaced, the networks differ elsewhere, or share what is fitted.
+        LookupError: no such head in both of them, or one that does not run.
+    """
+    for name in () if head is None else (head,):
+        for network in (model, original):
+            if name not in dict(network.named_modules()):
+                raise LookupError(f"head={name!r} is no layer of {type(network).__name__}")
+    known = tuple(site.name for site in find_se(original))
+    sites, head = _what_runs(original, example.to(_device(original)), known, head)
+    sites = tuple(name for name in sites if _replaced(model, original, name))
+    if not sites:
+        raise ValueError("no block of model stands in place of another one of original")
+    _check_rest(model, original, (*known, *([] if head is None else [head])))
+    for name in sites:
+        ours = set(model.get_submodule(name).parameters())
+        if not ours.isdisjoint(original.parameters()):
+            raise ValueError(
+                f"the block at {name!r} shares parameters with original, which must not change: "
+                "pass a deep copy as original"
+            )
+        if any(p.dtype not in (torch.float32, torch.float64) for p in ours):
+            raise ValueError(f"the block at {name!r} must be in float32 or float64 to be fitted")
+    return Pair(model, original, sites, head)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _replaced(model: nn.Module, original: nn.Module, name: str) -> bool:
+    """Whether a block is of another class than before, or has other weights."""
+    try:
+        new = model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"model has no module {name!r}, which original has") from None
+    old = original.get_submodule(name)
+    return type(new) is not type(old) or not _same(new.state_dict(), old.state_dict())
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def _check_rest(model: nn.Module, original: nn.Module, but: Sequence[str]) -> None:
+    """Raise ValueError unless both have the same tensors outside of some modules."""
+
+    def rest(network: nn.Module) -> dict[str, Tensor]:
+        state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return {
+            name: value
+            for name, value in state.items()
+            if not any(not part or name.startswith(f"{part}.") for part in but)
+        }
+
+    ours, theirs = rest(model), rest(original)
+    for name in {**ours, **theirs}:
+        if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name]):
+            raise ValueError(
+                f"model and original differ at {name!r}: outside the replaced blocks and the head "
+                "they have to be the same network with the same weights"
+            )
+
+
+@torch.no_grad()
+def _what_runs(
+    original: nn.Module, example: Tensor, sites: Sequence[str], head: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """The sites that run, and the head: the last linear layer, if its output is the network's."""
+    last: list[tuple[str, Tensor]] = []
+    names = {m: name for name, m in original.named_modules() if isinstance(m, nn.Linear)}
+    hooks = [
+        linear.register_forward_hook(lambda m, _, output: last.append((names[m], output)))
+        for linear in names
+    ]
+    was_training = {module: module.training for module in original.modules()}
+    try:
+        original.eval()
+        with _tapped(original, sites, head) as (calls, heard):
+            output = original(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in was_training.items():
+            module.training = training
+    if head is not None and not heard:
+        raise LookupError(f"head={head!r} does not run in original")
+    if head is None and last and isinstance(output, Tensor) and torch.equal(last[-1][1], output):
+        head = last[-1][0]
+    if head is None:
+        _features(output)
+    return tuple(name for name in sites if calls[name]), head
+
+
+@contextmanager
+def _tapped(
+    network: nn.Module, sites: Sequence[str], head: str | None
+) -> Iterator[tuple[dict[str, list[tuple[Tensor, Tensor]]], list[Tensor]]]:
+    """Collect what goes through some blocks and into the head."""
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in sites}
+    heard: list[Tensor] = []
+
+    def tap(name: str) -> Any:
+        # Networks change the output in place, as by x += shortcut.
+        return lambda _, args, output: calls[name].append((args[0], output.clone()))
+
+    hooks = [network.get_submodule(n).register_forward_hook(tap(n)) for n in sites]
+    if head is not None:
+        hooks.append(
+            network.get_submodule(head).register_forward_pre_hook(
+                lambda _, args: heard.append(args[0])
+            )
+        )
+    try:
+        yield calls, heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _features(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the network returns a {type(output).__name__}, no tensor to compare: name its head"
+        )
+    return output
