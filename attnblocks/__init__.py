@@ -1,16 +1,18 @@
 """Drop-in channel and coordinate attention blocks for PyTorch, and the swap that installs them."""
 
+from attnblocks._version import __version__
 from attnblocks.caco import CaCo, SeCo
 from attnblocks.cbam import CBAM
 from attnblocks.coord_att import CoordAtt
 from attnblocks.eca import Eca
 from attnblocks.fit import SiteFit, WarmStart, warm_start
+from attnblocks.recipe import apply_recipe, recipe
 from attnblocks.registry import create_block, list_blocks, register_block
+from attnblocks.saving import load_model, save_model
 from attnblocks.se import SE
 from attnblocks.sites import SELayers, SESite, find_se, register_se
+from attnblocks.summary import summary
 from attnblocks.swap import replace_se
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CBAM",
@@ -23,11 +25,17 @@ __all__ = [
     "SeCo",
     "SiteFit",
     "WarmStart",
+    "__version__",
+    "apply_recipe",
     "create_block",
     "find_se",
     "list_blocks",
+    "load_model",
+    "recipe",
     "register_block",
     "register_se",
     "replace_se",
+    "save_model",
+    "summary",
     "warm_start",
 ]

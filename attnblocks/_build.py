@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -122,7 +123,7 @@ def _copy_layer(old: nn.Module, new: nn.Conv2d) -> None:
     weight = linear_weight(old, new.in_channels, new.out_channels)
     old_bias, new_bias = cast(Tensor | None, old.bias), cast(Tensor, new.bias)
     trained = any(p.requires_grad for p in old.parameters() if p is not old_bias)
-    new.weight.copy_(weight[:, :, None, None]).requires_grad_(trained)
+    new.weight.copy_(rearrange(weight, "o i -> o i 1 1")).requires_grad_(trained)
     if old_bias is None:
         new_bias.zero_().requires_grad_(trained)
     else:

@@ -4,12 +4,15 @@ Paper: Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improve
 MobileNetV3-Small (in Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from attnblocks._block import AttentionBlock, LayerFactory, bottleneck
 from attnblocks.cbam import ChannelAttention
 from attnblocks.coord_att import MIN_WIDTH, CoordAtt
+from attnblocks.layer_names import name_function, name_norm
 from attnblocks.se import SE
 
 
@@ -76,6 +79,16 @@ class SeCo(AttentionBlock):
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
         self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "rd_channels": self.rd_channels,
+            "act_layer": name_function(self.se.act),
+            "gate_layer": name_function(self.se.gate),
+            "coord_rd_channels": self.coord.rd_channels,
+            "norm_layer": name_norm(self.coord.bn1),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by its channel gates, then by its row and column gates."""
@@ -149,6 +162,16 @@ class CaCo(AttentionBlock):
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
         self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "rd_channels": self.rd_channels,
+            "act_layer": name_function(self.channel.act),
+            "gate_layer": name_function(self.channel.gate),
+            "coord_rd_channels": self.coord.rd_channels,
+            "norm_layer": name_norm(self.coord.bn1),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by its channel gates, then by its row and column gates."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -113,7 +114,7 @@ def linear_weight(layer: nn.Module, inputs: int, outputs: int) -> Tensor:
             f"{type(layer).__name__} with a weight of shape {tuple(weight.shape)} is no linear "
             f"map from {inputs} to {outputs} channels"
         )
-    return weight.reshape(outputs, inputs)
+    return rearrange(weight, "o i ... -> o (i ...)")
 
 
 def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -265,5 +266,5 @@ def _match_gate(
 
 def _write(new: Any, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
     for layer, weight, bias in ((new.fc1, w1, b1), (new.fc2, w2, b2)):
-        layer.weight.copy_(weight[:, :, None, None])
+        layer.weight.copy_(rearrange(weight, "o i -> o i 1 1"))
         layer.bias.copy_(bias)

@@ -4,6 +4,7 @@ Paper: CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from attnblocks._block import (
     odd_kernel,
     positive_int,
 )
+from attnblocks.layer_names import name_function, name_norm
 
 SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""
@@ -193,6 +195,16 @@ class CBAM(AttentionBlock):
         self.spatial = SpatialAttention(
             kernel_size, gate_layer=gate_layer, norm_layer=norm_layer, device=device, dtype=dtype
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "rd_channels": self.rd_channels,
+            "kernel_size": self.spatial.conv.kernel_size[0],
+            "act_layer": name_function(self.channel.act),
+            "gate_layer": name_function(self.channel.gate),
+            "norm_layer": name_norm(self.spatial.bn),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by its channel gates, then by its spatial gate."""

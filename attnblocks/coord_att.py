@@ -3,6 +3,8 @@
 Paper: Coordinate Attention for Efficient Mobile Network Design, https://arxiv.org/abs/2103.02907
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from attnblocks._block import (
     new_norm,
     positive_int,
 )
+from attnblocks.layer_names import name_function, name_norm
 
 MIN_WIDTH = 8
 """Least default width of the bottleneck."""
@@ -79,6 +82,15 @@ class CoordAtt(AttentionBlock):
         self.conv_h = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
         self.conv_w = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "rd_channels": self.rd_channels,
+            "act_layer": name_function(self.act),
+            "gate_layer": name_function(self.gate),
+            "norm_layer": name_norm(self.bn1),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` scaled by the gates of its rows and of its columns."""

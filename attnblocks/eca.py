@@ -4,11 +4,13 @@ Paper: ECA-Net: Efficient Channel Attention for Deep CNNs, https://arxiv.org/abs
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnblocks._block import AttentionBlock, LayerFactory, new_layer, odd_kernel, positive_int
+from attnblocks.layer_names import name_function
 
 
 class Eca(AttentionBlock):
@@ -54,6 +56,13 @@ class Eca(AttentionBlock):
         size = odd_kernel("kernel_size", kernel_size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "kernel_size": self.conv.kernel_size[0],
+            "gate_layer": name_function(self.gate),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with every channel scaled by its gate."""

@@ -56,6 +56,11 @@ def get_block(name: str) -> BlockFactory:
     raise ValueError(f"no block is named {name!r}; known: {', '.join(list_blocks())}.{hint}")
 
 
+def block_name(block: nn.Module) -> str | None:
+    """The name under which the class of a block is registered; None if it is not."""
+    return next((name for name, factory in _BLOCKS.items() if factory is type(block)), None)
+
+
 def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
     """Build a block by its name.
 
@@ -76,6 +81,9 @@ def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
 
 def register_block(name: str, block: BlockFactory) -> None:
     """Make a block of your own known to :func:`create_block` and to ``replace_se``.
+
+    A recipe can name a class that has a method ``arguments()``, which returns the keyword
+    arguments that make such a block, for JSON, and that :func:`attnblocks.register_se` knows.
 
     Args:
         name: a new name.

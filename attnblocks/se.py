@@ -3,6 +3,8 @@
 Paper: Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from attnblocks._block import (
     new_norm,
     positive_int,
 )
+from attnblocks.layer_names import name_function, name_norm
 
 
 class SE(AttentionBlock):
@@ -74,6 +77,15 @@ class SE(AttentionBlock):
         self.act = new_layer("act_layer", act_layer)
         self.fc2 = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+
+    def arguments(self) -> dict[str, Any]:
+        """What makes a block of this structure, beside its channels, for JSON."""
+        return {
+            "rd_channels": self.rd_channels,
+            "act_layer": name_function(self.act),
+            "gate_layer": name_function(self.gate),
+            "norm_layer": name_norm(self.bn),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with every channel scaled by its gate."""

@@ -28,7 +28,7 @@ class Config:
     """The options of ``train``, as its help describes them.
 
     ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
-    ``clip_grad_norm`` None for no clipping.
+    ``init`` None for a network without swapped blocks, ``clip_grad_norm`` None for no clipping.
     """
 
     data: Path | None
@@ -38,6 +38,7 @@ class Config:
     skip_bad: bool
     model: str
     attention: str
+    init: str | None
     weights: str
     image_size: int
     loss: str
@@ -62,6 +63,12 @@ class Config:
         """What to call the split in titles."""
         return f"{self.protocol} split" if self.split_file is None else self.split_file.name
 
+    @property
+    def network_name(self) -> str:
+        """What to call the network in titles."""
+        start = "" if self.init is None else f" ({self.init})"
+        return f"{self.model}, attention {self.attention}{start}"
+
     def check(self) -> None:
         """Raise ValueError for a number out of range or options that contradict each other."""
         for name in ("image_size", "epochs", "batch_size"):
@@ -83,6 +90,10 @@ class Config:
             raise ValueError(f"--seed must be below 2**32, got {self.seed}")
         if not 0 <= self.drw_start <= 1:
             raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
+        if self.init is not None and self.attention in ("SE", "none", "identity"):
+            raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
+        if self.init == "fitted" and self.weights == "none":
+            raise ValueError("--init fitted keeps what weights have learned: give --weights")
         if self.focal_weight == self.ldam_weight == 0:
             raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
         if self.data is not None and self.data.resolve() in self.out.resolve().parents:

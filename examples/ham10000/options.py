@@ -18,7 +18,7 @@ from examples.ham10000.config import (
 )
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.training.losses import COSINE_LOSSES, LOSSES
-from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
+from examples.ham10000.training.models import ATTENTION, INITS, PAPER_MODELS
 
 DEFAULTS: dict[str, Any] = {
     "data": None,
@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "skip_bad": False,
     "model": "tv/mobilenet_v3_small",
     "attention": "CaCo",
+    "init": None,
     "weights": "none",
     "loss": "cross-entropy",
     "class_weights": "none",
@@ -121,6 +122,8 @@ def train_config(given: dict[str, Any]) -> Config:
         options[name] = None if options[name] is None else options[name].absolute()
     if options["weights"] not in ("none", "imagenet"):
         options["weights"] = str(Path(options["weights"]).absolute())
+    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
+        options["init"] = "fresh" if options["weights"] == "none" else "fitted"
     options["model"] = PAPER_MODELS.get(options["model"], options["model"])
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -166,8 +169,12 @@ def _add_train_options(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("network")
     text = f"tv/NAME, timm/NAME, or of the paper: {', '.join(PAPER_MODELS)}"
     add(group, "--model", text, metavar="NAME")
-    text = "a fresh block at every SE site; SE: the network's own; none: as it is; identity: no SE"
+    text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
     add(group, "--attention", text, choices=ATTENTION)
+    text = "how a swapped block starts; fresh: as published; warm: from the SE that it replaces; "
+    text += "fitted: to it, on 512 training images without labels; default: fitted where weights "
+    text += "are given, else fresh"
+    add(group, "--init", text, choices=INITS)
     add(group, "--weights", "none, imagenet, or a file", metavar="WEIGHTS")
     add(group, "--image-size", "in pixels", type=int)
     text = "batch norm statistics from training images before each validation; auto: where the "

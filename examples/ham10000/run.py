@@ -5,6 +5,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import write_csv, write_json
 from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
 from examples.ham10000.training.cosine import use_cosine_classifier
+from examples.ham10000.training.fitting import fit_blocks
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import Network, build_network, check_trains
 
@@ -68,7 +70,8 @@ def prepare(config: Config) -> tuple[Data, Network]:
     if config.precision == "16-mixed" and not torch.cuda.is_available():
         raise ValueError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true")
     # A checkpoint has all weights: what the run began with is not needed any more.
-    network = new_network(config, "none" if (config.out / "last.ckpt").exists() else config.weights)
+    resumed = (config.out / "last.ckpt").exists()
+    network = new_network(config, empty=resumed)
     if config.recompute_bn == "yes" and not batch_norms(network.model):
         raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
     check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
@@ -81,13 +84,25 @@ def prepare(config: Config) -> tuple[Data, Network]:
     data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
     if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
+    if config.init == "fitted" and not resumed:
+        original = build_network(config.model, len(CLASSES), config.weights, "SE")
+        fit = fit_blocks(network, original, data.part("train"), config.image_size, seed=config.seed)
+        if processes.rank() == 0:
+            print(fit)
+            write_json(config.out / "warm_start.json", asdict(fit))
     return data, network
 
 
-def new_network(config: Config, weights: str) -> Network:
-    """The network that the options name, with the head that its loss needs."""
+def new_network(config: Config, *, empty: bool = False) -> Network:
+    """The network that the options name, with the head that its loss needs.
+
+    Args:
+        config: the options of the run.
+        empty: leave out what the run began with, because a checkpoint will take its place.
+    """
     L.seed_everything(config.seed, verbose=False)
-    network = build_network(config.model, len(CLASSES), weights, config.attention)
+    weights, init = ("none", "fresh") if empty else (config.weights, config.init or "fresh")
+    network = build_network(config.model, len(CLASSES), weights, config.attention, init)
     if config.loss in COSINE_LOSSES:
         use_cosine_classifier(network.model, network.head, len(CLASSES))
     return network

@@ -55,7 +55,7 @@ def load_best(run: Path) -> LesionClassifier:
     file = run / "best.ckpt"
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run has finished no epoch")
-    network = new_network(config, "none")
+    network = new_network(config, empty=True)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
         network.model.load_state_dict(
@@ -129,6 +129,7 @@ def evaluate_part(
         [image.lesion_id for image in images],
     )
     return probabilities, {
+        "network": config.network_name,
         "data": data.name,
         "split": config.split_name,
         "leak": leak,
@@ -145,7 +146,7 @@ def write_results(
     part = summary["part"]
     images = [data.images[i].image_id for i in data.split[part]]
     write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), isic_rows(images, probabilities))
-    title = f"{data.name}, {config.split_name}\n{config.model}, attention {config.attention}"
+    title = f"{data.name}, {config.split_name}\n{config.network_name}"
     plot_confusion(summary, f"{title}, {part} part", folder / f"confusion_matrix_{part}.png")
     write_json(folder / f"{part}.json", summary)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from attnblocks import find_se, list_blocks, replace_se
 
 ATTENTION = (*list_blocks(), "none", "identity")
+INITS = ("fresh", "warm", "fitted")
+"""How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
 
 PAPER_MODELS = {
     "ResNet18": "tv/resnet18",
@@ -39,7 +41,9 @@ class Network:
     head: tuple[str, ...]
 
 
-def build_network(name: str, num_classes: int, weights: str, attention: str) -> Network:
+def build_network(
+    name: str, num_classes: int, weights: str, attention: str, init: str = "fresh"
+) -> Network:
     """Build a network, load its weights, then change its attention.
 
     Args:
@@ -47,9 +51,9 @@ def build_network(name: str, num_classes: int, weights: str, attention: str) -> 
         num_classes: width of the classifier, which is always new.
         weights: ``none``; ``imagenet`` for those of the library; or a file (.safetensors, .pth)
             that holds everything but the classifier.
-        attention: a block of attnblocks, freshly initialised, instead of every SE block; ``SE``
-            keeps the network's own; ``none`` takes the network as it is; ``identity`` takes the
-            SE blocks out.
+        attention: a block of attnblocks instead of every SE block; ``SE`` keeps the network's own;
+            ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
+        init: one of :data:`INITS` for the block; ``fitted`` needs images, and begins ``warm``.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or no SE blocks to replace or keep.
@@ -69,7 +73,7 @@ def build_network(name: str, num_classes: int, weights: str, attention: str) -> 
         load_backbone(network.model, _read_weights(file), network.head, str(file))
     if attention != "none" and not find_se(network.model):
         raise ValueError(f"{name} has no SE blocks to replace or keep: use --attention none")
-    return replace(network, model=_with_attention(network.model, attention))
+    return replace(network, model=_with_attention(network.model, attention, init))
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
@@ -186,7 +190,9 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _with_attention(model: nn.Module, attention: str) -> nn.Module:
+def _with_attention(model: nn.Module, attention: str, init: str) -> nn.Module:
     if attention in ("none", "SE"):
         return model
-    return replace_se(model, nn.Identity if attention == "identity" else attention)
+    if attention == "identity":
+        return replace_se(model, nn.Identity)
+    return replace_se(model, attention, init="fresh" if init == "fresh" else "warm")

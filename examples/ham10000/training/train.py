@@ -55,7 +55,7 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         best, data, "test", config, config.workers, description["leak"]
     )
     if processes.rank() == 0:
-        title = f"{data.name}, {config.split_name}\n{config.model}, attention {config.attention}"
+        title = f"{data.name}, {config.split_name}\n{config.network_name}"
         plot_curves(config.out / "metrics.csv", data.label, title, config.out / "curves.png")
         write_results(config.out, data, config, probabilities, summary)
     return summary

@@ -1,0 +1,115 @@
+"""Activations, gates and norms as JSON, so that a recipe can name them."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import activation
+
+from attnblocks._block import LayerFactory
+
+LayerSpec = str | dict[str, Any] | None
+"""A name such as "ReLU", or a dictionary of "name" and the arguments that are not the defaults."""
+
+_FUNCTIONS: dict[str, type[nn.Module]] = {
+    name: getattr(activation, name)
+    for name in activation.__all__
+    if name not in ("MultiheadAttention", "Threshold")
+} | {"Identity": nn.Identity}
+
+_NORMS: dict[str, type[nn.Module]] = {
+    "BatchNorm2d": nn.BatchNorm2d,
+    "GroupNorm": nn.GroupNorm,
+    "SyncBatchNorm": nn.SyncBatchNorm,
+}
+
+# Those change nothing that is computed, or are given by the block.
+_LEFT_OUT = {"self", "inplace", "num_features", "num_channels", "device", "dtype", "process_group"}
+
+
+def name_function(module: nn.Module) -> LayerSpec:
+    """Name an activation or a gate.
+
+    A class that is not torch's own gets the name of the one in torch.nn that computes the same.
+
+    Raises:
+        ValueError: there is none.
+    """
+    cls = type(module)
+    if _FUNCTIONS.get(cls.__name__) is cls:
+        return _spec(module)
+    x = torch.linspace(-8, 8, 513)
+    if not any(True for _ in module.parameters()):
+        values = module(x.clone())
+        for name in ("Sigmoid", "Hardsigmoid", "ReLU", "SiLU", "Hardswish", "Identity", "GELU"):
+            if torch.equal(_FUNCTIONS[name]()(x), values):
+                return name
+    raise ValueError(
+        f"{cls.__module__}.{cls.__qualname__} computes none of the functions of torch.nn, so no "
+        "recipe can name it"
+    )
+
+
+def name_norm(module: nn.Module) -> LayerSpec:
+    """Name a norm; None stands for ``nn.Identity``, a block's form of no norm.
+
+    Raises:
+        ValueError: it is neither a batch norm nor a group norm of torch.nn.
+    """
+    if isinstance(module, nn.Identity):
+        return None
+    if _NORMS.get(type(module).__name__) is type(module):
+        return _spec(module)
+    raise ValueError(f"a recipe can name the norms {', '.join(_NORMS)}, not {module!r}")
+
+
+def function_layer(spec: LayerSpec) -> LayerFactory:
+    """What makes the activation or gate of that name, called without arguments.
+
+    Raises:
+        ValueError: an unknown name, or arguments that it does not have.
+    """
+    return _factory(spec, _FUNCTIONS)
+
+
+def norm_layer(spec: LayerSpec) -> LayerFactory | None:
+    """What makes the norm of that name, called with its channels, or None.
+
+    Raises:
+        ValueError: an unknown name, or arguments that it does not have.
+    """
+    return None if spec is None else _factory(spec, _NORMS)
+
+
+def _arguments(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(cls.__init__).parameters
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {n: p for n, p in parameters.items() if n not in _LEFT_OUT and p.kind not in variable}
+
+
+def _spec(module: nn.Module) -> LayerSpec:
+    """The name of a class of torch.nn, with the arguments that differ from the defaults."""
+    changed = {}
+    for name, parameter in _arguments(type(module)).items():
+        value = getattr(module, name)
+        if name == "bias":  # newer norms can go without: the argument is not kept, its effect is
+            value = value is not None
+        if value != parameter.default:
+            changed[name] = value
+    name = type(module).__name__
+    return {"name": name, **changed} if changed else name
+
+
+def _factory(spec: LayerSpec, known: dict[str, type[nn.Module]]) -> LayerFactory:
+    arguments = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    name = arguments.pop("name", None)
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown layer {spec!r}; known are {', '.join(sorted(known))}")
+    cls = known[name]
+    if unknown := arguments.keys() - _arguments(cls).keys():
+        raise ValueError(f"{name} has no arguments {sorted(unknown)}")
+    if not all(isinstance(value, (int, float, str, type(None))) for value in arguments.values()):
+        raise ValueError(f"the arguments of {name} must be plain numbers and words: {arguments}")
+    return partial(cls, **arguments)

@@ -1,0 +1,267 @@
+"""Whole models in one file: where they come from, what stands where in them, and their weights."""
+
+import copy
+import difflib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks._version import __version__
+from attnblocks.recipe import apply_recipe, recipe
+
+FORMAT = 1
+"""Counted up when older versions of this library could not read a file any more."""
+
+# Arguments with which timm and torchvision would download weights or read other files.
+_FORBIDDEN = {
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "weights",
+    "weights_backbone",
+}
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def save_model(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    base_kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model to one safetensors file, from which :func:`load_model` builds it again.
+
+    With a ``base``, the model is first rebuilt without its weights, so that a file that could not
+    be loaded is not written. Tensors shared under several names are written once.
+
+    Args:
+        model: a network of timm, of torchvision or of your own, with or without swapped blocks.
+        path: the file; one that exists is replaced, once the new one is whole.
+        base: how the network is built before the swap: ``timm/NAME`` or ``torchvision/NAME``; None
+            for a network of your own, which then has to be given to :func:`load_model`.
+        base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
+
+    Raises:
+        ValueError: the base is unknown or does not give this model, an argument of it is not
+            allowed, a block has no recipe, or a tensor has no data.
+        FileNotFoundError: there is no such folder.
+        ImportError: safetensors, or the library of the base, is not installed.
+
+    Example:
+        >>> import tempfile, torchvision
+        >>> from attnblocks import CaCo, find_se, replace_se
+        >>> model = replace_se(torchvision.models.mobilenet_v3_small(num_classes=7), CaCo)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(model, f"{folder}/lesions.safetensors",
+        ...                base="torchvision/mobilenet_v3_small", base_kwargs={"num_classes": 7})
+        ...     loaded = load_model(f"{folder}/lesions.safetensors")
+        >>> [site.kind for site in find_se(loaded)][0]
+        'attnblocks.caco.CaCo'
+    """
+    _need("safetensors", "pip install 'attnblocks[save]'")
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    made_of = recipe(model)
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
+    kwargs = dict(base_kwargs or {})
+    if base is not None:
+        with torch.device("meta"):
+            rebuilt = apply_recipe(_build(base, kwargs), made_of)
+        _check_shapes(state, rebuilt, f"base {base!r}")
+    elif kwargs:
+        raise ValueError(f"base_kwargs {kwargs} go with a base")
+    first: dict[tuple[Any, ...], str] = {}
+    same = {name: first.setdefault(_identity(name, value), name) for name, value in state.items()}
+    metadata = {
+        "format": "pt",
+        "attnblocks": json.dumps(
+            {
+                "format": FORMAT,
+                "version": __version__,
+                "base": base,
+                "base_kwargs": kwargs,
+                "recipe": made_of,
+                "shared": {name: kept for name, kept in same.items() if name != kept},
+            }
+        ),
+    }
+    tensors = {name: state[name].detach().cpu().contiguous() for name in set(same.values())}
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        save_file(tensors, partial, metadata)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -> nn.Module:
+    """Build a model out of a file of :func:`save_model`: base, then recipe, then weights.
+
+    Nothing in the file is executed: the base is looked up among the names of timm and torchvision,
+    and the blocks among those of :func:`attnblocks.list_blocks`.
+
+    Args:
+        path: the file.
+        base: a network of your own, as it was before the swap; it is copied, not changed. None to
+            build the base that the file names.
+
+    Returns:
+        The model on the CPU (a base of your own: where that is), in train mode as it was built,
+        with the weights and dtypes of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, none of :func:`save_model`, of a newer format, or it does
+            not fit the base: what is missing, unknown or of another shape is named.
+        LookupError: the installed timm or torchvision does not have the base.
+        ImportError: safetensors, or the library of the base, is not installed.
+
+    Example:
+        >>> load_model("nowhere.safetensors")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no model file nowhere.safetensors
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}")
+    _need("safetensors", "pip install 'attnblocks[save]'")
+    header, state = _read(path)
+    if base is not None:
+        model = apply_recipe(copy.deepcopy(base), header["recipe"])
+    elif header["base"] is None:
+        raise ValueError(f"{path} holds a network of its author's own: give it as base")
+    else:
+        # First without data: what does not fit takes no memory.
+        with torch.device("meta"):
+            empty = apply_recipe(_build(header["base"], header["base_kwargs"]), header["recipe"])
+        _check_shapes(state, empty, f"base {header['base']!r}")
+        model = apply_recipe(_build(header["base"], header["base_kwargs"]), header["recipe"])
+    _check_shapes(state, model, "the base")
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in state.items():
+        if name in own:  # shared tensors have several names, and are here once
+            own[name].data = own[name].data.to(value.dtype)
+    model.load_state_dict(state)
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, checked, and all of its tensors by name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("attnblocks")
+            names: list[str] = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if text is None:
+        raise ValueError(f"{path} was not written by save_model: it has weights alone")
+    try:
+        header = json.loads(text)
+        if header["format"] > FORMAT:
+            raise ValueError(
+                f"format {header['format']} of attnblocks {header['version']} is newer than this "
+                f"version ({__version__}): upgrade it"
+            )
+        base, kwargs, made_of, shared = (
+            header[key] for key in ("base", "base_kwargs", "recipe", "shared")
+        )
+        if not (
+            isinstance(base, str | None)
+            and isinstance(kwargs, dict)
+            and isinstance(made_of, list)
+            and isinstance(shared, dict)
+        ):
+            raise ValueError("its entries are of the wrong kind")
+        state.update({name: state[kept] for name, kept in shared.items()})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} has a header that cannot be used: {error}") from error
+    return header, state
+
+
+def _build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The network of a base, without weights."""
+    library, _, name = base.partition("/")
+    for key, value in kwargs.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if key in _FORBIDDEN or not all(isinstance(v, _PLAIN) for v in values):
+            raise ValueError(
+                f"base_kwargs may hold plain values of the structure, not {key}={value!r}"
+            )
+    if library not in _LIBRARIES:
+        raise ValueError(f"base must be timm/NAME or torchvision/NAME, got {base!r}")
+    _need(library, f"pip install 'attnblocks[{library}]'")
+    known, build = _LIBRARIES[library]()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LookupError(f"the installed {library} has no model {name!r}{hint}")
+    try:
+        return build(name, **kwargs)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error}") from error
+
+
+def _timm() -> tuple[Sequence[str], Callable[..., nn.Module]]:
+    import timm
+
+    return timm.list_models(), partial(timm.create_model, pretrained=False)
+
+
+def _torchvision() -> tuple[Sequence[str], Callable[..., nn.Module]]:
+    import torchvision
+
+    # Detection and segmentation would download the weights of their backbones.
+    names = torchvision.models.list_models(module=torchvision.models)
+    return names, partial(torchvision.models.get_model, weights=None)
+
+
+_LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
+
+
+def _need(library: str, install: str) -> None:
+    if find_spec(library) is None:
+        raise ImportError(f"{library} is needed for this: {install}")
+
+
+def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
+    """Raise ValueError unless the names and shapes of ``state`` are those of the model."""
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the weights do not fit {source}: {'; '.join(problems[:5])}{more}")
+
+
+def _identity(name: str, value: Tensor) -> tuple[Any, ...]:
+    """Equal for two names of one tensor."""
+    if not value.numel():
+        return (name,)
+    return (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)

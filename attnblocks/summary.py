@@ -1,0 +1,62 @@
+"""What stands where in a network, as a table for the terminal."""
+
+from torch import nn
+
+from attnblocks.sites import SESite, find_se
+
+
+def summary(model: nn.Module, original: nn.Module | None = None) -> str:
+    """Tabulate the SE sites of a network: block, channels, squeeze width and parameters.
+
+    Args:
+        model: the network.
+        original: the same network before a swap; adds what stood there and its parameters.
+
+    Returns:
+        The table; print it.
+
+    Raises:
+        ValueError: the two networks do not have the same sites.
+
+    Example:
+        >>> from attnblocks import SE, CaCo, replace_se
+        >>> model = nn.Sequential(SE(64))
+        >>> print(summary(replace_se(model, CaCo, inplace=False), model))
+        site   block  channels  width  parameters  before  parameters before
+        0      CaCo         64      4        2268  SE                   2128
+        total                                2268                       2128
+    """
+    header = ["site", "block", "channels", "width", "parameters"]
+    rows = [_cells(site) for site in find_se(model)]
+    totals = ["total", "", "", "", str(_count(model))]
+    if original is not None:
+        header += ["before", "parameters before"]
+        before = {site.name: site for site in find_se(original)}
+        if before.keys() != {row[0] for row in rows}:
+            raise ValueError(
+                f"model has the sites {[row[0] for row in rows]}, original has {list(before)}"
+            )
+        for row in rows:
+            old = before[row[0]]
+            row += [type(old.module).__name__, str(_count(old.module))]
+        totals += ["", str(_count(original))]
+    table = [header, *rows, totals]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    words = {"site", "block", "before"}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if name in words else cell.rjust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        ).rstrip()
+        for row in table
+    )
+
+
+def _cells(site: SESite) -> list[str]:
+    width = "" if site.rd_channels is None else str(site.rd_channels)
+    count = str(_count(site.module))
+    return [site.name, type(site.module).__name__, str(site.channels), width, count]
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,116 @@
+"""The images and the networks that are compared."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnblocks import replace_se
+from examples.ham10000.data.augment import canvas_size, center_crop
+from examples.ham10000.data.dataset import SkinLesions
+from examples.ham10000.data.images import digest, file_digests, load_all
+from examples.ham10000.data.index import CLASSES, Image, read_index
+from examples.ham10000.data.splits import by_lesion
+from examples.ham10000.training.models import Network, build_network
+
+MODEL = "timm/tf_mobilenetv3_small_075"
+IMAGE_SIZE = 112
+BATCH_SIZE = 128
+INITS = ("fresh", "warm", "fitted")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network of the comparison: a block, its squeeze width, and how it starts."""
+
+    block: str
+    width: str = "published"
+    init: str = "fitted"
+
+    @property
+    def name(self) -> str:
+        """In tables and names of files."""
+        return "own SE" if self == OWN else f"{self.block} {self.width} {self.init}"
+
+
+OWN = Arm("SE", "own", "kept")
+WIDTHS = [
+    ("SeCo", "published"),
+    ("CaCo", "published"),
+    ("CaCo", "match"),
+    ("CBAM", "published"),
+    ("CBAM", "match"),
+    ("CoordAtt", "published"),
+    ("Eca", "published"),
+]
+COMPARED = [OWN, *(Arm(block, width, init) for block, width in WIDTHS for init in INITS)]
+"""Those whose features are measured."""
+
+FINETUNED = [
+    OWN,
+    Arm("CaCo", "published", "fresh"),
+    Arm("CaCo"),
+    Arm("CaCo", "match"),
+    Arm("SeCo"),
+]
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Images, and a training and a validation part of them."""
+
+    images: Sequence[Image]
+    pixels: NDArray[np.uint8]
+    train: list[int]
+    val: list[int]
+
+    def part(self, positions: Sequence[int]) -> SkinLesions:
+        """Some of the images as a data set."""
+        return SkinLesions(self.pixels, [image.label for image in self.images], positions)
+
+
+def load_lesions(folder: Path, cache: Path) -> Lesions:
+    """Read all images but those of the pipeline's test part (seed 0), which stays unread.
+
+    A fifth of the rest is the validation part: no lesion is in both.
+    """
+    images = read_index(folder)
+    test = set(by_lesion(images, seed=0)["test"])
+    images = [image for i, image in enumerate(images) if i not in test]
+    split = by_lesion(images, seed=0)
+    paths = [image.path for image in images]
+    pixels = load_all(paths, canvas_size(IMAGE_SIZE), cache, digest(file_digests(paths)))
+    return Lesions(images, pixels, split["train"], sorted(split["val"] + split["test"]))
+
+
+def normalised(network: Network, lesions: Lesions, positions: Sequence[int]) -> Tensor:
+    """The centre crops of some images, as the network takes them; (N, 3, 112, 112)."""
+    pixels = center_crop(torch.from_numpy(lesions.pixels[list(positions)]), IMAGE_SIZE)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
+    return ((pixels / 255 - mean) / std).to(memory_format=torch.channels_last)
+
+
+def original(weights: Path, seed: int) -> Network:
+    """The pre-trained network with its own SE; the seed draws its head."""
+    L.seed_everything(seed, verbose=False)
+    network = build_network(MODEL, len(CLASSES), str(weights), "SE")
+    # One and a half times as fast on a CPU, and the same for all arms.
+    network.model.to(memory_format=torch.channels_last)
+    return network
+
+
+def swapped(network: Network, arm: Arm) -> Network:
+    """A copy with the block of an arm, fresh or warm."""
+    model = copy.deepcopy(network.model)
+    if arm != OWN:
+        options: dict[str, Any] = {"rd_channels": "match"} if arm.width == "match" else {}
+        init = "fresh" if arm.init == "fresh" else "warm"
+        replace_se(model, arm.block, init=init, **options)
+    return Network(model, network.mean, network.std, network.head)

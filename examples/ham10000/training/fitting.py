@@ -1,0 +1,46 @@
+"""Warm start on training images, which need no labels for it."""
+
+import numpy as np
+import torch
+
+from attnblocks import WarmStart, warm_start
+from examples.ham10000.data.augment import center_crop
+from examples.ham10000.data.dataset import SkinLesions
+from examples.ham10000.training.models import Network
+
+IMAGES = 512
+BATCH = 64
+
+
+def fit_blocks(
+    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
+) -> WarmStart:
+    """Fit the swapped blocks to the original on 512 training images and their mirror images.
+
+    Args:
+        network: after the swap; its blocks are changed in place.
+        original: before it.
+        part: the training images, fewer than 512 if there are no more.
+        image_size: side of the crop that the networks see.
+        seed: of the choice of images and of the order of the batches.
+
+    Returns:
+        What was achieved on these images.
+    """
+    count = min(IMAGES, len(part))
+    drawn = np.random.default_rng(seed).choice(len(part), count, replace=False)
+    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
+    images = ((pixels / 255 - mean) / std).split(BATCH)  # type: ignore[no-untyped-call]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return warm_start(
+            network.model.to(device),
+            original.model.to(device),
+            [*images, *(batch.flip(3) for batch in images)],
+            epochs=(5, 10),
+            seed=seed,
+        )
+    finally:
+        network.model.cpu()
+        original.model.cpu()
