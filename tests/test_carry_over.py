@@ -1,0 +1,187 @@
+"""What a warm swap keeps of the network, block by block."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from attnblocks import (
+    CBAM,
+    SE,
+    CaCo,
+    CoordAtt,
+    Eca,
+    SeCo,
+    SELayers,
+    find_se,
+    register_se,
+    replace_se,
+)
+from tests.helpers import random_map, randomized, small_network
+
+
+def gates(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return block(x) / x
+
+
+def old_se(seed: int = 0, **kwargs) -> nn.Module:
+    """An SE block whose gates are far from constant and from each other."""
+    block = torchvision.ops.SqueezeExcitation(64, 16, **kwargs)
+    return randomized(block.double(), seed).eval()
+
+
+def positive_map(peak: float = 3.0) -> torch.Tensor:
+    """A map in which the maximum of each channel is ``peak`` times its mean, or nearly so."""
+    mean = random_map(32, 64, 1, 1, dtype=torch.float64).abs() + 0.1
+    x = torch.full((4, 4), (16 - peak) / 15, dtype=torch.float64)
+    x[1, 2] = peak
+    return mean * x
+
+
+@pytest.mark.parametrize("gate", [nn.Hardsigmoid, nn.Sigmoid])
+def test_seco_computes_what_the_se_did(gate):
+    """Beside the open gates behind, sigmoid(5)^2 = 0.987, for which the channel gate makes up."""
+    old = old_se(scale_activation=gate)
+    x = positive_map()
+    new = replace_se(nn.Sequential(copy.deepcopy(old)), SeCo, gate_layer=gate)
+    error = gates(new, x) - gates(old, x)
+    assert error.abs().max() < 0.03
+    inner = gates(old, x).clamp(0.1, 0.9) == gates(old, x)
+    assert inner.double().mean() > 0.5
+    assert error[inner].abs().max() < 0.012
+
+
+@pytest.mark.parametrize("block", [CaCo, CBAM])
+def test_channel_stages_follow_the_gates_where_the_peak_is_three_times_the_mean(block):
+    x = positive_map()
+    for act, bound in ((nn.Identity, 0.1), (nn.ReLU, 0.25)):
+        old = old_se(scale_activation=nn.Sigmoid, activation=act)
+        new = replace_se(copy.deepcopy(old), block, rd_channels="match", act_layer=act)
+        error = (gates(new, x) - gates(old, x)).square().mean().sqrt()
+        fresh = replace_se(copy.deepcopy(old), block, rd_channels="match", init="fresh")
+        before = (gates(fresh, x) - gates(old, x)).square().mean().sqrt()
+        assert error < bound
+        assert error < before / 2
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), width=st.integers(2, 15))
+def test_a_narrower_block_follows_better_than_constant_gates(seed, width):
+    """On means as they are assumed, N(1/2, 1); the constant is the best that there is."""
+    old = old_se(seed, scale_activation=nn.Sigmoid)
+    generator = torch.Generator().manual_seed(seed + 1)
+    means = torch.randn(256, 64, 1, 1, generator=generator, dtype=torch.float64) + 0.5
+    wanted = gates(old, means)
+    new = replace_se(old, SE, rd_channels=width)
+    assert new.rd_channels == width
+    error = (gates(new, means) - wanted).square().mean()
+    assert error < (wanted - wanted.mean(0)).square().mean()
+
+
+def test_other_activations_are_followed():
+    old = old_se(activation=nn.SiLU, scale_activation=nn.Sigmoid)
+    means = random_map(256, 64, 1, 1, dtype=torch.float64) + 0.5
+    wanted = gates(old, means)
+    new = replace_se(old, SeCo, rd_channels="match")
+    assert (type(new.se.act), type(new.se.gate)) == (nn.ReLU, nn.Hardsigmoid)
+    error = (gates(new, means) - wanted).square().mean()
+    assert error < 0.25 * (wanted - wanted.mean(0)).square().mean()
+
+
+def test_a_single_layer_goes_into_a_block_with_two():
+    old = randomized(timm.layers.EffectiveSEModule(64, gate_layer="sigmoid").double()).eval()
+    means = random_map(256, 64, 1, 1, dtype=torch.float64) + 0.5
+    wanted = gates(old, means)
+    errors = []
+    for width in (4, 16, 48, 64):
+        new = replace_se(copy.deepcopy(old), SE, rd_channels=width, gate_layer=nn.Sigmoid)
+        errors.append(float((gates(new, means) - wanted).detach().square().mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.02 * float(wanted.var())
+
+
+def test_a_norm_between_the_layers_goes_into_the_first():
+    old = randomized(timm.layers.SEModule(64, rd_channels=16, norm_layer=nn.BatchNorm2d).double())
+    old.eval()
+    x = positive_map()
+    new = replace_se(copy.deepcopy(old), SeCo, rd_channels="match", gate_layer=nn.Sigmoid)
+    error = gates(new, x) - gates(old, x)
+    assert error.abs().max() < 0.03
+
+
+def test_coordatt_starts_with_the_usual_gates():
+    """Those of a layer with no weights are known."""
+    old = old_se()
+    nn.init.zeros_(old.fc2.weight)
+    x = positive_map()
+    new = replace_se(copy.deepcopy(old), CoordAtt).eval()
+    wanted = gates(old, x)
+    assert (gates(new, x) - wanted).abs().max() < 0.12
+    assert wanted.min() < 0.1 < 0.9 < wanted.max()
+
+
+def test_eca_starts_at_one_half():
+    new = replace_se(old_se(), Eca)
+    torch.testing.assert_close(
+        gates(new, positive_map()), torch.full((32, 64, 4, 4), 0.5).double(), atol=0.1, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["SE", "SeCo", "CaCo", "CBAM", "CoordAtt", "Eca"])
+def test_gradients_reach_every_parameter(name):
+    model = replace_se(small_network(), name).train()
+    model(torch.rand(4, 3, 64, 64)).square().sum().backward()
+    for site in find_se(model)[1:]:  # in the first, one hidden unit is left, and it is switched off
+        for parameter, value in site.module.named_parameters():
+            assert value.grad is not None, parameter
+            assert value.grad.abs().max() > 0, (site.name, parameter)
+
+
+def test_the_same_block_is_copied_and_fresh_is_not():
+    model = randomized(replace_se(small_network(), CaCo)).eval()
+    x = torch.rand(1, 3, 64, 64)
+    before = model(x)
+    torch.testing.assert_close(replace_se(model, CaCo)(x), before, atol=0, rtol=0)
+    assert not torch.allclose(replace_se(model, CaCo, init="fresh")(x), before)
+
+
+def test_fresh_is_the_published_initialisation():
+    for block in (SE, SeCo, CaCo, CBAM, CoordAtt, Eca):
+        old = nn.Sequential(old_se().float())
+        torch.manual_seed(3)
+        fresh = replace_se(old, block, init="fresh")[0]
+        torch.manual_seed(3)
+        published = block(64)
+        for name, value in published.state_dict().items():
+            assert torch.equal(fresh.state_dict()[name], value)
+
+
+def test_what_has_no_channel_mlp_leaves_the_block_fresh():
+    class Doubled(nn.Module):
+        """A gate without layers."""
+
+    register_se(Doubled, lambda m: SELayers(64, nn.Sigmoid()))
+    model = Doubled()
+    torch.manual_seed(3)
+    block = replace_se(model, CaCo)
+    torch.manual_seed(3)
+    assert torch.equal(block.channel.fc1.weight, CaCo(64).channel.fc1.weight)
+
+
+def test_a_warm_swap_keeps_a_network_nearer_than_a_fresh_one():
+    model = small_network()
+    x = torch.rand(8, 3, 64, 64)
+    wanted = model(x)
+    for block in (SeCo, CaCo, CBAM, CoordAtt):
+        errors = {}
+        for init in ("warm", "fresh"):
+            torch.manual_seed(0)
+            new = replace_se(model, block, init=init, inplace=False)
+            errors[init] = (new(x) - wanted).norm() / wanted.norm()
+        assert errors["warm"] < errors["fresh"]
+    assert 0 < (replace_se(model, SeCo)(x) - wanted).norm() / wanted.norm() < 0.2
