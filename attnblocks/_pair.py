@@ -83,6 +83,8 @@ def pair_up(
     known = tuple(site.name for site in find_se(original))
     sites, head = _what_runs(original, example.to(_device(original)), known, head)
     sites = tuple(name for name in sites if _replaced(model, original, name))
+    if head is not None:
+        _module(model, head)
     if not sites:
         raise ValueError("no block of model stands in place of another one of original")
     _check_rest(model, original, (*known, *([] if head is None else [head])))
@@ -104,12 +106,15 @@ def _device(network: nn.Module) -> torch.device:
 
 def _replaced(model: nn.Module, original: nn.Module, name: str) -> bool:
     """Whether a block is of another class than before, or has other weights."""
+    new, old = _module(model, name), original.get_submodule(name)
+    return type(new) is not type(old) or not _same(new.state_dict(), old.state_dict())
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
     try:
-        new = model.get_submodule(name)
+        return model.get_submodule(name)
     except AttributeError:
         raise ValueError(f"model has no module {name!r}, which original has") from None
-    old = original.get_submodule(name)
-    return type(new) is not type(old) or not _same(new.state_dict(), old.state_dict())
 
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

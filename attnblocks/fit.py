@@ -108,6 +108,10 @@ def warm_start(
         >>> fit.sites[0].name, fit.compared
         ('1', "the input of '3'")
     """
+    if isinstance(batches, Tensor):
+        raise TypeError("batches must be a list of batches or a data loader; got one tensor")
+    if min(epochs) < 0:
+        raise ValueError(f"epochs must not be negative, got {epochs}")
     inputs = [_input(batch) for batch in batches]
     if not inputs:
         raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
@@ -226,8 +230,9 @@ def _fit(
             if not count:
                 continue
             optimizer = torch.optim.Adam(parameters, lr=rate)
+            steps = max(2, count * len(inputs))
             schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, rate, total_steps=count * len(inputs), pct_start=0.1
+                optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
             )
             for block in blocks:
                 block.train()

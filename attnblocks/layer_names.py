@@ -1,7 +1,7 @@
 """Activations, gates and norms as JSON, so that a recipe can name them."""
 
-import inspect
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -80,12 +80,16 @@ def norm_layer(spec: LayerSpec) -> LayerFactory | None:
     Raises:
         ValueError: an unknown name, or arguments that it does not have.
     """
-    return None if spec is None else _factory(spec, _NORMS)
+    if spec is None:
+        return None
+    factory = _factory(spec, _NORMS)
+    named = "num_channels" if "num_channels" in signature(factory).parameters else "num_features"
+    return lambda channels, **dd: factory(**{named: channels}, **dd)
 
 
-def _arguments(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(cls.__init__).parameters
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+def _arguments(cls: type[nn.Module]) -> dict[str, Parameter]:
+    parameters = signature(cls.__init__).parameters
+    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     return {n: p for n, p in parameters.items() if n not in _LEFT_OUT and p.kind not in variable}
 
 

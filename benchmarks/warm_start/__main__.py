@@ -5,24 +5,31 @@ Several hours on two cores.
 """
 
 import argparse
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_model, save_model
 
+from attnblocks import load_model, save_model
 from benchmarks.warm_start.features import fit, measure
 from benchmarks.warm_start.finetune import finetune
+from benchmarks.warm_start.report import report
 from benchmarks.warm_start.setup import (
     COMPARED,
     FINETUNED,
+    MODEL,
     Arm,
     Lesions,
     load_lesions,
     original,
     swapped,
 )
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.files import write_json
 from examples.ham10000.training.models import Network
 
@@ -38,27 +45,25 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     lesions = load_lesions(options.data, options.out / "cache")
-    for seed in range(options.seeds):
-        for arm in FINETUNED:
-            _once(
-                options.out / f"{arm.name} {seed}.csv",
-                lambda file, arm=arm, seed=seed: finetune(
-                    network(arm, options.weights, seed, lesions, options.out), lesions, seed, file
-                ),
-            )
-    for seed in range(options.seeds):
-        for arm in COMPARED:
-            _once(
-                options.out / f"{arm.name} {seed}.json",
-                lambda file, arm=arm, seed=seed: write_json(
-                    file,
-                    measure(
-                        network(arm, options.weights, seed, lesions, options.out),
-                        original(options.weights, seed),
-                        lesions,
-                    ),
-                ),
-            )
+    seeds = range(options.seeds)
+    for seed, arm in itertools.product(seeds, FINETUNED):
+        with _job(options.out / f"{arm.name} {seed}.csv") as file:
+            if file is not None:
+                start = network(arm, options.weights, seed, lesions, options.out)
+                finetune(start, lesions, seed, file)
+    for seed, arm in itertools.product(seeds, COMPARED):
+        with _job(options.out / f"{arm.name} {seed}.json") as file:
+            if file is not None:
+                start = network(arm, options.weights, seed, lesions, options.out)
+                write_json(file, measure(start, original(options.weights, seed), lesions))
+    files = [
+        *(options.out / f"{arm.name} {seed}.csv" for seed in seeds for arm in FINETUNED),
+        *(options.out / f"{arm.name} {seed}.json" for seed in seeds for arm in COMPARED),
+    ]
+    if missing := [file.name for file in files if not file.exists()]:
+        print(f"another process is at {', '.join(missing)}: start again for the report")
+    else:
+        report(options.out, seeds)
 
 
 def network(arm: Arm, weights: Path, seed: int, lesions: Lesions, out: Path) -> Network:
@@ -69,23 +74,24 @@ def network(arm: Arm, weights: Path, seed: int, lesions: Lesions, out: Path) -> 
         file = out / f"{arm.name} {seed}.safetensors"
         with FileLock(file.with_suffix(".fit.lock")):
             if not file.exists():
-                report = fit(new, own, lesions, seed)
-                save_model(new.model, str(file.with_suffix(".partial")))
-                write_json(file.with_suffix(".fit.json"), report)
-                file.with_suffix(".partial").replace(file)
-        load_model(new.model, str(file))
+                write_json(file.with_suffix(".fit.json"), fit(new, own, lesions, seed))
+                save_model(new.model, file, base=MODEL, base_kwargs={"num_classes": len(CLASSES)})
+        new = replace(new, model=load_model(file).to(memory_format=torch.channels_last))
     return new
 
 
-def _once(file: Path, work: Callable[[Path], None]) -> None:
-    """Do some work unless its file is there, or another process is at it."""
-    try:
-        with FileLock(file.with_suffix(f"{file.suffix}.lock"), timeout=0):
-            if not file.exists():
-                print(file.name, flush=True)
-                work(file)
-    except Timeout:
-        pass
+@contextmanager
+def _job(file: Path) -> Iterator[Path | None]:
+    """The file to write; None where it is there, or another process is at it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(file.with_suffix(f"{file.suffix}.lock"), timeout=0))
+        except Timeout:
+            yield None
+            return
+        if not file.exists():
+            print(file.name, flush=True)
+        yield None if file.exists() else file
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+"""One file per model: exact round trips, and files that nothing should be loaded from."""
+
+import json
+import os
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from attnblocks import SE, CaCo, Eca, list_blocks, load_model, replace_se, save_model
+from tests.helpers import randomized, snapshot, unchanged
+
+TV = "torchvision/mobilenet_v3_small"
+TIMM = "timm/mobilenetv3_small_050"
+SEVEN = {"num_classes": 7}
+
+
+def built(base: str, **kwargs) -> nn.Module:
+    library, name = base.split("/")
+    if library == "timm":
+        return timm.create_model(name, **kwargs)
+    return torchvision.models.get_model(name, **kwargs)
+
+
+def trained(base: str, block: object, **kwargs) -> nn.Module:
+    return randomized(replace_se(built(base, **kwargs), block))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return list(ours) == list(theirs) and all(
+        value.dtype == theirs[name].dtype and torch.equal(value, theirs[name])
+        for name, value in ours.items()
+    )
+
+
+@pytest.mark.parametrize("base", [TV, TIMM, "timm/rexnet_100"])
+@pytest.mark.parametrize("block", list_blocks())
+def test_a_round_trip_is_exact(base, block, tmp_path):
+    model = trained(base, block, **SEVEN)
+    save_model(model, tmp_path / "m.safetensors", base=base, base_kwargs=SEVEN)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert same(loaded, model)
+    assert loaded.training
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(x), model.eval()(x))
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_network_without_a_swap_and_one_in_half_precision(tmp_path):
+    for model in (randomized(built(TV)), trained(TV, CaCo).bfloat16()):
+        save_model(model, tmp_path / "m", base=TV)
+        assert same(load_model(tmp_path / "m"), model)
+
+
+class Shared(nn.Module):
+    """The same block in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = SE(16)
+        self.second = self.first
+        self.register_buffer("scale", torch.ones(2, dtype=torch.int32))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_network_of_the_users_own_with_a_shared_block(tmp_path):
+    model = randomized(replace_se(Shared(), CaCo))
+    save_model(model, tmp_path / "m.safetensors")
+    base = Shared()
+    before = snapshot(base)
+    loaded = load_model(tmp_path / "m.safetensors", base=base)
+    assert unchanged(base, before)
+    assert same(loaded, model)
+    assert loaded.first is loaded.second
+    with pytest.raises(ValueError, match="a network of its author's own: give it as base"):
+        load_model(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="does not fit: no site 'first' in the network"):
+        load_model(tmp_path / "m.safetensors", base=nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.parametrize(
+    ("base", "kwargs", "error", "message"),
+    [
+        ("keras/x", {}, ValueError, "base must be timm/NAME or torchvision/NAME, got 'keras/x'"),
+        ("timm/mobilenetv3_smal_050", {}, LookupError, "did you mean 'mobilenetv3_small_050'"),
+        ("torchvision/../../x", {}, LookupError, "has no model"),
+        ("timm/hf-hub:someone/model", {}, LookupError, "has no model"),
+        ("torchvision/fasterrcnn_resnet50_fpn", {}, LookupError, "has no model"),
+        (TIMM, {"num_classes": 7}, ValueError, r"do not fit base .*shape \(1000, 1024\), not \(7"),
+        ("timm/mobilenetv3_small_075", {}, ValueError, "has 96 channels, not 64"),
+        ("timm/resnet18", {}, ValueError, "the recipe does not fit: no site 'blocks.0.0.se'"),
+        (TIMM, {"pretrained": True}, ValueError, "not pretrained=True"),
+        (TIMM, {"checkpoint_path": "x.pth"}, ValueError, "not checkpoint_path='x.pth'"),
+        (TIMM, {"act_layer": nn.ReLU}, ValueError, "plain values of the structure, not act_layer"),
+        (TIMM, {"no_such": 1}, ValueError, "cannot be built with"),
+        (None, {"num_classes": 7}, ValueError, "go with a base"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(base, kwargs, error, message, tmp_path):
+    model = trained(TIMM, CaCo)
+    with pytest.raises(error, match=message):
+        save_model(model, tmp_path / "m", base=base, base_kwargs=kwargs)
+    assert not os.listdir(tmp_path)
+
+
+def test_other_errors_of_saving(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        save_model(nn.ReLU(), tmp_path / "no" / "m")
+    with pytest.raises(ValueError, match="has no data that could be saved"):
+        save_model(SE(16, device="meta"), tmp_path / "m")
+    file = tmp_path / "m"
+    file.write_text("kept")
+    overlapping = nn.Linear(4, 4, bias=False)
+    overlapping.register_buffer("row", overlapping.weight.detach()[1:])
+    with pytest.raises(RuntimeError):
+        save_model(overlapping, file)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "m.safetensors"
+    save_model(trained(TIMM, Eca), path, base=TIMM)
+    return path.read_bytes()
+
+
+def changed_header(saved: bytes, tmp_path, **changes) -> None:
+    """Write the file again with another header."""
+    (tmp_path / "old").write_bytes(saved)
+    with safetensors.safe_open(tmp_path / "old", framework="pt") as file:
+        header = {**json.loads(file.metadata()["attnblocks"]), **changes}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = {"attnblocks": json.dumps(header)}
+    safetensors.torch.save_file(state, tmp_path / "m", metadata)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"format": 2, "version": "9.1"}, ValueError, r"format 2 of attnblocks 9\.1 is newer"),
+        ({"base": "timm/resnet18"}, ValueError, "the recipe does not fit"),
+        ({"base": "os/system"}, ValueError, "base must be timm/NAME or torchvision/NAME"),
+        ({"base": "timm/no_such"}, LookupError, "the installed timm has no model 'no_such'"),
+        ({"base": 3}, ValueError, "its entries are of the wrong kind"),
+        ({"base_kwargs": {"num_classes": 3}}, ValueError, r"classifier.weight has shape \(1000"),
+        ({"base_kwargs": {"pretrained": True}}, ValueError, "not pretrained=True"),
+        ({"recipe": {}}, ValueError, "its entries are of the wrong kind"),
+        ({"recipe": []}, ValueError, "the recipe does not fit"),
+        ({"shared": {"a": "b"}}, ValueError, "has a header that cannot be used: 'b'"),
+        ({"shared": {"a": "conv_stem.weight"}}, ValueError, "a is unknown"),
+    ],
+)
+def test_headers_that_do_not_fit(saved, changes, error, message, tmp_path):
+    changed_header(saved, tmp_path, **changes)
+    with pytest.raises(error, match=message):
+        load_model(tmp_path / "m")
+
+
+def test_files_that_are_something_else(saved, tmp_path):
+    path = tmp_path / "m"
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        load_model(path)
+    for content in (saved[: len(saved) // 2], saved[:4], b"", b"PK\x03\x04" + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged or no safetensors file"):
+            load_model(path)
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="is damaged or no safetensors file"):
+        load_model(path)
+    safetensors.torch.save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="was not written by save_model"):
+        load_model(path)
+    deep = "[" * 100_000
+    safetensors.torch.save_file({"a": torch.ones(1)}, path, {"attnblocks": deep})
+    with pytest.raises(ValueError, match="has a header that cannot be used"):
+        load_model(path)
+
+
+def test_missing_and_unknown_weights_are_named(tmp_path):
+    model = trained(TV, CaCo)
+    save_model(model, tmp_path / "m", base=TV)
+    state = safetensors.torch.load_file(tmp_path / "m")
+    with safetensors.safe_open(tmp_path / "m", framework="pt") as file:
+        metadata = file.metadata()
+    state["more"] = state.pop("classifier.3.bias")
+    safetensors.torch.save_file(state, tmp_path / "n", metadata)
+    with pytest.raises(ValueError, match=r"classifier\.3\.bias is missing; more is unknown"):
+        load_model(tmp_path / "n")
+
+
+def test_packages_that_are_not_there_are_named(monkeypatch, saved, tmp_path):
+    (tmp_path / "m").write_bytes(saved)
+    for library, extra in (("safetensors", "save"), ("timm", "timm")):
+        found = {"safetensors", "timm"} - {library}
+        monkeypatch.setattr("attnblocks.saving.find_spec", lambda name, f=found: name in f or None)
+        with pytest.raises(ImportError, match=rf"{library} is needed.*attnblocks\[{extra}\]"):
+            load_model(tmp_path / "m")
