@@ -23,7 +23,10 @@ from attnblocks.se import SE
 from attnblocks.sites import SELayers, SESite
 
 OPEN = 5.0
-"""Logit of a gate that does next to nothing: sigmoid(5) is 0.993 and has a slope of 0.007."""
+"""Logit of a gate that does next to nothing: sigmoid(5) is 0.993."""
+
+LEAST_SLOPE = 0.006
+"""What an open gate keeps of its slope, so that gradients flow; sigmoid has 0.0066 at 5."""
 
 PEAK = 3.0
 """Maximum over mean of a channel, assumed: from 1.7 to 6.5 at the sites of a trained network."""
@@ -183,10 +186,11 @@ _STARTS: dict[type[nn.Module], Callable[[Any, _MLP, nn.Module], None]] = {
 
 def _open_coord(coord: CoordAtt) -> float:
     """Open the gates of rows and columns; returns their product."""
+    logit, gate = _open(coord.gate)
     for conv in (coord.conv_h, coord.conv_w):
         conv.weight.mul_(SMALL)
-        cast(Tensor, conv.bias).fill_(OPEN)
-    return _value(coord.gate, OPEN) ** 2
+        cast(Tensor, conv.bias).fill_(logit)
+    return gate**2
 
 
 def _open_spatial(spatial: SpatialAttention) -> float:
@@ -194,14 +198,20 @@ def _open_spatial(spatial: SpatialAttention) -> float:
     weight, bias = getattr(spatial.bn, "weight", None), getattr(spatial.bn, "bias", None)
     spatial.conv.weight.mul_(SMALL)
     if weight is None or bias is None:
-        return _value(spatial.gate, 0.0)
+        return float(_function(spatial.gate)(_LOGITS.new_zeros(())))
+    logit, gate = _open(spatial.gate)
     weight.mul_(SMALL)
-    bias.fill_(OPEN)
-    return _value(spatial.gate, OPEN)
+    bias.fill_(logit)
+    return gate
 
 
-def _value(gate: nn.Module, logit: float) -> float:
-    return float(_function(gate)(torch.tensor(logit, dtype=torch.float64)))
+def _open(function: nn.Module) -> tuple[float, float]:
+    """The logit, up to ``OPEN``, where a gate is open and has a slope yet; and the gate there."""
+    values = _function(function)(_LOGITS.clone())
+    slopes = values.diff() / _LOGITS.diff()
+    usable = (slopes > LEAST_SLOPE) & (_LOGITS[:-1] < OPEN + 0.01)
+    place = int(usable.nonzero()[-1])
+    return float(_LOGITS[place]), float(values[place])
 
 
 def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:

@@ -230,7 +230,7 @@ def _fit(
             if not count:
                 continue
             optimizer = torch.optim.Adam(parameters, lr=rate)
-            steps = max(2, count * len(inputs))
+            steps = max(3, count * len(inputs))  # its formula divides by zero below
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
             )

@@ -142,6 +142,16 @@ def test_gradients_reach_every_parameter(name):
             assert value.grad.abs().max() > 0, (site.name, parameter)
 
 
+def test_open_gates_have_a_slope_whatever_their_function():
+    for gate, least in ((nn.Sigmoid, 0.99), (nn.Hardsigmoid, 0.98), (nn.Tanh, 0.98)):
+        block = replace_se(old_se(), CBAM, gate_layer=gate).spatial
+        y = torch.full((1, 1, 1, 1), float(block.bn.bias.detach()), requires_grad=True)
+        open_gate = block.gate(y)
+        open_gate.sum().backward()
+        assert least < float(open_gate.detach()) < 1
+        assert y.grad > 0.005
+
+
 def test_the_same_block_is_copied_and_fresh_is_not():
     model = randomized(replace_se(small_network(), CaCo)).eval()
     x = torch.rand(1, 3, 64, 64)

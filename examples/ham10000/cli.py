@@ -133,8 +133,8 @@ def _predict(options: argparse.Namespace) -> int:
 def format_summary(summary: dict[str, Any]) -> str:
     """The figures of a part as a table for the terminal."""
     lines = [
-        f"{summary['network']}: {summary['part']} part, {summary['data']}, {summary['split']}, "
-        f"leak {summary['leak']:.2f}, "
+        f"{summary['part'].capitalize()} part, {summary['data']}, {summary['split']}, "
+        f"leak {summary['leak']:.2f}, {summary['network']}, "
         f"{summary['images']} images of {summary['lesions']} lesions; "
         "95 % intervals from a bootstrap over lesions"
     ]

@@ -27,9 +27,21 @@ def test_defaults_are_the_papers_with_data_and_small_without():
     assert config("--model", "ShuffleNetV2").model == "tv/shufflenet_v2_x2_0"
 
 
+def test_blocks_start_fitted_where_there_are_weights():
+    assert config("--weights", "imagenet").init == "fitted"
+    assert config("--weights", "imagenet", "--init", "warm").init == "warm"
+    assert config("--init", "warm").init == "warm"
+    assert config().init == "fresh"
+    assert config("--weights", "imagenet", "--attention", "SE").init is None
+    assert config("--attention", "identity").network_name.endswith("attention identity")
+    assert config("--weights", "imagenet").network_name.endswith("attention CaCo (fitted)")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--init", "fitted"], "--init fitted keeps what weights have learned: give --weights"),
+        (["--init", "warm", "--attention", "SE"], "--init is for swapped blocks, not for --attent"),
         (["--data", "nowhere"], "nowhere: give the HAM10000 folder"),
         (["--model", "tv/resnet18"], "use --attention none"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
