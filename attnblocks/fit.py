@@ -2,20 +2,16 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks._pair import Pair, pair_up
-
-EXACT = 1e-5
-"""Relative error below which a block computes what the original does: there is nothing to fit."""
+from attnblocks._stages import descend, errors, inexact
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def warm_start(
     end, so that what leaves each block, and the features before the head, come near to the
     original's. Then the batch norms of the blocks get the statistics of all batches. The rest of
     ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. If
-    the features have not come nearer, the blocks get back what they had.
+    the features have not come nearer, or anything fails, the blocks get back what they had.
 
     512 images do. Everything happens in eval mode but for the replaced blocks.
 
@@ -117,14 +113,17 @@ def warm_start(
         raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
     pair = pair_up(model, original, inputs[0], head)
     with _ready(pair), torch.enable_grad():
-        before = _errors(pair, inputs)
-        blocks = _inexact(pair, inputs)
+        before = errors(pair, inputs)
+        blocks = inexact(pair, inputs)
         kept = [copy.deepcopy(block.state_dict()) for block in blocks]
-        _fit(pair, blocks, inputs, epochs, lr, seed, progress)
-        after = _errors(pair, inputs)
+        try:
+            descend(pair, blocks, inputs, epochs, lr, seed, progress)
+            after = errors(pair, inputs)
+        except BaseException:
+            _put_back(blocks, kept)
+            raise
         if blocks and not after[-1] < before[-1]:
-            for block, state in zip(blocks, kept, strict=True):
-                block.load_state_dict(state)
+            _put_back(blocks, kept)
             warnings.warn(
                 f"the features came no nearer ({before[-1]:.3g} before, {after[-1]:.3g} after): "
                 "the blocks are as they were; try more batches or a lower lr",
@@ -133,6 +132,11 @@ def warm_start(
             after = before
     fits = [SiteFit(*row) for row in zip((*pair.sites, ""), before, after, strict=True)]
     return WarmStart(tuple(fits[:-1]), pair.compared, before[-1], after[-1])
+
+
+def _put_back(blocks: Sequence[nn.Module], states: Sequence[dict[str, Any]]) -> None:
+    for block, state in zip(blocks, states, strict=True):
+        block.load_state_dict(state)
 
 
 def _input(batch: Any) -> Tensor:
@@ -164,135 +168,3 @@ def _ready(pair: Pair) -> Iterator[None]:
             parameter.requires_grad_(flag)
         for module, training in modes.items():
             module.training = training
-
-
-@torch.no_grad()
-def _errors(pair: Pair, inputs: Sequence[Tensor]) -> list[float]:
-    """Relative L2 error of what leaves each replaced block, then of the features."""
-    sums = torch.zeros(len(pair.sites) + 1, 2, dtype=torch.float64)
-    for x in inputs:
-        for row, (ours, theirs) in zip(sums, _outcomes(pair, x), strict=True):
-            row += torch.tensor([(ours - theirs).square().sum(), theirs.square().sum()])
-    return _ratios(sums)
-
-
-def _outcomes(pair: Pair, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What leaves the blocks of a site, and the features: of the model and of the original."""
-    with torch.no_grad():
-        theirs = pair.run(pair.original, x)
-    ours = pair.run(pair.model, x)
-    pairs = [(_flat(ours.calls[site]), _flat(theirs.calls[site])) for site in pair.sites]
-    return [*pairs, (ours.features, theirs.features)]
-
-
-def _flat(calls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.cat([output.flatten() for _, output in calls])
-
-
-@torch.no_grad()
-def _inexact(pair: Pair, inputs: Sequence[Tensor]) -> list[nn.Module]:
-    """The blocks that do not compute what the original's do, given the same input.
-
-    Adam makes a full step of the smallest gradient: an exact block would get worse.
-    """
-    sums = torch.zeros(len(pair.sites), 2, dtype=torch.float64)
-    for x in inputs:
-        calls = pair.run(pair.original, x).calls
-        for row, site in zip(sums, pair.sites, strict=True):
-            for given, wanted in calls[site]:
-                error = (pair.block(site)(given) - wanted).square().sum()
-                row += torch.tensor([error, wanted.square().sum()])
-    errors = dict(zip(pair.sites, _ratios(sums), strict=True))
-    blocks = [pair.block(site) for site, error in errors.items() if not error < EXACT]
-    return [block for block in blocks if any(True for _ in block.parameters())]
-
-
-def _ratios(sums: Tensor) -> list[float]:
-    error, size = sums.unbind(1)
-    ratios: list[float] = (error / size.clamp(min=torch.finfo(torch.float32).tiny)).sqrt().tolist()
-    return ratios
-
-
-def _fit(
-    pair: Pair,
-    blocks: Sequence[nn.Module],
-    inputs: Sequence[Tensor],
-    epochs: tuple[int, int],
-    lr: tuple[float, float],
-    seed: int,
-    progress: bool,
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    parameters = [p for block in blocks for p in block.parameters()]
-    stages = [(_site_loss, epochs[0], lr[0]), (_network_loss, epochs[1], lr[1])]
-    with _progress(len(inputs) * sum(epochs), progress) as count_step:
-        for loss, count, rate in stages if parameters else ():
-            if not count:
-                continue
-            optimizer = torch.optim.Adam(parameters, lr=rate)
-            steps = max(3, count * len(inputs))  # its formula divides by zero below
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
-            )
-            for block in blocks:
-                block.train()
-            for _ in range(count):
-                for i in torch.randperm(len(inputs), generator=generator).tolist():
-                    optimizer.zero_grad()
-                    torch.autograd.backward(loss(pair, inputs[i]))
-                    optimizer.step()
-                    schedule.step()
-                    count_step()
-            _set_statistics(pair, blocks, inputs)
-
-
-def _site_loss(pair: Pair, x: Tensor) -> Tensor:
-    """Every block on the input that the original's block sees."""
-    with torch.no_grad():
-        calls = pair.run(pair.original, x).calls
-    errors = [
-        _squared_error(pair.block(site)(given), wanted)
-        for site in pair.sites
-        for given, wanted in calls[site]
-    ]
-    return torch.stack(errors).mean()
-
-
-def _network_loss(pair: Pair, x: Tensor) -> Tensor:
-    """The features, and what leaves the blocks, which tells those in front where to go."""
-    *sites, features = (_squared_error(*outcome) for outcome in _outcomes(pair, x))
-    return features + torch.stack(sites).mean()
-
-
-def _squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Relative to the size of theirs."""
-    tiny = torch.finfo(theirs.dtype).tiny
-    return (ours - theirs).square().sum() / theirs.square().sum().clamp(min=tiny)
-
-
-@torch.no_grad()
-def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], inputs: Sequence[Tensor]) -> None:
-    """The batch norms of the blocks average over all batches; then the blocks are in eval mode."""
-    norms = [m for block in blocks for m in block.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average
-    for x in inputs if norms else ():
-        pair.run(pair.model, x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for block in blocks:
-        block.eval()
-
-
-@contextmanager
-def _progress(steps: int, wanted: bool) -> Iterator[Callable[[], object]]:
-    """A progress bar where tqdm is installed; yields what counts one step."""
-    if not wanted or find_spec("tqdm") is None:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=steps, desc="warm start", unit="batch") as bar:
-        yield bar.update

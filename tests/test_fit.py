@@ -161,6 +161,23 @@ def test_what_got_worse_is_put_back():
     assert unchanged(model, before)
 
 
+def test_what_fails_half_way_leaves_the_blocks_as_they_were():
+    original = network()
+    model = replace_se(original, SeCo, inplace=False)
+    before, calls = snapshot(model), []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+
+    handle = model[3].register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        warm_start(model, original, batches(), **FAST)
+    handle.remove()
+    assert unchanged(model, before)
+
+
 def changed(layer: int) -> nn.Module:
     model = replace_se(network(), CaCo)
     nn.init.ones_(model[layer].weight)
