@@ -83,6 +83,16 @@ def test_a_narrower_block_follows_better_than_constant_gates(seed, width):
     assert error < (wanted - wanted.mean(0)).square().mean()
 
 
+def test_a_block_that_sees_the_maximum_is_read_as_one_of_the_mean():
+    """Where the maximum is three times the mean and the MLP is linear, that is exact."""
+    options = {"act_layer": nn.Identity, "gate_layer": nn.Sigmoid}
+    old = randomized(replace_se(old_se(), CaCo, rd_channels=12, **options)).eval().double()
+    means = random_map(64, 64, 1, 1, dtype=torch.float64) + 0.5
+    wanted = (old.channel.mlp(means) + old.channel.mlp(3 * means)).sigmoid()
+    new = replace_se(old, SeCo, rd_channels="match", **options)
+    assert (new.se(means) / means - wanted).abs().max() < 0.03
+
+
 def test_other_activations_are_followed():
     old = old_se(activation=nn.SiLU, scale_activation=nn.Sigmoid)
     means = random_map(256, 64, 1, 1, dtype=torch.float64) + 0.5

@@ -147,6 +147,29 @@ def test_a_block_that_runs_twice_and_pairs_of_images_and_labels():
     assert fit.after < 0.5 * fit.before
 
 
+class Shortcut(nn.Module):
+    """As in timm's residual networks: the output of the block is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.se = SqueezeExcitation(3, 3)
+
+    def forward(self, x):
+        y = self.se(x)
+        y += 100 * x
+        return y
+
+
+def test_outputs_that_are_changed_in_place_are_seen_as_they_were():
+    original, x = randomized(Shortcut()).eval(), torch.cat(batches())
+    model = replace_se(original, SeCo, inplace=False)
+    with torch.no_grad():
+        ours, theirs = model.se(x), original.se(x)
+    wanted = float((ours - theirs).norm() / theirs.norm())
+    fit = warm_start(model, original, batches(), **FAST)
+    assert fit.sites[0].before == pytest.approx(wanted, rel=1e-4)
+
+
 def test_what_got_worse_is_put_back():
     original = network()
     model = copy.deepcopy(original)

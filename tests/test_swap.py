@@ -103,6 +103,19 @@ def test_where_selects_by_predicate_and_by_pattern():
     }
 
 
+def test_a_mapping_puts_different_blocks_in_different_places():
+    model = small_network()
+    replace_se(model, {"features.4.*": "Eca", "features.5.*": CBAM, "features.[45].*": SE})
+    kinds = {s.name.split(".")[1]: s.kind.rsplit(".", 1)[1] for s in find_se(model)}
+    assert {n: k for n, k in kinds.items() if k != "SqueezeExcitation"} == {"4": "Eca", "5": "CBAM"}
+    replace_se(model, {"features.1.*": CaCo, "*": SeCo}, rd_channels="match")
+    assert [type(s.module) for s in find_se(model)] == [CaCo, *[SeCo] * 8]
+    assert [s.rd_channels for s in find_se(model)][2:] == [
+        s.rd_channels if s.name.split(".")[1] != "5" else 240 // 16
+        for s in find_se(small_network())
+    ][2:]
+
+
 def test_inplace_false_leaves_the_original():
     model = small_network()
     before = snapshot(model)
