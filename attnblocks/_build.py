@@ -1,6 +1,7 @@
 """Make the block that comes to a site: from a class, a name or a function, in the right place."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,12 +15,20 @@ from attnblocks.registry import BlockFactory, get_block
 from attnblocks.se import SE
 from attnblocks.sites import SESite
 
-Maker = Callable[[SESite], nn.Module]
-Block = type[nn.Module] | str | Maker
+Factory = Callable[[SESite], nn.Module]
+Block = type[nn.Module] | str | Factory
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes the new module of a site, and whether it is started from the block there."""
+
+    make: Factory
+    warm: bool
 
 
 def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
-    """One function from site to new module, whatever way the block was given."""
+    """The maker of a block, whatever way it was given; what a function makes is taken as it is."""
     if isinstance(block, str):
         return _from_channels(get_block(block), kwargs, warm)
     if isinstance(block, type) and issubclass(block, nn.Module):
@@ -34,15 +43,15 @@ def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
         raise TypeError(
             f"{sorted(kwargs)} go with a block class or name; a function gets the site alone"
         )
-    return block
+    return Maker(block, warm=False)
 
 
 def _from_channels(factory: BlockFactory, kwargs: dict[str, Any], warm: bool) -> Maker:
     if taken := kwargs.keys() & {"device", "dtype"}:
         raise TypeError(f"{sorted(taken)} of a new block are those of the site")
     if factory is SE and warm and kwargs in ({}, {"rd_channels": "match"}):
-        return _se_of_site
-    return lambda site: factory(site.channels, **_match_width(kwargs, site))
+        return Maker(_se_of_site, warm=False)
+    return Maker(lambda site: factory(site.channels, **_match_width(kwargs, site)), warm)
 
 
 def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
@@ -52,21 +61,27 @@ def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
     return others if site.rd_channels is None else {**others, "rd_channels": site.rd_channels}
 
 
-def build(site: SESite, make: Maker, like: Tensor, channels_last: bool, *, warm: bool) -> nn.Module:
+def build(site: SESite, maker: Maker, like: Tensor, channels_last: bool) -> nn.Module:
     """The new block for one site, on its device, in its dtype, mode and memory format."""
     like = next((p for p in site.module.parameters() if p.is_floating_point()), like)
     try:
         with like.device:
-            new = make(site)
+            new = maker.make(site)
         if not isinstance(new, nn.Module):
             raise TypeError(f"{new!r} is no nn.Module")
         _place(new, set(site.module.modules()), like, site.module.training)
-        if warm and make is not _se_of_site:
-            carry_over(new, site)
         if channels_last:
             new.to(memory_format=torch.channels_last)
     except Exception as error:
         raise ValueError(f"the block for site {site.name!r} cannot be made: {error}") from error
+    if maker.warm:
+        try:
+            carry_over(new, site)
+        except Exception as error:
+            raise ValueError(
+                f"the block for site {site.name!r} cannot start from the one there, but "
+                f"init='fresh' would do: {error}"
+            ) from error
     return new
 
 
@@ -96,11 +111,13 @@ def _se_of_site(site: SESite) -> SE:
         SE,
         site.channels,
         width,
-        act_layer=site.act_layer or nn.Identity,
-        gate_layer=site.gate_layer,
+        act_layer=nn.Identity,
+        gate_layer=nn.Identity,
         device=cast(Tensor, layers.expand.weight).device,
         dtype=cast(Tensor, layers.expand.weight).dtype,
     )
+    se.act = nn.Identity() if site.act_layer is None else site.act_layer()
+    se.gate = site.gate_layer()
     _copy_layer(layers.expand, se.fc2)
     if layers.peak:  # the terms of mean and maximum become one of the mean
         se.fc2.weight.mul_(2)

@@ -90,6 +90,12 @@ def pair_up(
     _check_rest(model, original, (*known, *([] if head is None else [head])))
     for name in sites:
         ours = set(model.get_submodule(name).parameters())
+        others = {p for n, p in model.named_parameters() if not n.startswith(f"{name}.")}
+        if name and not ours.isdisjoint(others):
+            raise ValueError(
+                f"the block at {name!r} shares parameters with the rest of model, which must not "
+                "change"
+            )
         if not ours.isdisjoint(original.parameters()):
             raise ValueError(
                 f"the block at {name!r} shares parameters with original, which must not change: "
@@ -136,8 +142,8 @@ def _check_rest(model: nn.Module, original: nn.Module, but: Sequence[str]) -> No
     for name in {**ours, **theirs}:
         if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name]):
             raise ValueError(
-                f"model and original differ at {name!r}: outside the replaced blocks and the head "
-                "they have to be the same network with the same weights"
+                f"model and original differ at {name!r}: they have to be the same network with "
+                "the same weights outside the replaced blocks and the head (give its name as head)"
             )
 
 
@@ -181,13 +187,20 @@ def _tapped(
 
     def tap(name: str) -> Any:
         # Networks change the output in place, as by x += shortcut.
-        return lambda _, args, output: calls[name].append((args[0], output.clone()))
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            calls[name].append(((*args, *kwargs.values())[0], output.clone()))
 
-    hooks = [network.get_submodule(n).register_forward_hook(tap(n)) for n in sites]
+        return hook
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(tap(name), with_kwargs=True)
+        for name in sites
+    ]
     if head is not None:
         hooks.append(
             network.get_submodule(head).register_forward_pre_hook(
-                lambda _, args: heard.append(args[0])
+                lambda _, args, kwargs: heard.append((*args, *kwargs.values())[0]),
+                with_kwargs=True,
             )
         )
     try:

@@ -71,7 +71,7 @@ def descend(
     progress: bool,
 ) -> None:
     """Fit some blocks to the original in two stages, as ``warm_start`` describes them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     parameters = [p for block in blocks for p in block.parameters()]
     stages = [(_site_loss, epochs[0], lr[0]), (_network_loss, epochs[1], lr[1])]
     with _progress(len(inputs) * sum(epochs), progress) as count_step:
@@ -124,13 +124,15 @@ def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], inputs: Sequence[Te
     """The batch norms of the blocks average over all batches; then the blocks are in eval mode."""
     norms = [m for block in blocks for m in block.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average
-    for x in inputs if norms else ():
-        pair.run(pair.model, x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average
+        for x in inputs if norms else ():
+            pair.run(pair.model, x)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     for block in blocks:
         block.eval()
 

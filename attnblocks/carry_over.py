@@ -34,7 +34,9 @@ PEAK = 3.0
 SMALL = 0.1
 """What the weights behind an open gate keep of their published initialisation."""
 
-_LOGITS = torch.linspace(-6, 6, 241, dtype=torch.float64)
+_F64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+
+_LOGITS = torch.linspace(-6, 6, 241, **_F64)
 """Where functions of a logit are compared."""
 
 
@@ -70,7 +72,7 @@ def carry_over(new: nn.Module, site: SESite) -> None:
     old = site.module
     if any(p.is_meta for module in (new, old) for p in module.parameters()):
         return
-    if type(new) is type(old) and _shapes(new) == _shapes(old):
+    if type(new) is type(old) and repr(new) == repr(old) and _shapes(new) == _shapes(old):
         new.load_state_dict(old.state_dict())
     elif type(new) in _STARTS and (mlp := _read(site.layers)) is not None:
         _STARTS[type(new)](new, mlp, _function(site.layers.gate))
@@ -87,7 +89,7 @@ def _read(layers: SELayers) -> _MLP | None:
     channels, width = layers.channels, layers.rd_channels or layers.channels
     w2, b2 = _linear(layers.expand, width, channels)
     if layers.squeeze is None:
-        w1, b1 = torch.eye(channels, dtype=torch.float64), torch.zeros(channels).double()
+        w1, b1 = torch.eye(channels, **_F64), torch.zeros(channels, **_F64)
         return _MLP(w1, b1, nn.Identity(), w2, b2)
     w1, b1 = _linear(layers.squeeze, channels, width)
     norm = layers.norm
@@ -220,8 +222,8 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
     Units are kept by the norm of their weights, and the second layer is solved again by least
     squares on random means.
     """
-    act = _function(act)
-    if width == len(mlp.b1) and torch.equal(act(_LOGITS.clone()), mlp.act(_LOGITS.clone())):
+    act, wide = _function(act), 20 * _LOGITS
+    if width == len(mlp.b1) and torch.equal(act(wide.clone()), mlp.act(wide.clone())):
         return mlp
     means = _probes(mlp.w1.shape[1], max(1024, 4 * width))
     if isinstance(mlp.act, nn.Identity):
@@ -236,17 +238,17 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
         more = _probes(mlp.w1.shape[1], width - len(w1)) / mlp.w1.shape[1] ** 0.5
         w1, b1 = torch.cat([w1, more]), torch.cat([b1, b1.new_zeros(len(more))])
     small = _MLP(w1, b1, act, mlp.w2, mlp.b2)
-    hidden = torch.cat([small.hidden(means), torch.ones(len(means), 1).double()], dim=1)
+    hidden = torch.cat([small.hidden(means), torch.ones(len(means), 1, **_F64)], dim=1)
     moment = hidden.T @ hidden
-    ridge = 1e-3 * moment.diagonal().mean() * torch.eye(width + 1, dtype=torch.float64)
+    ridge = 1e-3 * moment.diagonal().mean() * torch.eye(width + 1, **_F64)
     solution = torch.linalg.solve(moment + ridge, hidden.T @ mlp.logits(means))
     return _MLP(w1, b1, act, solution[:-1].T, solution[-1])
 
 
 def _probes(channels: int, count: int) -> Tensor:
     """Random means (count, channels), always the same: N(1/2, 1), as after an activation."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, channels, generator=generator, dtype=torch.float64) + 0.5
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(count, channels, generator=generator, **_F64) + 0.5
 
 
 def _match_gate(
@@ -256,7 +258,7 @@ def _match_gate(
     z, target = _LOGITS, old(_LOGITS.clone())  # copies: some functions work in place
     if torch.equal(later * new(z.clone()), target):
         return 1.0, 0.0
-    scale, shift = torch.ones((), dtype=z.dtype), torch.zeros((), dtype=z.dtype)
+    scale, shift = torch.ones((), **_F64), torch.zeros((), **_F64)
     with torch.enable_grad():
         fit = torch.optim.LBFGS(
             [scale.requires_grad_(), shift.requires_grad_()],

@@ -65,7 +65,8 @@ def warm_start(
     its own, from the inputs that the original's block sees to its outputs; then all of them end to
     end, so that what leaves each block, and the features before the head, come near to the
     original's. Then the batch norms of the blocks get the statistics of all batches. The rest of
-    ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. If
+    ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
+    parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
     the features have not come nearer, or anything fails, the blocks get back what they had.
 
     512 images do. Everything happens in eval mode but for the replaced blocks.
@@ -75,8 +76,8 @@ def warm_start(
         original: the network before it; equal outside the replaced blocks and the head.
         batches: inputs on which both run, or sequences that begin with one, as data loaders give
             them. They are read once and kept in memory.
-        head: name of the layer whose input is compared. Default: the last ``nn.Linear`` that
-            runs; the output of the network is compared where there is none.
+        head: name of the layer whose input is compared. Default: the last ``nn.Linear``, if its
+            output is that of the network; the output of the network is compared otherwise.
         epochs: passes over the batches, of the first and of the second stage.
         lr: their highest learning rates; each rises over a tenth of its stage and falls to 0.
         seed: of the order of the batches.
@@ -106,11 +107,12 @@ def warm_start(
     """
     if isinstance(batches, Tensor):
         raise TypeError("batches must be a list of batches or a data loader; got one tensor")
-    if min(epochs) < 0:
-        raise ValueError(f"epochs must not be negative, got {epochs}")
+    if min(epochs) < 0 or not any(epochs):
+        raise ValueError(f"epochs must not be negative, nor both 0; got {epochs}")
     inputs = [_input(batch) for batch in batches]
     if not inputs:
         raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
+    _merge_end(inputs)
     pair = pair_up(model, original, inputs[0], head)
     with _ready(pair), torch.enable_grad():
         before = errors(pair, inputs)
@@ -143,9 +145,17 @@ def _input(batch: Any) -> Tensor:
     x = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"each of batches must be a tensor, or a sequence that begins with one; got {batch!r}"
+            f"each of batches must be a tensor, or a sequence that begins with one; got a "
+            f"{type(batch).__name__}"
         )
     return x
+
+
+def _merge_end(inputs: list[Tensor]) -> None:
+    """Add a short last batch to the one before: batch norms take the statistics of each batch."""
+    *_, before, last = [inputs[0], *inputs]
+    if 2 * len(last) <= len(before) and last.shape[1:] == before.shape[1:]:
+        inputs[-2:] = [torch.cat([before, last])]
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def name_function(module: nn.Module) -> LayerSpec:
     cls = type(module)
     if _FUNCTIONS.get(cls.__name__) is cls:
         return _spec(module)
-    x = torch.linspace(-8, 8, 513)
+    far = torch.logspace(1, 6, 51)
+    x = torch.cat([-far, torch.linspace(-8, 8, 513), far])
     if not any(True for _ in module.parameters()):
         values = module(x.clone())
         for name in ("Sigmoid", "Hardsigmoid", "ReLU", "SiLU", "Hardswish", "Identity", "GELU"):
@@ -97,6 +98,8 @@ def _spec(module: nn.Module) -> LayerSpec:
     """The name of a class of torch.nn, with the arguments that differ from the defaults."""
     changed = {}
     for name, parameter in _arguments(type(module)).items():
+        if not hasattr(module, name):  # an old name of another argument
+            continue
         value = getattr(module, name)
         if name == "bias":  # newer norms can go without: the argument is not kept, its effect is
             value = value is not None

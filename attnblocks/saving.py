@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnblocks._version import __version__
 from attnblocks.recipe import apply_recipe, recipe
+from attnblocks.sites import find_se
 
 FORMAT = 1
 """Counted up when older versions of this library could not read a file any more."""
@@ -30,6 +31,7 @@ _FORBIDDEN = {
     "weights",
     "weights_backbone",
 }
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -53,8 +55,9 @@ def save_model(
         base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
 
     Raises:
-        ValueError: the base is unknown or does not give this model, an argument of it is not
-            allowed, a block has no recipe, or a tensor has no data.
+        ValueError: the base does not give this model, an argument of it is not allowed, a block
+            has no recipe, or a tensor has no data.
+        LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.
         ImportError: safetensors, or the library of the base, is not installed.
 
@@ -85,6 +88,7 @@ def save_model(
         with torch.device("meta"):
             rebuilt = apply_recipe(_build(base, kwargs), made_of)
         _check_shapes(state, rebuilt, f"base {base!r}")
+        _check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
         raise ValueError(f"base_kwargs {kwargs} go with a base")
     first: dict[tuple[Any, ...], str] = {}
@@ -145,21 +149,21 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         raise FileNotFoundError(f"no model file {path}")
     _need("safetensors", "pip install 'attnblocks[save]'")
     header, state = _read(path)
-    if base is not None:
-        model = apply_recipe(copy.deepcopy(base), header["recipe"])
-    elif header["base"] is None:
+    name, kwargs = header["base"], header["base_kwargs"]
+    if base is None and name is None:
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
-    else:
-        # First without data: what does not fit takes no memory.
-        with torch.device("meta"):
-            empty = apply_recipe(_build(header["base"], header["base_kwargs"]), header["recipe"])
-        _check_shapes(state, empty, f"base {header['base']!r}")
-        model = apply_recipe(_build(header["base"], header["base_kwargs"]), header["recipe"])
-    _check_shapes(state, model, "the base")
+    # First without data: what does not fit takes no memory, and changes nothing.
+    with torch.device("meta"):
+        empty = _build(name, kwargs) if base is None else copy.deepcopy(base).to("meta")
+        _check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")
+    model = apply_recipe(
+        _build(name, kwargs) if base is None else copy.deepcopy(base), header["recipe"]
+    )
+    _check_values(state, model)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, value in state.items():
-        if name in own:  # shared tensors have several names, and are here once
-            own[name].data = own[name].data.to(value.dtype)
+    for key, value in state.items():
+        if key in own:  # shared tensors have several names, and are here once
+            own[key].data = own[key].data.to(value.dtype)
     model.load_state_dict(state)
     return model
 
@@ -194,6 +198,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             and isinstance(shared, dict)
         ):
             raise ValueError("its entries are of the wrong kind")
+        if stored := shared.keys() & state.keys():
+            raise ValueError(f"{sorted(stored)} are stored, and said to be shared")
         state.update({name: state[kept] for name, kept in shared.items()})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has a header that cannot be used: {error}") from error
@@ -213,14 +219,15 @@ def _build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"base must be timm/NAME or torchvision/NAME, got {base!r}")
     _need(library, f"pip install 'attnblocks[{library}]'")
     known, build = _LIBRARIES[library]()
-    if name not in known:
+    # A name of timm may end in the tag of its weights.
+    if (name.partition(".")[0] if library == "timm" else name) not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise LookupError(f"the installed {library} has no model {name!r}{hint}")
     try:
         return build(name, **kwargs)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error}") from error
+    except Exception as error:  # whatever a builder raises for arguments that it cannot use
+        raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error!r}") from error
 
 
 def _timm() -> tuple[Sequence[str], Callable[..., nn.Module]]:
@@ -258,6 +265,46 @@ def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) ->
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"the weights do not fit {source}: {'; '.join(problems[:5])}{more}")
+
+
+def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
+    """Raise ValueError where a layer without weights differs, such as a pooling or a stride."""
+    sites = tuple(f"{site.name}." for site in find_se(model))
+
+    def layers(network: nn.Module) -> dict[str, str]:
+        return {
+            name: f"{type(module).__name__}({module.extra_repr()})"
+            for name, module in network.named_modules()
+            if not f"{name}.".startswith(sites)
+        }
+
+    ours, theirs = layers(model), layers(rebuilt)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"the model does not fit {source}: {name!r} is {ours.get(name)} in the model and "
+                f"{theirs.get(name)} there; is an argument missing in base_kwargs?"
+            )
+
+
+def _check_values(state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise ValueError unless the model can hold these tensors, each under its own name."""
+    first: dict[tuple[Any, ...], str] = {}
+    for name, own in model.state_dict().items():
+        value = state[name]
+        if own.is_meta:
+            raise ValueError(f"base is on the meta device ({name!r}): build it with data")
+        if value.dtype != own.dtype and not (own.is_floating_point() and value.dtype in _FLOATS):
+            raise ValueError(f"{name!r} is {value.dtype} in the file, not {own.dtype}")
+        twin = first.setdefault(_identity(name, own), name)
+        if twin != name and not _same_bits(state[twin], value):
+            raise ValueError(f"{twin!r} and {name!r} are one tensor in the base, not in the file")
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(
+        a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)
+    )
 
 
 def _identity(name: str, value: Tensor) -> tuple[Any, ...]:

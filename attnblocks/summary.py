@@ -22,13 +22,13 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
         >>> from attnblocks import SE, CaCo, replace_se
         >>> model = nn.Sequential(SE(64))
         >>> print(summary(replace_se(model, CaCo, inplace=False), model))
-        site   block  channels  width  parameters  before  parameters before
-        0      CaCo         64      4        2268  SE                   2128
-        total                                2268                       2128
+        site     block  channels  width  parameters  before  parameters before
+        0        CaCo         64      4        2268  SE                   2128
+        network                                2268                       2128
     """
     header = ["site", "block", "channels", "width", "parameters"]
     rows = [_cells(site) for site in find_se(model)]
-    totals = ["total", "", "", "", str(_count(model))]
+    totals = ["network", "", "", "", str(_count(model))]
     if original is not None:
         header += ["before", "parameters before"]
         before = {site.name: site for site in find_se(original)}

@@ -45,7 +45,8 @@ def replace_se(
     registered in several places is replaced once and stays shared; tied parameters are untied. If
     anything fails, the network is left as it was.
 
-    With ``init="warm"`` a new block starts from the block that it replaces:
+    With ``init="warm"`` a block given by class or name starts from the one that it replaces; what a
+    function makes is taken as it is:
 
     - SE takes over all of it: squeeze width, activation, gate, norm and weights, so that the
       output stays the same to float rounding (a single layer gets an identity as its squeeze).
@@ -56,7 +57,8 @@ def replace_se(
       at sigmoid(5).
     - CoordAtt starts with constant gates, whose product is the gate of the site for usual means;
       Eca, which has neither bias nor mixing, with all gates at 1/2.
-    - A block of the same class and shapes is copied. Anything else keeps its own initialisation.
+    - A block of the same class, functions and shapes is copied. Where the site has no such layers,
+      or a norm other than batch norm between them, a block is fresh.
 
     This keeps a network near to what it was; :func:`attnblocks.warm_start` brings it much nearer
     with some unlabelled images.
@@ -104,10 +106,7 @@ def replace_se(
     sites = tuple(site for site in find_se(model) if site.name in makers)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     channels_last = is_channels_last(model)
-    new = {
-        site.module: build(site, makers[site.name], like, channels_last, warm=init == "warm")
-        for site in sites
-    }
+    new = {site.module: build(site, makers[site.name], like, channels_last) for site in sites}
     _warn_of_hooks(sites, new)
     return _install(model, new)
 
@@ -129,8 +128,13 @@ def _makers(
     makers: dict[str, Maker] = {}
     for pattern, one in block.items():
         make = block_maker(one, kwargs, warm=warm)
-        for site in _select(model, pattern):
-            makers.setdefault(site.name, make)
+        names = [site.name for site in _select(model, pattern)]
+        if makers.keys() >= set(names):
+            raise LookupError(
+                f"{pattern!r} comes after patterns that take all of its sites {names}"
+            )
+        for name in names:
+            makers.setdefault(name, make)
     if not makers:
         raise LookupError("the mapping from patterns to blocks is empty")
     return makers

@@ -170,6 +170,26 @@ def test_the_same_block_is_copied_and_fresh_is_not():
     assert not torch.allclose(replace_se(model, CaCo, init="fresh")(x), before)
 
 
+def test_the_same_class_with_another_gate_is_no_copy():
+    old = randomized(replace_se(old_se(), CaCo, rd_channels=16)).eval()
+    new = replace_se(copy.deepcopy(old), CaCo, rd_channels=16, gate_layer=nn.Hardsigmoid)
+    x = positive_map()
+    copied = copy.deepcopy(new)
+    copied.load_state_dict(old.state_dict())
+    wanted = gates(old.channel, x)
+    error, of_a_copy = (
+        (gates(block.channel, x) - wanted).square().mean() for block in (new, copied)
+    )
+    assert error < 0.5 * of_a_copy
+
+
+def test_a_layer_that_cannot_be_read_names_the_way_out():
+    model = nn.Sequential(SE(16, gate_layer=lambda: nn.Softmax(2)))
+    with pytest.raises(ValueError, match=r"site '0' cannot start from .* init='fresh' would do"):
+        replace_se(model, CaCo)
+    assert type(replace_se(model, CaCo, init="fresh")[0]) is CaCo
+
+
 def test_fresh_is_the_published_initialisation():
     for block in (SE, SeCo, CaCo, CBAM, CoordAtt, Eca):
         old = nn.Sequential(old_se().float())

@@ -213,6 +213,23 @@ def with_another_head() -> nn.Module:
     return model
 
 
+def with_a_shared_parameter() -> nn.Module:
+    model = replace_se(network(), CaCo)
+    model[3].channel.fc2.bias = model[1].bias
+    return model
+
+
+def test_a_short_last_batch_counts_by_its_images():
+    x = torch.cat(batches())
+    found = []
+    for parts in ([x[:33]], [x[:32], x[32:33]]):
+        torch.manual_seed(0)
+        model = replace_se(network(), CoordAtt, init="fresh")
+        warm_start(model, network(), parts, epochs=(1, 1), progress=False)
+        found.append(model[3].bn1.running_mean)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
 def test_another_head_is_no_hindrance():
     fit = warm_start(with_another_head(), network(), batches(), epochs=(1, 1), progress=False)
     assert fit.compared == "the input of '11'"
@@ -231,6 +248,8 @@ def test_another_head_is_no_hindrance():
         (lambda: changed(11), {"batches": [{}]}, TypeError, "each of batches must be a tensor"),
         (lambda: changed(11), {"batches": torch.rand(2, 3, 9, 9)}, TypeError, "list of batches"),
         (lambda: changed(11), {"epochs": (1, -1)}, ValueError, "epochs must not be negative"),
+        (lambda: changed(11), {"epochs": (0, 0)}, ValueError, "nor both 0"),
+        (with_a_shared_parameter, {}, ValueError, "'3' shares parameters with the rest of model"),
     ],
 )
 def test_wrong_arguments_are_named(model, kwargs, error, message):

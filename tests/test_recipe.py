@@ -169,7 +169,7 @@ def test_summary_counts_what_stood_there_and_what_stands_there():
         "SqueezeExcitation",
         str(count[original.features[4].block[2]]),
     ]
-    assert lines[-1].split() == ["total", str(count[model]), str(count[original])]
+    assert lines[-1].split() == ["network", str(count[model]), str(count[original])]
     assert summary(model).splitlines()[2].split()[-1] == str(count[model.features[4].block[2]])
     with pytest.raises(ValueError, match="model has the sites"):
         summary(model, nn.Sequential(SE(16)))

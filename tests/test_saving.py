@@ -100,6 +100,8 @@ def test_a_network_of_the_users_own_with_a_shared_block(tmp_path):
         (TIMM, {"checkpoint_path": "x.pth"}, ValueError, "not checkpoint_path='x.pth'"),
         (TIMM, {"act_layer": nn.ReLU}, ValueError, "plain values of the structure, not act_layer"),
         (TIMM, {"no_such": 1}, ValueError, "cannot be built with"),
+        (TIMM, {"act_layer": "nope"}, ValueError, "cannot be built with"),
+        (TIMM, {"global_pool": "max"}, ValueError, "'global_pool.pool' is .*Avg.* there; is an a"),
         (None, {"num_classes": 7}, ValueError, "go with a base"),
     ],
 )
@@ -155,6 +157,7 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
         ({"recipe": []}, ValueError, "the recipe does not fit"),
         ({"shared": {"a": "b"}}, ValueError, "has a header that cannot be used: 'b'"),
         ({"shared": {"a": "conv_stem.weight"}}, ValueError, "a is unknown"),
+        ({"shared": {"conv_stem.weight": "bn1.weight"}}, ValueError, "are stored, and said to"),
     ],
 )
 def test_headers_that_do_not_fit(saved, changes, error, message, tmp_path):
@@ -193,6 +196,47 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
     safetensors.torch.save_file(state, tmp_path / "n", metadata)
     with pytest.raises(ValueError, match=r"classifier\.3\.bias is missing; more is unknown"):
         load_model(tmp_path / "n")
+
+
+class Tied(nn.Module):
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.a, self.se, self.b = nn.Linear(3, 3, bias=False), SE(3), nn.Linear(3, 3, bias=False)
+        if tied:
+            self.b.weight = self.a.weight
+
+
+def test_tied_weights_stay_tied_and_others_do_not_become_so(tmp_path):
+    save_model(randomized(Tied(True)), tmp_path / "tied")
+    save_model(randomized(Tied(False)), tmp_path / "loose")
+    loaded = load_model(tmp_path / "tied", base=Tied(True))
+    assert loaded.a.weight is loaded.b.weight
+    with pytest.raises(ValueError, match=r"'a\.weight' and 'b\.weight' are one tensor in the base"):
+        load_model(tmp_path / "loose", base=Tied(True))
+    with pytest.raises(ValueError, match="base is on the meta device"):
+        load_model(tmp_path / "tied", base=Tied(True).to("meta"))
+
+
+def test_tensors_of_another_kind_are_refused(tmp_path):
+    model = Tied(False)
+    model.a.weight = nn.Parameter(torch.ones(3, 3, dtype=torch.int32), requires_grad=False)
+    save_model(model, tmp_path / "m")
+    with pytest.raises(ValueError, match=r"'a\.weight' is torch\.int32 in the file, not torch\.f"):
+        load_model(tmp_path / "m", base=Tied(False))
+
+
+def test_a_recipe_too_large_for_its_weights_takes_no_memory(tmp_path):
+    save_model(Tied(False), tmp_path / "m")
+    recipe = json.loads(header_of(tmp_path / "m"))["recipe"]
+    recipe[0]["arguments"]["rd_channels"] = 10**12
+    changed_header((tmp_path / "m").read_bytes(), tmp_path, recipe=recipe)
+    with pytest.raises(ValueError, match="do not fit the base"):
+        load_model(tmp_path / "m", base=Tied(False))
+
+
+def header_of(path) -> str:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata()["attnblocks"]
 
 
 def test_packages_that_are_not_there_are_named(monkeypatch, saved, tmp_path):

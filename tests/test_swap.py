@@ -105,9 +105,13 @@ def test_where_selects_by_predicate_and_by_pattern():
 
 def test_a_mapping_puts_different_blocks_in_different_places():
     model = small_network()
-    replace_se(model, {"features.4.*": "Eca", "features.5.*": CBAM, "features.[45].*": SE})
+    replace_se(model, {"features.4.*": "Eca", "features.5.*": CBAM, "features.[4-6].*": SE})
     kinds = {s.name.split(".")[1]: s.kind.rsplit(".", 1)[1] for s in find_se(model)}
-    assert {n: k for n, k in kinds.items() if k != "SqueezeExcitation"} == {"4": "Eca", "5": "CBAM"}
+    assert {n: k for n, k in kinds.items() if k != "SqueezeExcitation"} == {
+        "4": "Eca",
+        "5": "CBAM",
+        "6": "SE",
+    }
     replace_se(model, {"features.1.*": CaCo, "*": SeCo}, rd_channels="match")
     assert [type(s.module) for s in find_se(model)] == [CaCo, *[SeCo] * 8]
     assert [s.rd_channels for s in find_se(model)][2:] == [
@@ -254,6 +258,19 @@ def test_reparametrised_layers_are_read_through_their_weight():
         before = model(x)
         torch.testing.assert_close(replace_se(model, SE)(x), before)
         assert all(p.requires_grad for p in model.features[1].block[1].parameters())
+
+
+def test_functions_with_parameters_are_taken_over():
+    old = randomized(SEModule(16, act_layer=nn.PReLU, gate_layer="sigmoid").double())
+    x = random_map(2, 16, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(replace_se(nn.Sequential(old), SE)(x), old(x))
+
+
+def test_what_a_function_makes_is_taken_as_it_is():
+    mine = randomized(CaCo(16))
+    before = copy.deepcopy(mine.state_dict())
+    model = replace_se(nn.Sequential(randomized(SEModule(16))), lambda site: mine)
+    assert all(torch.equal(v, before[k]) for k, v in model[0].state_dict().items())
 
 
 def test_a_swap_by_se_draws_no_random_numbers():

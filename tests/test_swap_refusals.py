@@ -41,6 +41,7 @@ def failing_factory(site):
         (CaCo, {"rd_ratio": -1}, ValueError, "rd_ratio must be above 0"),
         (CaCo, {"init": "hot"}, ValueError, "init must be 'warm' or 'fresh', got 'hot'"),
         ({"features.4.*": CaCo, "typo": Eca}, {}, LookupError, "'typo' matches none"),
+        ({"*": CaCo, "features.4.*": Eca}, {}, LookupError, "comes after patterns that take all"),
         ({}, {}, LookupError, "mapping from patterns to blocks is empty"),
         ({"*": CaCo}, {"where": "*"}, TypeError, "leave out where"),
         ("Cacao", {}, ValueError, "Did you mean 'CaCo'"),

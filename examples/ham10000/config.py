@@ -12,6 +12,9 @@ NOTICE = "Research code. Not a medical device; not for diagnosis."
 PAPER = {"image_size": 224, "epochs": 100, "batch_size": 128, "lr": 5e-4}
 SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3}
 
+INITS = ("fresh", "warm", "fitted")
+"""How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
+
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MONITORS = {
@@ -90,6 +93,8 @@ class Config:
             raise ValueError(f"--seed must be below 2**32, got {self.seed}")
         if not 0 <= self.drw_start <= 1:
             raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
+        if self.init not in (None, *INITS):
+            raise ValueError(f"--init must be one of {', '.join(INITS)}; got {self.init!r}")
         if self.init is not None and self.attention in ("SE", "none", "identity"):
             raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
         if self.init == "fitted" and self.weights == "none":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.config import (
+    INITS,
     MONITORS,
     NOTICE,
     PAPER,
@@ -18,7 +19,7 @@ from examples.ham10000.config import (
 )
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.training.losses import COSINE_LOSSES, LOSSES
-from examples.ham10000.training.models import ATTENTION, INITS, PAPER_MODELS
+from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
 
 DEFAULTS: dict[str, Any] = {
     "data": None,

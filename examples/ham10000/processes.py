@@ -38,6 +38,11 @@ def rank() -> int:
     return distributed.get_rank() if _joined() else 0
 
 
+def rank_here() -> int:
+    """The number of this process among those on this machine, and of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if _joined() else 0
+
+
 def once(work: Callable[[], T]) -> T:
     """Do ``work`` in process 0 and give its result, or its error, to all of them.
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from attnblocks import WarmStart, warm_start
+from examples.ham10000 import processes
 from examples.ham10000.data.augment import center_crop
 from examples.ham10000.data.dataset import SkinLesions
 from examples.ham10000.training.models import Network
@@ -32,7 +33,7 @@ def fit_blocks(
     pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
     mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
     images = ((pixels / 255 - mean) / std).split(BATCH)  # type: ignore[no-untyped-call]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
     try:
         return warm_start(
             network.model.to(device),

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from attnblocks import find_se, list_blocks, replace_se
 
 ATTENTION = (*list_blocks(), "none", "identity")
-INITS = ("fresh", "warm", "fitted")
-"""How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
 
 PAPER_MODELS = {
     "ResNet18": "tv/resnet18",
@@ -53,7 +51,8 @@ def build_network(
             that holds everything but the classifier.
         attention: a block of attnblocks instead of every SE block; ``SE`` keeps the network's own;
             ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
-        init: one of :data:`INITS` for the block; ``fitted`` needs images, and begins ``warm``.
+        init: ``fresh``, ``warm`` or ``fitted`` for the block; the last needs images, and begins
+            ``warm``.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or no SE blocks to replace or keep.
