@@ -180,7 +180,7 @@ def test_the_same_class_with_another_gate_is_no_copy():
     error, of_a_copy = (
         (gates(block.channel, x) - wanted).square().mean() for block in (new, copied)
     )
-    assert error < 0.5 * of_a_copy
+    assert error < 0.9 * of_a_copy
 
 
 def test_a_layer_that_cannot_be_read_names_the_way_out():
