@@ -76,18 +76,25 @@ class Lesions:
         return SkinLesions(self.pixels, [image.label for image in self.images], positions)
 
 
-def load_lesions(folder: Path, cache: Path) -> Lesions:
-    """Read all images but those of the pipeline's test part (seed 0), which stays unread.
+def split(images: Sequence[Image]) -> tuple[list[Image], list[int], list[int]]:
+    """All images but those of the pipeline's test part (seed 0), which stays unread.
 
-    A fifth of the rest is the validation part: no lesion is in both.
+    Returns:
+        These images, and the positions of a training part and of a validation part of a fifth: no
+        lesion is in both.
     """
-    images = read_index(folder)
     test = set(by_lesion(images, seed=0)["test"])
-    images = [image for i, image in enumerate(images) if i not in test]
-    split = by_lesion(images, seed=0)
+    kept = [image for i, image in enumerate(images) if i not in test]
+    parts = by_lesion(kept, seed=0)
+    return kept, parts["train"], sorted(parts["val"] + parts["test"])
+
+
+def load_lesions(folder: Path, cache: Path) -> Lesions:
+    """Read and decode the images that :func:`split` keeps."""
+    images, train, val = split(read_index(folder))
     paths = [image.path for image in images]
     pixels = load_all(paths, canvas_size(IMAGE_SIZE), cache, digest(file_digests(paths)))
-    return Lesions(images, pixels, split["train"], sorted(split["val"] + split["test"]))
+    return Lesions(images, pixels, train, val)
 
 
 def normalised(network: Network, lesions: Lesions, positions: Sequence[int]) -> Tensor:
