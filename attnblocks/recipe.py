@@ -88,10 +88,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
     if not ours:
         return model
     return replace_se(
-        model,
-        lambda site: _build(entries[site.name]),
-        where=lambda site: site.name in ours,
-        init="fresh",
+        model, lambda site: _build(entries[site.name]), where=lambda site: site.name in ours
     )
 
 

@@ -85,8 +85,7 @@ def save_model(
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
     kwargs = dict(base_kwargs or {})
     if base is not None:
-        with torch.device("meta"):
-            rebuilt = apply_recipe(_build(base, kwargs), made_of)
+        rebuilt = apply_recipe(_outline(base, kwargs), made_of)
         _check_shapes(state, rebuilt, f"base {base!r}")
         _check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
@@ -153,9 +152,8 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     if base is None and name is None:
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
     # First without data: what does not fit takes no memory, and changes nothing.
-    with torch.device("meta"):
-        empty = _build(name, kwargs) if base is None else copy.deepcopy(base).to("meta")
-        _check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")
+    outline = _outline(name, kwargs) if base is None else copy.deepcopy(base).to("meta")
+    _check_shapes(state, apply_recipe(outline, header["recipe"]), "the base")
     model = apply_recipe(
         _build(name, kwargs) if base is None else copy.deepcopy(base), header["recipe"]
     )
@@ -204,6 +202,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has a header that cannot be used: {error}") from error
     return header, state
+
+
+def _outline(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The network of a base on the meta device, unless its builder reads values."""
+    try:
+        with torch.device("meta"):
+            return _build(base, kwargs)
+    except ValueError:
+        return _build(base, kwargs)
 
 
 def _build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
