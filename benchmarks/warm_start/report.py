@@ -91,6 +91,6 @@ def _draw(recalls: dict[Arm, list[dict[int, float]]], file: Path) -> None:
         title="Fine-tuning on HAM10000 (200x150, 112 px), tf_mobilenetv3_small_075, ImageNet\n"
         f"constant learning rate; mean and points of {len(next(iter(recalls.values())))} seeds",
     )
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
