@@ -125,7 +125,9 @@ def test_only_slow_averages_are_recomputed():
     assert not statistics_lag(build_network("tv/resnet18", 7, "none", "none").model)
 
 
-@pytest.mark.parametrize("loss", ["focal", pytest.param("ldam", marks=pytest.mark.slow), "joint"])
+@pytest.mark.parametrize(
+    "loss", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("focal", "ldam")), "joint"]
+)
 def test_every_loss_trains(run, tmp_path, loss):
     data = ["--data", str(run / "synthetic"), "--batch-size", "32", "--lr", "2e-3"]
     options = ["--loss", loss, "--epochs", "4", "--drw-start", "0.5", "--monitor", "val_loss"]
