@@ -31,7 +31,7 @@ def saved_bytes(run: Callable[[], object], but: Iterable[Tensor] = ()) -> int:
 
 
 def saved_by_training(model: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass of a network or block keeps for backward, without its parameters."""
+    """Bytes that a forward pass of a network keeps for backward, without parameters and input."""
     there = [*model.parameters(), *model.buffers(), x]
     return saved_bytes(lambda: model(x), there)
 
@@ -49,10 +49,20 @@ class Traffic:
         return self.reads + self.writes
 
 
-class _Count(TorchDispatchMode):
-    def __init__(self, nbytes: int) -> None:
-        super().__init__()
-        self.nbytes = nbytes
+# These make a tensor without values; what fills it counts.
+_NOTHING_MOVES = {
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, nbytes: int, known: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nbytes, self.known = nbytes, known
         self.traffic = Traffic()
 
     def __torch_dispatch__(
@@ -60,20 +70,29 @@ class _Count(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not func.is_view:
-            inputs, outputs = tree_leaves((args, kwargs)), tree_leaves(result)
+        if not func.is_view and func.overloadpacket not in _NOTHING_MOVES:
+            out = {argument.name for argument in func._schema.arguments if argument.is_out}
+            read = (args, {name: value for name, value in kwargs.items() if name not in out})
+            inputs, outputs = tree_leaves(read), tree_leaves(result)
             self.traffic.reads += sum(map(self._is_map, inputs))
             self.traffic.writes += sum(map(self._is_map, outputs))
         return result
 
     def _is_map(self, value: object) -> bool:
+        if not isinstance(value, Tensor):
+            return False
         # An expanded vector has as many elements, but is read from its few bytes.
-        return isinstance(value, Tensor) and value.untyped_storage().nbytes() >= self.nbytes
+        storage = value.untyped_storage()
+        return storage.nbytes() >= self.nbytes and storage.data_ptr() not in self.known
 
 
-def map_traffic(run: Callable[[Tensor], object], x: Tensor) -> Traffic:
-    """Count the passes of ``run(x)`` over tensors as large as ``x``, operator by operator."""
-    counter = _Count(x.numel() * x.element_size())
+def map_traffic(run: Callable[[Tensor], object], x: Tensor, but: Iterable[Tensor] = ()) -> Traffic:
+    """Count the passes of ``run(x)`` over tensors as large as ``x``, operator by operator.
+
+    Weights, which may be larger than the map of a single image, go into ``but``.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in but}
+    counter = _Count(x.numel() * x.element_size(), known)
     with counter:
         run(x)
     return counter.traffic

@@ -5,6 +5,8 @@ MLP run twice, ``relu6(x + 3) / 6``, and one multiplication of the map per gate.
 shapes are those of :mod:`attnblocks`, so that both load the same weights.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu6, sigmoid
@@ -131,7 +133,7 @@ def published(name: str, site: SESite) -> nn.Module:
     def se(prefix: str = "") -> nn.Module:
         return PublishedSE(site.channels, shapes[f"{prefix}fc1.weight"][0])
 
-    makers = {
+    makers: dict[str, Callable[[], nn.Module]] = {
         "SE": se,
         "Eca": lambda: PublishedEca(shapes["conv.weight"][-1]),
         "CBAM": lambda: InTurn(
