@@ -68,7 +68,7 @@ def _bars(result: Result, group: Group, rows: Mapping[str, Row]) -> Figure:
                 first, middle, third = (1e3 * value for value in quartiles(times[name]))
                 error = [[middle - first], [third - middle]]
                 axes.barh(place, middle, xerr=error, color=color, height=0.85)
-                axes.text(third, place, f"  {middle:.3g}", va="center", fontsize=8)
+                axes.text(third, place, f"  {middle:#.3g}".rstrip("."), va="center", fontsize=8)
                 ticks[name], place = place, place + 1
         place += 0.5
     axes.set_yticks(list(ticks.values()), list(ticks))
@@ -88,16 +88,19 @@ def _head(result: Result, group: Group) -> str:
 def _swept(
     groups: Mapping[Group, Mapping[str, Row]], sweep: str
 ) -> dict[Group, dict[int, Mapping[str, Row]]]:
-    """Groups that differ only in what grows, by the first of them, then by its value."""
-    curves: dict[tuple[object, ...], dict[int, Mapping[str, Row]]] = {}
-    heads: dict[tuple[object, ...], Group] = {}
-    for group, rows in groups.items():
-        row = next(iter(rows.values()))
-        axis = {"batch": 1, "image_size": 2, "channels": 4}[sweep]
-        fixed = (*group[:axis], *group[axis + 1 :])
-        heads.setdefault(fixed, group)
-        curves.setdefault(fixed, {})[getattr(row, sweep)] = rows
-    return {heads[fixed]: points for fixed, points in curves.items()}
+    """Groups that differ only in what grows, by the rest of them, then by its value."""
+    curves: dict[Group, dict[int, Mapping[str, Row]]] = {}
+    for (memory_format, batch, size, where, channels), rows in groups.items():
+        fixed: Group = (
+            memory_format,
+            None if sweep == "batch" else batch,
+            None if sweep == "image_size" else size,
+            where,
+            None if sweep == "channels" else channels,
+        )
+        value: int = getattr(next(iter(rows.values())), sweep)
+        curves.setdefault(fixed, {})[value] = rows
+    return curves
 
 
 def _curves(result: Result, fixed: Group, points: Mapping[int, Mapping[str, Row]]) -> Figure:

@@ -28,7 +28,8 @@ ALL_SITES = "all sites"
 NETWORK = "network"
 VERSION = 1
 
-Group = tuple[str, int, int, str, int | None]
+Group = tuple[str, int | None, int | None, str, int | None]
+"""Memory format, batch, image size, place and channels; None is what does not have one value."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,14 @@ def share(row: Row, rows: Mapping[str, Row]) -> list[float]:
 def title(group: Group) -> str:
     """What a group is, in words."""
     memory_format, batch, size, where, channels = group
-    place = where if where in (ALL_SITES, NETWORK) else f"{where}, {channels} channels"
-    return f"{place}, {memory_format}, batch {batch}, {size} px"
+    parts = [
+        where,
+        f"{channels} channels" if channels else "",
+        memory_format,
+        f"batch {batch}" if batch else "",
+        f"{size} px" if size else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def save_result(result: Result, path: Path) -> None:

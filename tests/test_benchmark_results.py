@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import blocks, models, report
 from benchmarks.compare import compare
@@ -14,6 +15,7 @@ from benchmarks.results import Result, Row, load_result, save_result
 from benchmarks.settings import Settings
 
 TINY = ["--image-size", "32", "--batch", "1", "--rounds", "2", "--min-run-time", "0.0001"]
+TINY_NETWORK = ("--network", "timm/test_efficientnet")
 ROUNDS = [0.010, 0.012, 0.011, 0.013, 0.009]  # median 11 ms, quartiles 10 and 12
 
 
@@ -207,7 +209,8 @@ def test_a_missing_file_is_refused(tmp_path, capsys):
 
 def run_cli(main, tmp_path: Path, *arguments: str) -> Result:
     file = tmp_path / "result.json"
-    main([*TINY, *arguments, "--out", str(file), "--plots", str(tmp_path)])
+    device = [] if "--device" in arguments else ["--device", "cpu"]
+    main([*TINY, *device, *arguments, "--out", str(file), "--plots", str(tmp_path)])
     found = load_result(file)
     assert all(len(r.seconds) == 2 and min(r.seconds) > 0 for r in found.rows)
     for private in (platform.node(), str(Path.home()), str(Path.cwd()), str(tmp_path)):
@@ -277,7 +280,15 @@ def test_sweeps_grow_one_thing_at_one_site(tmp_path, axis, arguments, values):
     sizes = [r.figures["map_bytes"] for r in ours]
     pixels = [(r.image_size // 16) ** 2 for r in ours]  # the site's stride
     assert sizes == [4 * r.batch * r.channels * p for r, p in zip(ours, pixels, strict=True)]
-    assert len(drawn(tmp_path)) == 2
+    values_that_stay = {
+        "image_size": "1-features.4.block.2-96",
+        "batch": "32-features.4.block.2-96",
+        "channels": "1-32-features.4.block.2",
+    }
+    by = f"blocks-by-{axis.replace('_', '-')}"
+    assert drawn(tmp_path) == [
+        f"{by}-{name}-{values_that_stay[axis]}" for name in ("channels-last", "contiguous")
+    ]
 
 
 def test_compiled_blocks_are_measured_and_not_counted(tmp_path):
@@ -285,6 +296,7 @@ def test_compiled_blocks_are_measured_and_not_counted(tmp_path):
         blocks.main,
         tmp_path,
         *("--compile", "--only", "identity", "--memory-format", "contiguous"),
+        *("--sweep", "batch", "--batch", "2"),  # compiles one site
     )
     assert found.settings.compile
     assert all("maps" not in r.figures for r in found.rows)
@@ -294,13 +306,7 @@ def test_models_end_to_end(tmp_path, capsys):
     found = run_cli(
         models.main,
         tmp_path,
-        "--backward",
-        "--batch",
-        "2",
-        "--only",
-        "*CaCo",
-        "--network",
-        "timm/mobilenetv3_small_050",
+        *("--backward", "--batch", "2", "--only", "*CaCo", *TINY_NETWORK),
     )
     assert {r.name for r in found.rows} == {"own SE", "CaCo", "published CaCo", "identity"}
     table = cells(report.tables(dataclasses.replace(found, rows=found.rows[:4]), markdown=True))
@@ -312,7 +318,7 @@ def test_models_end_to_end(tmp_path, capsys):
 
 
 def test_models_in_onnx_runtime(tmp_path):
-    found = run_cli(models.main, tmp_path, "--onnx", "--only", "identity")
+    found = run_cli(models.main, tmp_path, "--onnx", "--only", "identity", *TINY_NETWORK)
     assert [(r.name, r.memory_format) for r in found.rows] == [
         ("own SE", "contiguous"),
         ("identity", "contiguous"),
@@ -346,6 +352,16 @@ def test_options_that_cannot_be_followed_are_named(capsys, main, arguments, mess
     with pytest.raises(SystemExit, match="2"):
         main(["--device", "cpu", *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("main", [blocks.main, models.main])
+def test_cuda_end_to_end(tmp_path, main):
+    found = run_cli(
+        main, tmp_path, *("--device", "cuda", "--cuda-graph", "--flush-l2", "--dtype", "bfloat16")
+    )
+    assert {"gpu", "cuda"} < set(found.machine)
+    assert all(r.figures["peak_bytes"] > 0 for r in found.rows if r.name == "CaCo")
 
 
 @pytest.mark.parametrize("main", [blocks.main, models.main])

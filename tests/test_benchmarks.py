@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from attnblocks import find_se, list_blocks
+from attnblocks import find_se, list_blocks, replace_se
 from benchmarks.blocks import Pass, count, new_run
 from benchmarks.candidates import at_sites, build_network, in_networks, places, random_maps, seeded
 from benchmarks.counting import map_traffic, saved_by_training, saved_bytes
@@ -24,6 +24,7 @@ from benchmarks.timing import (
     MOST_BURSTS,
     WARM_UP,
     captured,
+    every_graph_kept,
     interleaved,
     l2_flush,
     measure,
@@ -32,7 +33,7 @@ from benchmarks.timing import (
     time_on_cpu,
     time_with_events,
 )
-from tests.helpers import random_map, randomized, small_network
+from tests.helpers import random_map, randomized
 from tests.reference import REFERENCE, weights
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -272,6 +273,20 @@ def test_rounds_time_every_run_once_in_changing_order():
         assert seconds[name] == [float(number) for number, n in enumerate(calls) if n == name]
 
 
+def test_more_candidates_of_one_class_are_compiled_than_torch_would():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    with every_graph_kept():
+        for channels in range(1, 13):
+            block = Pass([nn.BatchNorm2d(channels).eval()])
+            torch.compile(block, backend=backend, dynamic=False)([torch.rand(1, channels, 4, 4)])
+    assert len(compiled) == 12
+
+
 def test_quartiles():
     values = [5.0, 1.0, 4.0, 2.0, 9.0, 7.0]
     assert quartiles(values) == pytest.approx(tuple(np.quantile(values, [0.25, 0.5, 0.75])))
@@ -336,7 +351,7 @@ def test_the_cpu_is_timed():
 
 
 def test_onnx_sessions_compute_what_the_network_computes_at_every_size():
-    network = small_network()
+    network = randomized(replace_se(build_network("timm/test_efficientnet"), "CaCo"))
     session = onnx_session(network, 64)
     assert session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     for batch, height, width in [(1, 64, 64), (3, 48, 80), (5, 96, 32)]:
