@@ -9,12 +9,16 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from attnblocks import functional as F
+
 LayerFactory = Callable[..., nn.Module]
 """A class such as ``nn.ReLU``, or any callable that returns a new module."""
 
 
 class AttentionBlock(nn.Module):
-    """Base of the blocks: an ``nn.Module`` that knows its widths and checks its input.
+    """Base of the blocks: an ``nn.Module`` that multiplies its input by gates.
+
+    A block defines ``gates``; what it does to the map is the same for all of them.
 
     Args:
         channels: channels C of the map that comes in and goes out.
@@ -31,10 +35,49 @@ class AttentionBlock(nn.Module):
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             check_map(x, type(self).__name__, self.channels)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` times its gates."""
+        self.check_input(x)
+        return F.apply_gates(x, self.gates(x))
+
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """The gates of ``x``: tensors that broadcast to it, each in [0, 1] by default."""
+        raise NotImplementedError(f"{type(self).__name__} defines no gates")
+
     def extra_repr(self) -> str:
         """The widths, for ``print(model)``."""
         rd = "" if self.rd_channels is None else f", rd_channels={self.rd_channels}"
         return f"channels={self.channels}{rd}"
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution with bias of vectors (N, C, L, 1), computed as a matrix product.
+
+    Args:
+        in_channels: C of what comes in.
+        out_channels: C of what goes out.
+        device: where to create the parameters.
+        dtype: type of the parameters.
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, 1, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The layer on ``input``, multiplied by ``scale`` (N, C, 1, 1) first where it is given."""
+        return F.pointwise(input, self.weight, self.bias, scale)
+
+    def extra_repr(self) -> str:
+        """The widths, for ``print(model)``."""
+        return f"{self.in_channels}, {self.out_channels}"
 
 
 @torch.fx.wrap

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks import functional as F
 from attnblocks._block import AttentionBlock, LayerFactory, bottleneck
 from attnblocks.cbam import ChannelAttention
 from attnblocks.coord_att import MIN_WIDTH, CoordAtt
@@ -90,11 +91,11 @@ class SeCo(AttentionBlock):
             "norm_layer": name_norm(self.coord.bn1),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled by its channel gates, then by its row and column gates."""
-        self.check_input(x)
-        y: Tensor = self.coord(self.se(x))
-        return y
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
+        means = F.coordinate_means(x)  # (N, C, H + W, 1)
+        channel = self.se.channel_gate(means[:, :, : x.shape[2]].mean(2, keepdim=True))
+        return [channel] + self.coord.line_gates(means, x.shape[2], channel)
 
 
 class CaCo(AttentionBlock):
@@ -173,8 +174,9 @@ class CaCo(AttentionBlock):
             "norm_layer": name_norm(self.coord.bn1),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled by its channel gates, then by its row and column gates."""
-        self.check_input(x)
-        y: Tensor = self.coord(self.channel(x))
-        return y
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
+        means = F.coordinate_means(x)  # (N, C, H + W, 1)
+        channel_means = means[:, :, : x.shape[2]].mean(2, keepdim=True)
+        channel = self.channel.channel_gate(channel_means, F.channel_maxima(x))
+        return [channel] + self.coord.line_gates(means, x.shape[2], channel)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks import functional as F
 from attnblocks._block import (
     AttentionBlock,
     LayerFactory,
+    Pointwise,
     bottleneck,
     new_layer,
     new_norm,
@@ -66,18 +68,22 @@ class ChannelAttention(AttentionBlock):
     ) -> None:
         channels = positive_int("channels", channels)
         super().__init__(channels, bottleneck(channels, rd_channels, rd_ratio))
-        self.fc1 = nn.Conv2d(channels, self.rd_channels, 1, device=device, dtype=dtype)
+        self.fc1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.fc2 = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
+        self.fc2 = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with every channel scaled by its gate."""
-        self.check_input(x)
-        mean = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
-        peak = x.amax((2, 3), keepdim=True)  # (N, C, 1, 1)
-        gate: Tensor = self.gate(self.mlp(mean) + self.mlp(peak))  # (N, C, 1, 1)
-        return x * gate.to(x.dtype)
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """One gate per channel; (N, C, 1, 1)."""
+        return [self.channel_gate(F.channel_means(x), F.channel_maxima(x))]
+
+    def channel_gate(self, means: Tensor, maxima: Tensor) -> Tensor:
+        """The gates that belong to the means and maxima of the channels; all (N, C, 1, 1)."""
+        # One run of the MLP for both, on a batch twice as long.
+        n = means.shape[0]
+        of_means, of_maxima = self.mlp(torch.cat([means, maxima])).split([n, n])
+        gate: Tensor = self.gate(of_means + of_maxima)
+        return gate
 
     def mlp(self, v: Tensor) -> Tensor:
         """The shared MLP: (N, C, 1, 1) to logits of the same shape."""
@@ -128,9 +134,12 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with every position scaled by its gate."""
-        y = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, H, W)
-        gate: Tensor = self.gate(self.bn(self.conv(y)))  # (N, 1, H, W)
-        return x * gate.to(x.dtype)
+        return F.apply_gates(x, [self.position_gate(F.position_statistics(x))])
+
+    def position_gate(self, statistics: Tensor) -> Tensor:
+        """The gates (N, 1, H, W) that belong to the maxima and means (N, 2, H, W)."""
+        gate: Tensor = self.gate(self.bn(self.conv(statistics)))
+        return gate
 
 
 class CBAM(AttentionBlock):
@@ -206,8 +215,7 @@ class CBAM(AttentionBlock):
             "norm_layer": name_norm(self.spatial.bn),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled by its channel gates, then by its spatial gate."""
-        self.check_input(x)
-        y: Tensor = self.spatial(self.channel(x))
-        return y
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """A gate per channel, (N, C, 1, 1), and per position, (N, 1, H, W)."""
+        channel = self.channel.channel_gate(F.channel_means(x), F.channel_maxima(x)).to(x.dtype)
+        return [channel, self.spatial.position_gate(F.position_statistics(x, channel))]

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks import functional as F
 from attnblocks._block import (
     AttentionBlock,
     LayerFactory,
+    Pointwise,
     bottleneck,
     new_layer,
     new_norm,
@@ -76,11 +78,11 @@ class CoordAtt(AttentionBlock):
     ) -> None:
         channels = positive_int("channels", channels)
         super().__init__(channels, bottleneck(channels, rd_channels, rd_ratio, least=MIN_WIDTH))
-        self.conv1 = nn.Conv2d(channels, self.rd_channels, 1, device=device, dtype=dtype)
+        self.conv1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
         self.bn1 = new_norm(norm_layer, self.rd_channels, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.conv_h = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
-        self.conv_w = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
+        self.conv_h = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
+        self.conv_w = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
     def arguments(self) -> dict[str, Any]:
@@ -92,15 +94,20 @@ class CoordAtt(AttentionBlock):
             "norm_layer": name_norm(self.bn1),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` scaled by the gates of its rows and of its columns."""
-        self.check_input(x)
-        height, width = x.shape[2], x.shape[3]
-        rows = x.mean(3, keepdim=True)  # (N, C, H, 1)
-        columns = x.mean(2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
-        y = torch.cat([rows, columns], dim=2)  # (N, C, H + W, 1)
-        y = self.act(self.bn1(self.conv1(y)))  # (N, m, H + W, 1)
-        y_h, y_w = y.split([height, width], dim=2)
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """A gate per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
+        return self.line_gates(F.coordinate_means(x), x.shape[2])
+
+    def line_gates(self, means: Tensor, height: int, scale: Tensor | None = None) -> list[Tensor]:
+        """The gates that belong to the means of rows and columns.
+
+        Args:
+            means: of the rows, then of the columns; (N, C, H + W, 1).
+            height: how many rows there are.
+            scale: gates (N, C, 1, 1) that a stage before multiplies the map by.
+        """
+        y = self.act(self.bn1(self.conv1(means, scale)))  # (N, m, H + W, 1)
+        y_h, y_w = y.split([height, y.shape[2] - height], dim=2)
         a_h: Tensor = self.gate(self.conv_h(y_h))  # (N, C, H, 1)
-        a_w: Tensor = self.gate(self.conv_w(y_w)).transpose(2, 3)  # (N, C, 1, W)
-        return x * a_w.to(x.dtype) * a_h.to(x.dtype)
+        a_w: Tensor = self.gate(self.conv_w(y_w))  # (N, C, W, 1)
+        return [a_h, a_w.transpose(2, 3)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks import functional as F
 from attnblocks._block import AttentionBlock, LayerFactory, new_layer, odd_kernel, positive_int
 from attnblocks.layer_names import name_function
 
@@ -64,12 +65,11 @@ class Eca(AttentionBlock):
             "gate_layer": name_function(self.gate),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with every channel scaled by its gate."""
-        self.check_input(x)
-        y = x.mean((2, 3)).unsqueeze(1)  # (N, 1, C): the channels are the length
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """One gate per channel; (N, C, 1, 1)."""
+        y = F.channel_means(x)[:, None, :, 0, 0]  # (N, 1, C): the channels are the length
         gate: Tensor = self.gate(self.conv(y))  # (N, 1, C)
-        return x * gate.to(x.dtype).squeeze(1)[:, :, None, None]  # (N, C, 1, 1)
+        return [gate.squeeze(1)[:, :, None, None]]
 
 
 def _adaptive_kernel_size(channels: int) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks import functional as F
 from attnblocks._block import (
     AttentionBlock,
     LayerFactory,
+    Pointwise,
     bottleneck,
     new_layer,
     new_norm,
@@ -72,10 +74,10 @@ class SE(AttentionBlock):
         channels = positive_int("channels", channels)
         width = bottleneck(channels, rd_channels, rd_ratio)
         super().__init__(channels, _round_to_eight(width) if rd_channels is None else width)
-        self.fc1 = nn.Conv2d(channels, self.rd_channels, 1, device=device, dtype=dtype)
+        self.fc1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
         self.bn = new_norm(norm_layer, self.rd_channels, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.fc2 = nn.Conv2d(self.rd_channels, channels, 1, device=device, dtype=dtype)
+        self.fc2 = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
     def arguments(self) -> dict[str, Any]:
@@ -87,13 +89,15 @@ class SE(AttentionBlock):
             "norm_layer": name_norm(self.bn),
         }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with every channel scaled by its gate."""
-        self.check_input(x)
-        y = x.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
-        y = self.act(self.bn(self.fc1(y)))  # (N, S, 1, 1)
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """One gate per channel; (N, C, 1, 1)."""
+        return [self.channel_gate(F.channel_means(x))]
+
+    def channel_gate(self, means: Tensor) -> Tensor:
+        """The gates that belong to the means of the channels; both (N, C, 1, 1)."""
+        y = self.act(self.bn(self.fc1(means)))  # (N, S, 1, 1)
         gate: Tensor = self.gate(self.fc2(y))  # (N, C, 1, 1)
-        return x * gate.to(x.dtype)
+        return gate
 
 
 def _round_to_eight(width: int) -> int:
