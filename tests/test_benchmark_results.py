@@ -354,6 +354,27 @@ def test_options_that_cannot_be_followed_are_named(capsys, main, arguments, mess
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("main", [blocks.main, models.main])
+def test_what_runs_has_the_format_dtype_and_mode_of_its_rows(tmp_path, monkeypatch, main):
+    module = blocks if main is blocks.main else models
+    seen = []
+
+    def new_run(run_of, inputs, *arguments):
+        x = inputs if isinstance(inputs, torch.Tensor) else inputs[0]
+        run = make(run_of, inputs, *arguments)
+        training = {m.training for m in (run_of if isinstance(run_of, list) else [run_of])}
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        seen.append(("channels_last" if last else "contiguous", len(x), x.dtype, training))
+        return run
+
+    make = module.new_run
+    monkeypatch.setattr(module, "new_run", new_run)
+    found = run_cli(
+        main, tmp_path, *("--backward", "--dtype", "bfloat16", "--batch", "2", "3", "--only", "SE")
+    )
+    assert seen == [(r.memory_format, r.batch, torch.bfloat16, {True}) for r in found.rows]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("main", [blocks.main, models.main])
 def test_cuda_end_to_end(tmp_path, main):

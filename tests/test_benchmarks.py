@@ -249,6 +249,7 @@ def test_counted_figures_of_a_block():
     step = count([block.train()], [x], [x], compiled=False)
     assert "maps" not in step
     assert x.nbytes < step["saved_bytes"] < 1.1 * x.nbytes  # the map, and vectors
+    assert count([nn.ReLU()], [x], [x], compiled=False)["saved_bytes"] == x.nbytes
 
 
 def test_a_pass_runs_every_block_on_its_map():
@@ -314,13 +315,14 @@ class FakeDevice:
 class FakeEvent:
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
-        self.time = float("nan")
+        self.time, self.waits = float("nan"), 0
 
     def record(self) -> None:
-        self.time = self.device.now
+        self.time, self.waits = self.device.now, self.device.counts["synchronize"]
 
     def elapsed_time(self, end_event: "FakeEvent") -> float:
-        assert self.device.counts["synchronize"], "read before the device was waited for"
+        waits = self.device.counts["synchronize"]
+        assert waits > max(self.waits, end_event.waits), "read before the device was waited for"
         return end_event.time - self.time
 
 
