@@ -22,6 +22,7 @@ from benchmarks.results import (
     share,
     title,
 )
+from benchmarks.settings import check_output
 from benchmarks.timing import quartiles
 
 Rows = Mapping[str, Row]
@@ -170,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them into this folder")
     options = parser.parse_args(arguments)
     try:
+        check_output(None, options.plots)
         result = load_result(options.file)
         text = tables(result, markdown=options.markdown)
     except ValueError as error:

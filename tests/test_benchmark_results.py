@@ -201,6 +201,13 @@ def test_machines_and_efforts_may_differ_if_that_is_said(tmp_path):
     assert run_compare(tmp_path, result(times(1.0)), other, "--across-machines") == 0
 
 
+def test_a_report_into_no_folder_is_refused(tmp_path, capsys):
+    save_result(result([row("CaCo", ROUNDS)]), tmp_path / "a.json")
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(tmp_path / "a.json"), "--plots", str(tmp_path / "none")])
+    assert "argument --plots: there is no folder" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         compare_files([str(tmp_path / "none.json"), str(tmp_path / "none.json")])
@@ -341,6 +348,7 @@ def test_models_in_onnx_runtime(tmp_path):
         (blocks.main, ["--sweep", "batch", "--site", "a"], "argument --site: 'a' is none of feat"),
         (blocks.main, ["--sweep", "batch", "--per-site"], "argument --per-site: does not go with"),
         (blocks.main, ["--channels", "8"], "argument --channels: goes with --sweep channels"),
+        (models.main, ["--channels", "8"], "unrecognized arguments: --channels 8"),
         (models.main, ["--network", "nix"], "argument --network: 'nix' is no network of"),
         (models.main, ["--network", "resnet18"], "argument --network: 'resnet18' has no SE block"),
         (models.main, ["--onnx", "--compile"], "argument --onnx: runs float32 forward on the CPU"),
