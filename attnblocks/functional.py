@@ -45,27 +45,9 @@ def channel_means(x: Tensor) -> Tensor:
         (N, C, 1, 1).
     """
     if not torch.jit.is_scripting():
-        if _is_eager() and torch.is_grad_enabled():
-            return _ChannelMeans.apply(x)
+        if _is_eager():
+            return _mean(x, (2, 3))
     return x.mean((2, 3), keepdim=True)
-
-
-class _ChannelMeans(Function):
-    """The gradient stays a view of N x C values: autograd's own fills a map."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.mean((2, 3), keepdim=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.shape = inputs[0].shape
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return (grad / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
 
 
 @torch.fx.wrap
@@ -103,16 +85,18 @@ class _ChannelMaxima(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _share_among_maxima(grad, *ctx.saved_tensors, (2, 3))
+        x, peak = ctx.saved_tensors
+        return _share_among_maxima(grad, x.detach().clone(), peak, (2, 3))
 
 
-def _share_among_maxima(grad: Tensor, x: Tensor, peak: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """The gradient of a maximum over ``dim``: equal parts for all places that reach it."""
-    with torch.no_grad():
-        # In the dtype of x: comparisons that write bools are not vectorised, and sum slowly.
-        hits = x.clone().eq_(peak)
-        count = hits.sum(dim, keepdim=True)
-    return hits * (grad / count)
+def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The gradient of a maximum over ``dim`` of ``y``: equal parts for all places that reach it.
+
+    It is written in place of ``y``, and has no gradient to ``y``.
+    """
+    # In the dtype of y: comparisons that write bools are not vectorised, and sum slowly.
+    hits = y.eq_(peak.detach())
+    return hits.mul_(grad / hits.sum(dim, keepdim=True))
 
 
 @torch.fx.wrap
@@ -127,44 +111,49 @@ def coordinate_means(x: Tensor) -> Tensor:
     """
     if not torch.jit.is_scripting():
         if _is_eager():
-            return _CoordinateMeans.apply(x) if torch.is_grad_enabled() else _line_means(x)
+            return _coordinate_means(x)
     rows = x.mean(3, keepdim=True)  # (N, C, H, 1)
     columns = x.mean(2, keepdim=True).transpose(2, 3)  # (N, C, W, 1)
     return torch.cat([rows, columns], dim=2)
 
 
-def _line_means(x: Tensor) -> Tensor:
-    rows, columns = _mean(x, 3), _mean(x, 2)
+def _coordinate_means(x: Tensor) -> Tensor:
+    rows, columns = _mean(x, (3,)), _mean(x, (2,))
     if not _is_nhwc(x):
         return torch.cat([rows, columns.transpose(2, 3)], dim=2)
     rows, columns = rows.permute(0, 2, 3, 1), columns.permute(0, 3, 2, 1)  # (N, H or W, 1, C)
     return torch.cat([rows, columns], dim=1).permute(0, 3, 1, 2)
 
 
-def _mean(x: Tensor, dim: int) -> Tensor:
-    """The mean over H or W, kept as 1."""
-    if x.device.type == "cpu" and _is_nhwc(x):  # the mean is two to four times slower there
-        kernel = (x.shape[2], 1) if dim == 2 else (1, x.shape[3])
+def _mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The mean over H, W or both, kept as 1."""
+    return _Mean.apply(x, dim) if torch.is_grad_enabled() else _new_mean(x, dim)
+
+
+def _new_mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    if len(dim) == 1 and x.device.type == "cpu" and _is_nhwc(x):  # mean takes up to five times
+        kernel = [x.shape[d] if d in dim else 1 for d in (2, 3)]
         return torch.nn.functional.avg_pool2d(x, kernel)
     return x.mean(dim, keepdim=True)
 
 
-class _CoordinateMeans(Function):
+class _Mean(Function):
+    """The gradient stays a view of few values: autograd's own fills a map with them."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return _line_means(x)
+    def forward(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+        return _new_mean(x, dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.size = inputs[0].shape[2:]
+        x, _ = inputs
+        ctx.shape, ctx.count = x.shape, x.numel() // output.numel()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        height, width = ctx.size
-        rows, columns = grad.split([height, width], dim=2)
-        return rows / width + (columns / height).transpose(2, 3)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad / ctx.count).expand(ctx.shape), None
 
 
 @torch.fx.wrap
@@ -202,8 +191,10 @@ class _PositionStatistics(Function):
     @staticmethod
     def backward(ctx: Any, grad_peak: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
         x, gate, peak = ctx.saved_tensors
-        grad = _share_among_maxima(grad_peak, x * gate, peak, (1,)) + grad_mean / x.shape[1]
-        return grad * gate, (grad * x).sum((2, 3), keepdim=True)
+        y = x.detach() * gate.detach()
+        grad = _share_among_maxima(grad_peak, y, peak, (1,)).add_(grad_mean / x.shape[1])
+        grad_gate = (grad * x).sum((2, 3), keepdim=True)
+        return _reuse(grad, gate), grad_gate
 
 
 # Vectors
@@ -233,18 +224,16 @@ def pointwise(v: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None = No
 
 def _product(v: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product that is fastest for the shape, and leaves the layout as it is."""
-    n, _, length, _ = v.shape
+    n = v.shape[0]
     if n == 1 and v.is_contiguous():
         return torch.nn.functional.conv2d(v, weight, bias)
     matrix = weight.flatten(1)
-    if length == 1:
-        return torch.nn.functional.linear(v.flatten(1), matrix, bias).view(n, -1, 1, 1)
-    v = v.squeeze(3)
     if v.stride(1) == 1:
-        y = torch.nn.functional.linear(v.transpose(1, 2), matrix, bias)  # (N, L, O)
-        return y.transpose(1, 2).unsqueeze(3)
+        y = torch.nn.functional.linear(v.permute(0, 2, 3, 1), matrix, bias)  # (N, L, 1, O)
+        return y.permute(0, 3, 1, 2)
+    v = v.squeeze(3)  # (N, C, L)
     if bias is None:
-        y = torch.matmul(matrix, v)  # (N, O, L)
+        y = torch.matmul(matrix, v)
     else:
         y = torch.baddbmm(bias[:, None], matrix.expand(n, -1, -1), v)
     return y.unsqueeze(3)
@@ -338,8 +327,13 @@ class _Gated(Function):
             return grad_x, _sum_to(grad, gates[0])
         *small, last = gates
         grad_last = _sum_to(grad * _fold(small), last)
-        grad_small = _sum_to(grad * last, _fold(small))
+        grad_small = _sum_to(_reuse(grad, last), _fold(small))
         return grad_x, *_grads_of_factors(grad_small, small), grad_last
+
+
+def _reuse(x: Tensor, factor: Tensor) -> Tensor:
+    """``x * factor`` in place of ``x``, unless autograd may need ``x`` again."""
+    return x * factor if torch.is_grad_enabled() else x.mul_(factor)
 
 
 def _grads_of_factors(grad: Tensor, factors: list[Tensor]) -> list[Tensor]:
@@ -354,5 +348,5 @@ def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sum over the dimensions that are 1 in ``like``."""
     dim = [d for d in range(4) if like.shape[d] == 1 != x.shape[d]]
     if dim in ([2], [3]):
-        return _mean(x, dim[0]) * x.shape[dim[0]]
+        return _new_mean(x, tuple(dim)) * x.shape[dim[0]]
     return x.sum(dim, keepdim=True) if dim else x
