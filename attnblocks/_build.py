@@ -121,7 +121,7 @@ def _se_of_site(site: SESite) -> SE:
     _copy_layer(layers.expand, se.fc2)
     if layers.peak:  # the terms of mean and maximum become one of the mean
         se.fc2.weight.mul_(2)
-        cast(Tensor, se.fc2.bias).mul_(2)
+        se.fc2.bias.mul_(2)
     if layers.norm is not None:
         se.bn = layers.norm
     if layers.squeeze is not None:
@@ -130,7 +130,7 @@ def _se_of_site(site: SESite) -> SE:
             se.fc1.weight.mul_((1 + PEAK) / 2)
     else:
         nn.init.dirac_(se.fc1.weight)
-        nn.init.zeros_(cast(Tensor, se.fc1.bias))
+        nn.init.zeros_(se.fc1.bias)
         se.fc1.requires_grad_(se.fc2.weight.requires_grad)
     return se
 

@@ -94,8 +94,9 @@ class SeCo(AttentionBlock):
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel = self.se.channel_gate(means[:, :, : x.shape[2]].mean(2, keepdim=True))
-        return [channel] + self.coord.line_gates(means, x.shape[2], channel)
+        channel = self.se.channel_gate(F.channel_means(x, means))
+        a_h, a_w = self.coord.line_gates(means, x.shape[2], channel)
+        return [channel, a_h, a_w]
 
 
 class CaCo(AttentionBlock):
@@ -177,6 +178,6 @@ class CaCo(AttentionBlock):
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel_means = means[:, :, : x.shape[2]].mean(2, keepdim=True)
-        channel = self.channel.channel_gate(channel_means, F.channel_maxima(x))
-        return [channel] + self.coord.line_gates(means, x.shape[2], channel)
+        channel = self.channel.channel_gate(F.channel_means(x, means), F.channel_maxima(x))
+        a_h, a_w = self.coord.line_gates(means, x.shape[2], channel)
+        return [channel, a_h, a_w]

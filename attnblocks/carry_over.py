@@ -168,7 +168,7 @@ def _start_coord(new: CoordAtt, mlp: _MLP, gate: nn.Module) -> None:
     usual = mlp.logits(_probes(mlp.w1.shape[1], 1024)).mean(0)
     for conv in (new.conv_h, new.conv_w):
         conv.weight.mul_(SMALL)
-        cast(Tensor, conv.bias).copy_(scale * usual + shift)
+        conv.bias.copy_(scale * usual + shift)
 
 
 def _start_eca(new: Eca, mlp: _MLP, gate: nn.Module) -> None:
@@ -191,7 +191,7 @@ def _open_coord(coord: CoordAtt) -> float:
     logit, gate = _open(coord.gate)
     for conv in (coord.conv_h, coord.conv_w):
         conv.weight.mul_(SMALL)
-        cast(Tensor, conv.bias).fill_(logit)
+        conv.bias.fill_(logit)
     return gate**2
 
 

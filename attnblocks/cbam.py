@@ -81,7 +81,7 @@ class ChannelAttention(AttentionBlock):
         """The gates that belong to the means and maxima of the channels; all (N, C, 1, 1)."""
         # One run of the MLP for both, on a batch twice as long.
         n = means.shape[0]
-        of_means, of_maxima = self.mlp(torch.cat([means, maxima])).split([n, n])
+        of_means, of_maxima = torch.split(self.mlp(torch.cat([means, maxima])), [n, n])
         gate: Tensor = self.gate(of_means + of_maxima)
         return gate
 

@@ -96,9 +96,12 @@ class CoordAtt(AttentionBlock):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        return self.line_gates(F.coordinate_means(x), x.shape[2])
+        a_h, a_w = self.line_gates(F.coordinate_means(x), x.shape[2])
+        return [a_h, a_w]
 
-    def line_gates(self, means: Tensor, height: int, scale: Tensor | None = None) -> list[Tensor]:
+    def line_gates(
+        self, means: Tensor, height: int, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means of rows and columns.
 
         Args:
@@ -110,4 +113,4 @@ class CoordAtt(AttentionBlock):
         y_h, y_w = y.split([height, y.shape[2] - height], dim=2)
         a_h: Tensor = self.gate(self.conv_h(y_h))  # (N, C, H, 1)
         a_w: Tensor = self.gate(self.conv_w(y_w))  # (N, C, W, 1)
-        return [a_h, a_w.transpose(2, 3)]
+        return a_h, a_w.transpose(2, 3)

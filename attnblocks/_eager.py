@@ -1,0 +1,248 @@
+"""The functions of :mod:`attnblocks.functional` in eager mode: few passes over the feature map.
+
+- Every reduction is the operator that is fastest for device and memory format. On a CPU they
+  differ by up to ten times.
+- The map is multiplied by its gates once more in place instead of into a second new map.
+- For backward, nothing as large as the map is kept but the map: autograd's own formulas would keep
+  every product of it, and fill maps with the gradients of means. Backward is differentiable itself.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional
+from torch import Tensor
+from torch.autograd import Function
+
+
+def _is_nhwc(x: Tensor) -> bool:
+    """Whether the map lies in memory as (N, H, W, C)."""
+    return x.stride(1) == 1 and not x.is_contiguous()
+
+
+def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The mean over H, W or both, kept as 1."""
+    return _Mean.apply(x, dim) if torch.is_grad_enabled() else _mean(x, dim)
+
+
+def _mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    if len(dim) == 1 and x.device.type == "cpu" and _is_nhwc(x):  # mean takes up to five times
+        kernel = [x.shape[d] if d in dim else 1 for d in (2, 3)]
+        return torch.nn.functional.avg_pool2d(x, kernel)
+    return x.mean(dim, keepdim=True)
+
+
+class _Mean(Function):
+    """The gradient stays a view of few values."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+        return _mean(x, dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, _ = inputs
+        ctx.shape, ctx.count = x.shape, x.numel() // output.numel()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad / ctx.count).expand(ctx.shape), None
+
+
+def coordinate_means(x: Tensor) -> Tensor:
+    """The means of rows and columns in the layout of the map; (N, C, H + W, 1)."""
+    rows, columns = mean(x, (3,)), mean(x, (2,))
+    if not _is_nhwc(x):
+        return torch.cat([rows, columns.transpose(2, 3)], dim=2)
+    rows, columns = rows.permute(0, 2, 3, 1), columns.permute(0, 3, 2, 1)  # (N, H or W, 1, C)
+    return torch.cat([rows, columns], dim=1).permute(0, 3, 1, 2)
+
+
+def channel_maxima(x: Tensor) -> Tensor:
+    """The maximum of every channel; (N, C, 1, 1)."""
+    return _ChannelMaxima.apply(x) if torch.is_grad_enabled() else _channel_maxima(x)
+
+
+def _channel_maxima(x: Tensor) -> Tensor:
+    if x.device.type == "cpu" and _is_nhwc(x):  # amax takes up to eight times
+        return torch.nn.functional.max_pool2d(x, x.shape[2:])
+    return x.amax((2, 3), keepdim=True)
+
+
+class _ChannelMaxima(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _channel_maxima(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, peak = ctx.saved_tensors
+        return _share_among_maxima(grad, x.detach().clone(), peak, (2, 3))
+
+
+def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The gradient of a maximum over ``dim`` of ``y``: equal parts for all places that reach it.
+
+    It is written in place of ``y``, and has no gradient to ``y``.
+    """
+    # In the dtype of y: comparisons that write bools are not vectorised, and sum slowly.
+    hits = y.eq_(peak.detach())
+    return hits.mul_(grad / hits.sum(dim, keepdim=True))
+
+
+def position_statistics(x: Tensor, gate: Tensor) -> Tensor:
+    """Maximum and mean over the channels of ``x * gate``; (N, 2, H, W)."""
+    function = _PositionStatistics.apply if torch.is_grad_enabled() else _position_statistics
+    return torch.cat(function(x, gate), dim=1)
+
+
+def _position_statistics(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    y = x * gate
+    return y.amax(1, keepdim=True), y.mean(1, keepdim=True)
+
+
+class _PositionStatistics(Function):
+    """Keeps the map and its gate for backward, and multiplies them once more there."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        return _position_statistics(x, gate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs, output[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad_peak: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
+        x, gate, peak = ctx.saved_tensors
+        y = x.detach() * gate.detach()
+        grad = _share_among_maxima(grad_peak, y, peak, (1,)).add_(grad_mean / x.shape[1])
+        grad_gate = (grad * x).sum((2, 3), keepdim=True)
+        return _reuse(grad, gate), grad_gate
+
+
+def pointwise(v: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
+    """``weight @ (scale * v) + bias`` of vectors (N, C, L, 1), in the layout that they have."""
+    if scale is None:
+        return _product(v, weight, bias)
+    if not torch.is_grad_enabled():
+        return _product(v * scale, weight, bias)
+    product: Tensor = _ScaledPointwise.apply(v, weight, bias, scale)
+    return product
+
+
+def _product(v: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    n = v.shape[0]
+    if n == 1 and v.is_contiguous():  # a convolution is faster there, and many times slower else
+        return torch.nn.functional.conv2d(v, weight, bias)
+    matrix = weight.flatten(1)
+    if v.stride(1) == 1:
+        return product_of_nlc(v, matrix, bias)
+    v = v.squeeze(3)  # (N, C, L)
+    if bias is None:
+        y = torch.matmul(matrix, v)
+    else:
+        y = torch.baddbmm(bias[:, None], matrix.expand(n, -1, -1), v)
+    return y.unsqueeze(3)
+
+
+def product_of_nlc(v: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """The product of vectors (N, C, L, 1) that lie in memory as (N, L, C)."""
+    # Permuted, not squeezed: the backward of a batch norm is wrong where the last dimension, of
+    # size 1, has a stride that fits neither memory format.
+    y = torch.nn.functional.linear(v.permute(0, 2, 3, 1), matrix, bias)  # (N, L, 1, O)
+    return y.permute(0, 3, 1, 2)
+
+
+class _ScaledPointwise(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+        return _product(v * scale, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        v, weight, _, scale = inputs
+        ctx.save_for_backward(v, weight, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        v, weight, scale = ctx.saved_tensors
+        # Autocast computes in a dtype that is not that of the parameters.
+        scaled = (v * scale).to(grad.dtype)
+        grad_weight = torch.einsum("nol,ncl->oc", grad.squeeze(3), scaled.squeeze(3))
+        grad_scaled = _product(grad, weight.transpose(0, 1).to(grad.dtype), None).to(v.dtype)
+        return (
+            grad_scaled * scale,
+            grad_weight[..., None, None].to(weight.dtype),
+            grad.sum((0, 2, 3)).to(weight.dtype),
+            (grad_scaled * v).sum(2, keepdim=True),
+        )
+
+
+def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
+    """The map times its gates, all in the dtype of the map."""
+    return _Gated.apply(x, *gates) if torch.is_grad_enabled() else _gated(x, *gates)
+
+
+def _gated(x: Tensor, *gates: Tensor) -> Tensor:
+    *small, last = gates
+    return (x * _fold(small)).mul_(last) if small else x * last
+
+
+def _fold(gates: list[Tensor]) -> Tensor:
+    """The product of one or two gates."""
+    return gates[0] if len(gates) == 1 else gates[0] * gates[1]
+
+
+class _Gated(Function):
+    """Keeps the map and the gates alone, and no product of them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *gates: Tensor) -> Tensor:
+        return _gated(x, *gates)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, *gates = ctx.saved_tensors
+        *small, last = gates
+        grad_x = _gated(grad, *gates)
+        grad = grad * x  # the gradient of the product of all gates
+        if not small:
+            return grad_x, _sum_to(grad, last)
+        grad_last = _sum_to(grad * _fold(small), last)
+        grad_fold = _sum_to(_reuse(grad, last), _fold(small))
+        if len(small) == 1:
+            return grad_x, grad_fold, grad_last
+        a, b = small
+        return grad_x, _sum_to(grad_fold * b, a), _sum_to(grad_fold * a, b), grad_last
+
+
+def _reuse(x: Tensor, factor: Tensor) -> Tensor:
+    """``x * factor`` in place of ``x``, unless autograd may need ``x`` again."""
+    return x * factor if torch.is_grad_enabled() else x.mul_(factor)
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """Sum over the dimensions that are 1 in ``like``."""
+    dim = tuple(d for d in range(4) if like.shape[d] == 1 != x.shape[d])
+    if dim in ((2,), (3,)):
+        return _mean(x, dim) * x.shape[dim[0]]
+    return x.sum(dim, keepdim=True) if dim else x
