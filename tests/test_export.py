@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.export import Dim
 
 from tests.helpers import BLOCKS, random_block, random_map
@@ -67,3 +68,18 @@ def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
         x = random_map(n, 16, height, width)
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         np.testing.assert_allclose(y, block(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sizes_and_widths_need_no_new_compilation(name, memory_format):
+    """Sizes are dynamic; and of many blocks of a network, each is compiled as part of it once."""
+    torch.compiler.reset()
+    frames = torch._dynamo.testing.CompileCounter()
+    network = torch.nn.Sequential(random_block(name, 16), random_block(name, 16, seed=1))
+    compiled = torch.compile(network, fullgraph=True, dynamic=True, backend=frames)
+    with torch.no_grad():
+        for n, height, width in OTHER_SIZES[1:]:
+            x = random_map(n, 16, height, width).contiguous(memory_format=memory_format)
+            torch.testing.assert_close(compiled(x), network(x))
+    assert frames.frame_count == 1

@@ -1,0 +1,57 @@
+"""What a block costs that no clock is needed for: bytes kept for backward, passes over the map."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from attnblocks import find_se, replace_se
+from benchmarks.counting import map_traffic, saved_by_training
+from benchmarks.published import published
+from tests.helpers import random_block, random_map
+
+MOST_SAVED = {"SE": 1.0, "Eca": 1.0, "CBAM": 1.5, "CoordAtt": 1.35, "SeCo": 1.35, "CaCo": 1.35}
+"""Bytes that a network keeps for backward because of its blocks, over those of torchvision's SE."""
+
+MOST_PASSES = {"SE": 3, "Eca": 3, "CBAM": 10, "CoordAtt": 6, "SeCo": 6, "CaCo": 7}
+"""Reads and writes of tensors as large as the map, in a forward pass."""
+
+
+@pytest.fixture(scope="module")
+def saved():
+    """A function from what stands at the sites of MobileNetV3-Small to the bytes it keeps."""
+    network = torchvision.models.mobilenet_v3_small().train()
+    x = torch.rand(4, 3, 224, 224)
+
+    def measure(block) -> int:
+        return saved_by_training(replace_se(copy.deepcopy(network), block, init="fresh"), x)
+
+    without = measure(lambda site: nn.Identity())
+    return lambda block: measure(block) - without
+
+
+@pytest.mark.parametrize("name", MOST_SAVED)
+def test_training_keeps_the_map_and_vectors(name, saved):
+    se = saved(lambda site: site.module)
+    assert saved(name) <= MOST_SAVED[name] * se
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", MOST_PASSES)
+def test_few_operators_pass_over_the_map(name, memory_format, grad):
+    block = random_block(name, 64)
+    x = random_map(2, 64, 14, 14).contiguous(memory_format=memory_format)
+    with torch.set_grad_enabled(grad):
+        assert map_traffic(block, x).maps <= MOST_PASSES[name]
+
+
+def test_the_published_caco_costs_more(saved):
+    site = find_se(torchvision.models.mobilenet_v3_small())[4]
+    with torch.no_grad():
+        x = random_map(2, site.channels, 14, 14)
+        assert map_traffic(published("CaCo", site).eval(), x).maps == 10
+    se = saved(lambda site: site.module)
+    assert 3.2 < saved(lambda site: published("CaCo", site)) / se < 3.4

@@ -1,0 +1,134 @@
+"""Gradients of the eager forms: against autograd's own, finite differences, and each other."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed
+from torch import nn
+
+from attnblocks import create_block, functional
+from tests.helpers import BLOCKS, random_block, random_map
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+SHAPES = [(2, 3, 4), (1, 4, 3), (3, 1, 5), (2, 5, 1), (2, 1, 1)]  # N, H, W
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_first_and_second_derivatives(name, train, memory_format):
+    gate = {} if name == "Eca" else {"gate_layer": nn.Sigmoid}  # torch has no second one of others
+    block = random_block(name, 6, dtype=torch.float64, **gate).train(train)
+    x = random_map(2, 6, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    parameters = dict(block.named_parameters())
+
+    def forward(x, *values):
+        return torch.func.functional_call(block, dict(zip(parameters, values, strict=True)), x)
+
+    inputs = (x.requires_grad_(), *parameters.values())
+    assert torch.autograd.gradcheck(forward, inputs)
+    assert torch.autograd.gradgradcheck(forward, inputs)
+
+
+def plain_gradients(block, x, upstream, monkeypatch):
+    """The same block in plain operators, whose formulas of gradients are autograd's own."""
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "_is_eager", lambda: False)
+        return gradients(block, x, upstream)
+
+
+def gradients(block, x, upstream):
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = block(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], upstream)]
+
+
+@pytest.mark.parametrize("upstream_format", FORMATS, ids=["from contiguous", "from channels_last"])
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_are_those_of_plain_operators(
+    name, train, memory_format, upstream_format, monkeypatch
+):
+    block = random_block(name, 16, dtype=torch.float64).train(train)
+    for n, height, width in SHAPES:
+        x = random_map(n, 16, height, width, dtype=torch.float64)
+        x = x.contiguous(memory_format=memory_format)
+        upstream = random_map(*x.shape, seed=1, dtype=torch.float64)
+        upstream = upstream.contiguous(memory_format=upstream_format)
+        found = gradients(block, x, upstream)
+        wanted = plain_gradients(copy.deepcopy(block), x, upstream, monkeypatch)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+def test_positions_that_share_the_maximum_share_its_gradient(memory_format):
+    x = torch.zeros(1, 2, 2, 3)
+    x[0, 1] = torch.tensor([[1.0, 5.0, 5.0], [5.0, 2.0, 5.0]])
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    (grad,) = torch.autograd.grad(functional.channel_maxima(x).sum(), x)
+    assert torch.equal(grad[0, 0], torch.full((2, 3), 1 / 6))
+    assert torch.equal(grad[0, 1], torch.tensor([[0, 0.25, 0.25], [0.25, 0, 0.25]]))
+
+    gate = torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1).requires_grad_()
+    x = torch.tensor([4.0, 2.0]).reshape(1, 2, 1, 1).requires_grad_()  # times the gate: 4 and 4
+    maximum = functional.position_statistics(x, gate)[:, 0].sum()
+    grads = torch.autograd.grad(maximum, [x, gate])
+    assert torch.equal(grads[0].flatten(), torch.tensor([0.5, 1.0]))  # half of each gate
+    assert torch.equal(grads[1].flatten(), torch.tensor([2.0, 1.0]))  # half of each value
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_per_sample_by_vmap(name):
+    block = random_block(name, 8)
+    parameters = dict(block.named_parameters())
+    x = random_map(3, 8, 4, 5)
+
+    def loss(parameters, sample):
+        return torch.func.functional_call(block, parameters, sample[None]).square().sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(len(x)):
+        one = torch.autograd.grad(loss(parameters, x[i]), parameters.values())
+        for value, wanted in zip(per_sample.values(), one, strict=True):
+            torch.testing.assert_close(value[i], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_data_parallel_training_gives_the_same_gradients(name, tmp_path):
+    block = random_block(name, 8).train()
+    alone, x = copy.deepcopy(block), random_map(2, 8, 4, 5)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        nn.parallel.DistributedDataParallel(block)(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    alone(x).square().sum().backward()
+    for ours, wanted in zip(block.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(ours.grad, wanted.grad)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_frozen_blocks_pass_the_gradient_on(name):
+    block = random_block(name, 8).requires_grad_(False)
+    x = random_map(2, 8, 4, 5).requires_grad_()
+    (frozen,) = torch.autograd.grad(block(x).square().sum(), x)
+    trained = block.requires_grad_(True)
+    (wanted,) = torch.autograd.grad(trained(x).square().sum(), x)
+    assert torch.equal(frozen, wanted)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_map_and_the_gates_are_left_as_they_were(name):
+    block = create_block(name, 8).eval()
+    x = random_map(2, 8, 4, 5)
+    before = x.clone()
+    gates = block.gates(x)
+    copies = [gate.detach().clone() for gate in gates]
+    with torch.no_grad():
+        functional.apply_gates(x, gates)
+        block(x)
+    assert torch.equal(x, before)
+    assert all(torch.equal(gate, kept) for gate, kept in zip(gates, copies, strict=True))
