@@ -67,9 +67,9 @@ class Eca(AttentionBlock):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """One gate per channel; (N, C, 1, 1)."""
-        y = F.channel_means(x)[:, None, :, 0, 0]  # (N, 1, C): the channels are the length
+        y = F.channel_means(x).squeeze(3).transpose(1, 2)  # (N, 1, C): the channels are the length
         gate: Tensor = self.gate(self.conv(y))  # (N, 1, C)
-        return [gate.squeeze(1)[:, :, None, None]]
+        return [gate.transpose(1, 2).unsqueeze(3)]
 
 
 def _adaptive_kernel_size(channels: int) -> int:
