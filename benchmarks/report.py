@@ -28,6 +28,8 @@ from benchmarks.timing import quartiles
 Rows = Mapping[str, Row]
 Column = Callable[[Row, Rows], str]
 MIB = 2**20
+HEAVY = ("CBAM", "CoordAtt", "SeCo", "CaCo")
+"""The blocks that pass over the map more often than SE, in their published forms."""
 
 
 def _ms(seconds: float) -> str:
@@ -135,6 +137,11 @@ def tables(result: Result, *, markdown: bool = False) -> str:
         ]
         filled = [column for column in zip(["", *columns], *cells, strict=True) if any(column[1:])]
         parts.append(f"{head}\n\n{layout([list(line) for line in zip(*filled, strict=True)])}")
+        pairs = [(rows.get(name), rows.get(PUBLISHED + name)) for name in HEAVY]
+        if result.benchmark == "blocks" and all(ours and peer for ours, peer in pairs):
+            ratios = [ours.median / peer.median for ours, peer in pairs if ours and peer]
+            mean = statistics.geometric_mean(ratios)
+            parts.append(f"x published, geometric mean of {', '.join(HEAVY)}: {mean:.2f}")
     return "\n\n".join(parts) + "\n"
 
 
