@@ -7,6 +7,7 @@
   every product of it, and fill maps with the gradients of means. Backward is differentiable itself.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -20,13 +21,19 @@ def _is_nhwc(x: Tensor) -> bool:
     return x.stride(1) == 1 and not x.is_contiguous()
 
 
+def _pools(x: Tensor) -> bool:
+    """Whether pooling over the size of the map is faster than a reduction, and keeps no size."""
+    known = all(isinstance(size, int) for size in x.shape)  # a symbolic trace would freeze it
+    return x.device.type == "cpu" and _is_nhwc(x) and known
+
+
 def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     """The mean over H, W or both, kept as 1."""
     return _Mean.apply(x, dim) if torch.is_grad_enabled() else _mean(x, dim)
 
 
 def _mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    if len(dim) == 1 and x.device.type == "cpu" and _is_nhwc(x):  # mean takes up to five times
+    if len(dim) == 1 and _pools(x):  # mean takes up to five times as long
         kernel = [x.shape[d] if d in dim else 1 for d in (2, 3)]
         return torch.nn.functional.avg_pool2d(x, kernel)
     return x.mean(dim, keepdim=True)
@@ -43,8 +50,8 @@ class _Mean(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, _ = inputs
-        ctx.shape, ctx.count = x.shape, x.numel() // output.numel()
+        x, dim = inputs
+        ctx.shape, ctx.count = x.shape, math.prod(x.shape[d] for d in dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -66,7 +73,7 @@ def channel_maxima(x: Tensor) -> Tensor:
 
 
 def _channel_maxima(x: Tensor) -> Tensor:
-    if x.device.type == "cpu" and _is_nhwc(x):  # amax takes up to eight times
+    if _pools(x):  # amax takes up to eight times as long
         return torch.nn.functional.max_pool2d(x, x.shape[2:])
     return x.amax((2, 3), keepdim=True)
 
@@ -95,7 +102,9 @@ def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, .
     """
     # In the dtype of y: comparisons that write bools are not vectorised, and sum slowly.
     hits = y.eq_(peak.detach())
-    return hits.mul_(grad / hits.sum(dim, keepdim=True))
+    # In half precision the number of places may be too large for the dtype.
+    count = hits.sum(dim, keepdim=True, dtype=torch.promote_types(y.dtype, torch.float32))
+    return hits.mul_((grad / count).to(grad.dtype))
 
 
 def position_statistics(x: Tensor, gate: Tensor) -> Tensor:
@@ -202,8 +211,10 @@ def _gated(x: Tensor, *gates: Tensor) -> Tensor:
 
 
 def _fold(gates: list[Tensor]) -> Tensor:
-    """The product of one or two gates."""
-    return gates[0] if len(gates) == 1 else gates[0] * gates[1]
+    product = gates[0]
+    for gate in gates[1:]:
+        product = product * gate
+    return product
 
 
 class _Gated(Function):
@@ -220,29 +231,31 @@ class _Gated(Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *gates = ctx.saved_tensors
         *small, last = gates
-        grad_x = _gated(grad, *gates)
-        grad = grad * x  # the gradient of the product of all gates
+        grad_x = _gated(grad, *gates) if ctx.needs_input_grad[0] else None
+        grad_product = grad * x  # the gradient of the product of all gates
         if not small:
-            return grad_x, _sum_to(grad, last)
-        grad_last = _sum_to(grad * _fold(small), last)
-        grad_fold = _sum_to(_reuse(grad, last), _fold(small))
+            return grad_x, _sum_to(grad_product, last)
+        fold = _fold(small)
+        grad_last = _sum_to(grad_product * fold, last)
+        grad_fold = _sum_to(_reuse(grad_product, last), fold)
         if len(small) == 1:
             return grad_x, grad_fold, grad_last
-        a, b = small
-        return grad_x, _sum_to(grad_fold * b, a), _sum_to(grad_fold * a, b), grad_last
+        others = [_fold(small[:i] + small[i + 1 :]) for i in range(len(small))]
+        grads = [_sum_to(grad_fold * o, gate) for o, gate in zip(others, small, strict=True)]
+        return grad_x, *grads, grad_last
 
 
 def _reuse(x: Tensor, factor: Tensor) -> Tensor:
-    """``x * factor`` in place of ``x``, unless autograd may need ``x`` again."""
+    """``x * factor`` in place of ``x``, a new tensor, unless autograd may need it again."""
     return x * factor if torch.is_grad_enabled() else x.mul_(factor)
 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sum over the dimensions that are 1 in ``like``."""
     dim = tuple(d for d in range(4) if like.shape[d] == 1 != x.shape[d])
-    if dim in ((2,), (3,)):
+    if dim in ((2,), (3,)):  # where the mean is the faster reduction
         return _mean(x, dim) * x.shape[dim[0]]
     return x.sum(dim, keepdim=True) if dim else x

@@ -22,6 +22,8 @@ class SeCo(AttentionBlock):
 
     Parameters: those of :class:`SE` plus those of :class:`CoordAtt`.
 
+    The two stages are computed together: hooks on their layers run, those on the stages do not.
+
     timm's builders (``se_layer=SeCo``, ``attn_layer=SeCo``) set the ratio and the activation of
     the first stage themselves; :func:`attnblocks.replace_se` gives the published block.
 
@@ -104,6 +106,8 @@ class CaCo(AttentionBlock):
 
     Parameters: those of :class:`~attnblocks.cbam.ChannelAttention` plus those of
     :class:`CoordAtt`. The composition is worked out from the parameter counts of the paper.
+
+    The two stages are computed together: hooks on their layers run, those on the stages do not.
 
     timm's builders (``se_layer=CaCo``, ``attn_layer=CaCo``) set the ratio and the activation of
     the first stage themselves, which is not the published CaCo;

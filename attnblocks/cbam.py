@@ -149,6 +149,8 @@ class CBAM(AttentionBlock):
     [max, mean], and its batch norm has momentum 0.01. Parameters:
     ``2 C h + h + C + 2 k^2 + 2`` with MLP width h and kernel size k.
 
+    The two stages are computed together: hooks on their layers run, those on the stages do not.
+
     timm's builders (``se_layer=CBAM``, ``attn_layer=CBAM``) set the ratio and the activation
     themselves; :func:`attnblocks.replace_se` gives the published block.
 

@@ -1,7 +1,7 @@
 """What the blocks are made of: statistics of a feature map, and its product with gates.
 
-Each function has three forms with the same numbers. In eager mode an operator costs what it reads
-and writes, and the forms of :mod:`attnblocks._eager` pass over the map as seldom as they can.
+Each function has up to three forms with the same numbers. In eager mode an operator costs what it
+reads and writes, and the forms of :mod:`attnblocks._eager` pass over the map as seldom as they can.
 Compilers fuse passes themselves: they get plain operators in the order that fuses best. What is
 left, ONNX, tracing and scripting, gets those that ONNX Runtime runs fast one by one.
 """
@@ -10,14 +10,20 @@ import torch
 import torch.fx
 import torch.nn.functional
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.jit import is_scripting, is_tracing  # type: ignore[attr-defined]
 
 from attnblocks import _eager
 
 
 def _is_eager() -> bool:
-    """Whether operators run as they are called; scripting is asked for where it counts."""
-    return not (torch.compiler.is_compiling() or is_tracing())  # type: ignore[no-untyped-call]
+    """Whether operators run as they are called, and derivatives are taken backward.
+
+    ``torch.jit.script`` has to see ``is_scripting()`` itself in front of what it cannot compile.
+    """
+    if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]
+        return False
+    return forward_ad._current_level < 0  # no public name tells of forward-mode derivatives
 
 
 def _is_compiled() -> bool:
@@ -57,7 +63,8 @@ def channel_maxima(x: Tensor) -> Tensor:
     if not is_scripting():
         if _is_eager():
             return _eager.channel_maxima(x)
-        if _is_compiled():  # part of the loop that computes the means of the rows
+        # Part of the loop that computes the means of the rows; its gradient would share among rows.
+        if _is_compiled() and not torch.is_grad_enabled():
             return x.amax(3, keepdim=True).amax(2, keepdim=True)
     return x.amax((2, 3), keepdim=True)
 
@@ -125,8 +132,8 @@ def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
 
     Args:
         x: the map; (N, C, H, W).
-        gates: one to three tensors that broadcast to the map. All but the last one are small when
-            multiplied together, such as a gate per channel and one per row.
+        gates: at least one tensor of 4 dimensions that broadcast to the map. All but the last one
+            are small when multiplied together, such as a gate per channel and one per row.
 
     Returns:
         (N, C, H, W), with dtype and memory format of the map.

@@ -1,11 +1,13 @@
 """Gradients of the eager forms: against autograd's own, finite differences, and each other."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from attnblocks import create_block, functional
 from tests.helpers import BLOCKS, random_block, random_map
@@ -77,6 +79,59 @@ def test_positions_that_share_the_maximum_share_its_gradient(memory_format):
     grads = torch.autograd.grad(maximum, [x, gate])
     assert torch.equal(grads[0].flatten(), torch.tensor([0.5, 1.0]))  # half of each gate
     assert torch.equal(grads[1].flatten(), torch.tensor([2.0, 1.0]))  # half of each value
+
+
+def test_compiled_maxima_share_the_gradient_too():
+    x = torch.tensor([[[[1.0, 6, 0], [6, 6, 6]]]]).requires_grad_()
+    compiled = torch.compile(functional.channel_maxima, backend="aot_eager", fullgraph=True)
+    for maxima in (functional.channel_maxima, compiled):
+        (grad,) = torch.autograd.grad(maxima(x).sum(), x)
+        assert torch.equal(grad[0, 0], torch.tensor([[0, 0.25, 0], [0.25, 0.25, 0.25]]))
+
+
+def test_more_ties_than_half_precision_counts():
+    x = torch.zeros(1, 1, 300, 300, dtype=torch.half).requires_grad_()
+    (grad,) = torch.autograd.grad(functional.channel_maxima(x).sum(), x)
+    assert abs(grad.double().sum() - 1) < 0.01
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_empty_batches_have_no_gradient(name, memory_format):
+    block = random_block(name, 8)
+    y = block(torch.empty(0, 8, 3, 4).contiguous(memory_format=memory_format))
+    assert y.shape == (0, 8, 3, 4)
+    assert all((g == 0).all() for g in torch.autograd.grad(y.sum(), block.parameters()))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_forward_mode_derivatives(name):
+    block = random_block(name, 8, dtype=torch.float64)
+    x, tangent = (random_map(2, 8, 3, 4, seed=s, dtype=torch.float64) for s in (0, 1))
+    _, found = torch.func.jvp(block, (x,), (tangent,))
+    step = 1e-6
+    expected = (block(x + step * tangent) - block(x - step * tangent)) / (2 * step)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["CBAM", "CoordAtt", "SeCo", "CaCo"])
+def test_a_symbolic_trace_keeps_no_size(name):
+    block = random_block(name, 8)
+    state = {**dict(block.named_parameters()), **dict(block.named_buffers())}
+    example = random_map(2, 8, 5, 4).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        call = partial(torch.func.functional_call, block)
+        traced = make_fx(call, tracing_mode="symbolic")(state, (example,))
+        x = random_map(3, 8, 7, 6).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(traced(state, (x,)), block(x))
+
+
+def test_a_hook_on_a_layer_does_not_lose_the_gate_of_the_stage_before():
+    block = random_block("SeCo", 8)
+    x = random_map(2, 8, 5, 4)
+    expected = block(x)
+    block.coord.conv1.register_forward_pre_hook(lambda _, args: args[0] * 1.0)
+    torch.testing.assert_close(block(x), expected)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
