@@ -23,6 +23,13 @@ def onnx_session(model: nn.Module, image_size: int) -> Any:
     Raises:
         UsageError: ONNX or ONNX Runtime is missing.
     """
+    x = torch.rand(EXAMPLE_BATCH, 3, image_size, image_size)
+    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    return onnx_session_of(model, (x,), dynamic_shapes=(sizes,))
+
+
+def onnx_session_of(model: nn.Module, example: tuple[Tensor, ...], **options: Any) -> Any:
+    """The same for any module and example; options are those of :func:`torch.onnx.export`."""
     try:
         import onnxruntime  # type: ignore[import-untyped]
         import onnxscript  # noqa: F401
@@ -30,15 +37,11 @@ def onnx_session(model: nn.Module, image_size: int) -> Any:
         raise UsageError(
             f"argument --onnx: needs onnx, onnxscript and onnxruntime: {error}"
         ) from error
-    x = torch.rand(EXAMPLE_BATCH, 3, image_size, image_size)
-    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    program: Any = torch.onnx.export(
-        model, (x,), dynamo=True, dynamic_shapes=(sizes,), verbose=False
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    program: Any = torch.onnx.export(model, example, dynamo=True, verbose=False, **options)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        program.model_proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
 
 

@@ -16,6 +16,7 @@ from benchmarks.candidates import at_sites, build_network, in_networks, places, 
 from benchmarks.counting import map_traffic, saved_by_training, saved_bytes
 from benchmarks.models import flops_per_image, variants
 from benchmarks.onnx_run import onnx_session
+from benchmarks.operators import FORMATS, QUESTIONS, inputs
 from benchmarks.published import published
 from benchmarks.results import BLOCKS
 from benchmarks.settings import Settings
@@ -37,6 +38,15 @@ from tests.helpers import random_map, randomized
 from tests.reference import REFERENCE, weights
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_operators_that_are_compared_compute_the_same(question, memory_format):
+    given = inputs(question, (8, 6, 5), 2, memory_format)
+    first, *others = (answer(*given) for answer in QUESTIONS[question].values())
+    for other in others:
+        torch.testing.assert_close(other, first)
 
 
 def site_of(channels: int):
