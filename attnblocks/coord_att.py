@@ -109,7 +109,8 @@ class CoordAtt(AttentionBlock):
             height: how many rows there are.
             scale: gates (N, C, 1, 1) that a stage before multiplies the map by.
         """
-        y = self.act(self.bn1(self.conv1(means, scale=scale)))  # (N, m, H + W, 1)
+        y = self.conv1(means) if scale is None else self.conv1(means, scale=scale)
+        y = self.act(self.bn1(y))  # (N, m, H + W, 1)
         y_h, y_w = y.split([height, y.shape[2] - height], dim=2)
         a_h: Tensor = self.gate(self.conv_h(y_h))  # (N, C, H, 1)
         a_w: Tensor = self.gate(self.conv_w(y_w))  # (N, C, W, 1)

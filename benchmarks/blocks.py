@@ -22,7 +22,7 @@ from benchmarks.candidates import (
 )
 from benchmarks.counting import map_traffic, saved_bytes
 from benchmarks.report import publish, tables
-from benchmarks.results import ALL_SITES, COPY, TORCHVISION_SE, Result, Row
+from benchmarks.results import ALL_SITES, COPY, TORCHVISION_SE, Result, Row, new_rows
 from benchmarks.settings import (
     FORMATS,
     Extent,
@@ -193,14 +193,7 @@ def measure_blocks(
                 figures[name] = count(blocks, maps, upstream, settings.compile)
                 runs[name] = new_run(blocks, maps, upstream, settings.compile)
             measured = measure(runs, settings)
-            group = [
-                Row(
-                    *(name, memory_format, batch, size, where, channels),
-                    seconds=measured[name].seconds,
-                    figures={**figures[name], **measured[name].figures},
-                )
-                for name in names
-            ]
+            group = new_rows((memory_format, batch, size, where, channels), figures, measured)
             report(group)
             rows += group
     return rows

@@ -18,7 +18,7 @@ from benchmarks.candidates import build_network, in_networks, seeded
 from benchmarks.counting import saved_by_training
 from benchmarks.onnx_run import onnx_run
 from benchmarks.report import publish, tables
-from benchmarks.results import IDENTITY, NETWORK, OWN_SE, Result, Row
+from benchmarks.results import IDENTITY, NETWORK, OWN_SE, Result, Row, new_rows
 from benchmarks.settings import (
     FORMATS,
     SEED,
@@ -103,14 +103,7 @@ def measure_models(
         else:
             runs = {name: new_run(model, x, settings) for name, model in models.items()}
         measured = measure(runs, settings)
-        group = [
-            Row(
-                *(name, memory_format, batch, size, NETWORK, None),
-                seconds=measured[name].seconds,
-                figures={**figures[name], **measured[name].figures},
-            )
-            for name in names
-        ]
+        group = new_rows((memory_format, batch, size, NETWORK, None), figures, measured)
         report(group)
         rows += group
     return rows

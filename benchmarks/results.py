@@ -8,7 +8,7 @@ from typing import Any
 
 from attnblocks import __version__
 from benchmarks.settings import Settings
-from benchmarks.timing import quartiles
+from benchmarks.timing import Measured, quartiles
 from examples.ham10000.files import write_json
 
 OWN_SE = "own SE"
@@ -95,6 +95,18 @@ class Result:
         for row in self.rows:
             groups.setdefault(row.group, {})[row.name] = row
         return groups
+
+
+def new_rows(
+    group: tuple[str, int, int, str, int | None],
+    figures: Mapping[str, dict[str, float]],
+    measured: Mapping[str, Measured],
+) -> list[Row]:
+    """The rows of a group, from what was counted and timed of each candidate."""
+    return [
+        Row(name, *group, measured[name].seconds, {**counted, **measured[name].figures})
+        for name, counted in figures.items()
+    ]
 
 
 def share(row: Row, rows: Mapping[str, Row]) -> list[float]:

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from attnblocks import find_se, replace_se
+from attnblocks import replace_se
 from benchmarks.counting import map_traffic, saved_by_training
 from benchmarks.published import published
 from tests.helpers import random_block, random_map
@@ -48,10 +48,6 @@ def test_few_operators_pass_over_the_map(name, memory_format, grad):
         assert map_traffic(block, x).maps <= MOST_PASSES[name]
 
 
-def test_the_published_caco_costs_more(saved):
-    site = find_se(torchvision.models.mobilenet_v3_small())[4]
-    with torch.no_grad():
-        x = random_map(2, site.channels, 14, 14)
-        assert map_traffic(published("CaCo", site).eval(), x).maps == 10
+def test_training_with_the_published_caco_keeps_three_maps_and_more(saved):
     se = saved(lambda site: site.module)
     assert 3.2 < saved(lambda site: published("CaCo", site)) / se < 3.4

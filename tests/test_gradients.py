@@ -134,6 +134,16 @@ def test_a_hook_on_a_layer_does_not_lose_the_gate_of_the_stage_before():
     torch.testing.assert_close(block(x), expected)
 
 
+def test_a_plain_convolution_can_take_the_place_of_a_layer():
+    block = random_block("CoordAtt", 8)
+    x = random_map(2, 8, 5, 4)
+    expected = block(x)
+    plain = nn.Conv2d(8, block.rd_channels, 1)
+    plain.load_state_dict(block.conv1.state_dict())
+    block.conv1 = plain
+    torch.testing.assert_close(block(x), expected)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_gradients_per_sample_by_vmap(name):
     block = random_block(name, 8)
