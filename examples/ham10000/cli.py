@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,8 @@ from examples.ham10000.evaluation.evaluate import evaluate_run, write_results
 from examples.ham10000.evaluation.metrics import HEADLINES
 from examples.ham10000.evaluation.predict import predict
 from examples.ham10000.options import parse, train_config
-from examples.ham10000.run import create_run, prepare
-from examples.ham10000.training.train import train
+from examples.ham10000.reproduce.reproduce import reproduce
+from examples.ham10000.training.launch import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "predict": _predict,
+        "reproduce": _reproduce,
     }
     processes.join()
     try:
@@ -78,33 +78,23 @@ def _split(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    _say(f"HAM10000 skin lesions. {NOTICE}")
+    processes.say(f"HAM10000 skin lesions. {NOTICE}")
     config = processes.once(lambda: train_config(vars(options)))
     resumed = hasattr(options, "resume")
     if resumed and (config.out / "test.json").exists():
-        _say(f"The run {config.out} is complete")
+        processes.say(f"The run {config.out} is complete")
         return 0
     if config.data is None:
-        _say("No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing.")
-    if not resumed:
-        processes.once(lambda: create_run(config))
+        processes.say(
+            "No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing."
+        )
     try:
-        data, network = prepare(config)
-    except (ValueError, OSError):
-        if not resumed and processes.rank() == 0:
-            shutil.rmtree(config.out, ignore_errors=True)
-        raise
-    sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
-    shared = leak(data.images, data.split)
-    _say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
-    _say(f"Run folder: {config.out}")
-    try:
-        summary = train(config, data, network)
+        summary = launch(config, resumed=resumed)
     except FloatingPointError as error:
         _complain(error)
         return 1
-    _say(format_summary(summary))
-    _say(f"Figures, pictures and checkpoints are in {config.out}")
+    processes.say(format_summary(summary))
+    processes.say(f"Figures, pictures and checkpoints are in {config.out}")
     return 0
 
 
@@ -117,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None and processes.rank() == 0:
         options.out.mkdir(parents=True)
         write_results(options.out, data, config, probabilities, summary)
-    _say(format_summary(summary))
+    processes.say(format_summary(summary))
     return 0
 
 
@@ -128,6 +118,15 @@ def _predict(options: argparse.Namespace) -> int:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{outcome.predicted} images predicted, {len(outcome.problems)} left out: {options.out}")
     return 1 if outcome.problems else 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    processes.say(f"HAM10000 skin lesions. {NOTICE}")
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    failures = reproduce(**given)
+    for row, problem in failures.items():
+        _complain(f"{row} could not be run: {problem}")
+    return 1 if failures else 0
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -150,13 +149,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(text: str) -> None:
-    """Print, in one process only."""
-    if processes.rank() == 0:
-        print(text)
-
-
-def _complain(error: Exception) -> None:
+def _complain(error: object) -> None:
     """Print an error, in every process: it may be in one of them only."""
     where = f" in process {processes.rank()}" if processes.count() > 1 else ""
     print(f"error{where}: {error}", file=sys.stderr)

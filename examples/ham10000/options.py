@@ -18,6 +18,7 @@ from examples.ham10000.config import (
     read_options,
 )
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
+from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
 from examples.ham10000.training.losses import COSINE_LOSSES, LOSSES
 from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
 
@@ -81,7 +82,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
     options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
 
-    _add_train_options(command("train", "train a classifier and test it once"))
+    options = command("train", "train a classifier and test it once")
+    text = "go on with a run from its last whole epoch, with the options that it has"
+    _add(options, "--resume", text, type=Path, metavar="RUN")
+    _add_run_options(options, rows=False)
+
+    options = command("reproduce", "run a table or figure of the paper; finished rows are skipped")
+    _add_reproduce_options(options)
 
     options = command("evaluate", "evaluate the best checkpoint of a run")
     options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
@@ -141,64 +148,93 @@ def _add_data(options: argparse.ArgumentParser) -> None:
     options.add_argument("--data", type=Path, required=True, metavar="DIR", help="HAM10000 folder")
 
 
-def _add_train_options(options: argparse.ArgumentParser) -> None:
-    """All of them without a default, so that what was given can be told from what was not."""
+def _add(group: Any, flag: str, text: str, **settings: Any) -> None:
+    """Add an option without a default, so that what was given can be told from what was not."""
+    name = flag.strip("-").replace("-", "_")
+    if name in PAPER:
+        text = f"{text}; " if text else ""
+        text += f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} if synthetic"
+    elif not (DEFAULTS.get(name) is None or DEFAULTS[name] is False):
+        text += f"; default: {DEFAULTS[name]}"
+    group.add_argument(flag, default=argparse.SUPPRESS, help=text, **settings)
 
-    def add(group: Any, flag: str, text: str, **settings: Any) -> None:
-        name = flag.strip("-").replace("-", "_")
-        if name in PAPER:
-            text = f"{text}; " if text else ""
-            text += f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} if synthetic"
-        elif not (DEFAULTS.get(name) is None or DEFAULTS[name] is False):
-            text += f"; default: {DEFAULTS[name]}"
-        group.add_argument(flag, default=argparse.SUPPRESS, help=text, **settings)
 
-    text = "go on with a run from its last whole epoch, with the options that it has"
-    add(options, "--resume", text, type=Path, metavar="RUN")
+def _add_reproduce_options(options: argparse.ArgumentParser) -> None:
+    which = options.add_mutually_exclusive_group(required=True)
+    _add(which, "--table", "of the paper", type=int, choices=list(TABLES))
+    _add(which, "--figure", "of the paper", type=int, choices=list(FIGURES))
+    text = "run these rows only; the table has all that are finished"
+    _add(options, "--rows", text, nargs="+", metavar="NAME")
+    text = "run every row with the seeds 0 to N - 1; default: 1"
+    _add(options, "--seeds", text, type=int, metavar="N")
+    _add_run_options(options, rows=True)
+
+
+def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
+    """Those of ``train``, or of ``reproduce``, whose rows say the others."""
     group = options.add_argument_group("data")
-    text = "HAM10000 folder; without it, SYNTHETIC pictures are drawn"
-    add(group, "--data", text, type=Path, metavar="DIR")
+    text = (
+        "HAM10000 folder" if rows else "HAM10000 folder; without it, SYNTHETIC pictures are drawn"
+    )
+    _add(group, "--data", text, type=Path, metavar="DIR", required=rows)
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
-    add(group, "--out", text, type=Path, metavar="DIR")
+    if rows:
+        text = "folder for the runs and the table; default: runs/paper"
+    _add(group, "--out", text, type=Path, metavar="DIR")
     split = group.add_mutually_exclusive_group()
-    add(split, "--protocol", _PROTOCOL, choices=list(PROTOCOLS))
-    add(split, "--split-file", "CSV as the split command writes it", type=Path, metavar="FILE.csv")
+    _add(split, "--protocol", _PROTOCOL, choices=list(PROTOCOLS))
+    if not rows:
+        text = "CSV as the split command writes it"
+        _add(split, "--split-file", text, type=Path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
-    add(group, "--skip-bad", text, action="store_true")
-    add(group, "--workers", _WORKERS, type=int)
+    _add(group, "--skip-bad", text, action="store_true")
+    _add(group, "--workers", _WORKERS, type=int)
 
     group = options.add_argument_group("network")
     text = f"tv/NAME, timm/NAME, or of the paper: {', '.join(PAPER_MODELS)}"
-    add(group, "--model", text, metavar="NAME")
-    text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
-    add(group, "--attention", text, choices=ATTENTION)
+    if rows:
+        text = f"in the place of {BACKBONE}: tv/NAME or timm/NAME"
+    _add(group, "--model", text, metavar="NAME")
+    if not rows:
+        text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
+        _add(group, "--attention", text, choices=ATTENTION)
     text = "how a swapped block starts; fresh: as published; warm: from the SE that it replaces; "
     text += "fitted: to it, on 512 training images without labels; default: fitted where weights "
     text += "are given, else fresh"
-    add(group, "--init", text, choices=INITS)
-    add(group, "--weights", "none, imagenet, or a file", metavar="WEIGHTS")
-    add(group, "--image-size", "in pixels", type=int)
+    _add(group, "--init", text, choices=INITS)
+    if rows:
+        text = (
+            f"of {BACKBONE} or --model, in rows with pre-training: imagenet, or a file; default: "
+        )
+        text += "imagenet"
+        group.add_argument("--weights", default=argparse.SUPPRESS, help=text, metavar="WEIGHTS")
+    else:
+        _add(group, "--weights", "none, imagenet, or a file", metavar="WEIGHTS")
+    _add(group, "--image-size", "in pixels", type=int)
     text = "batch norm statistics from training images before each validation; auto: where the "
     text += "network's own average lags (momentum below 0.1)"
-    add(group, "--recompute-bn", text, choices=("auto", "yes", "no"))
+    _add(group, "--recompute-bn", text, choices=("auto", "yes", "no"))
 
     group = options.add_argument_group("loss")
-    add(group, "--loss", "ldam and joint come with a cosine classifier", choices=LOSSES)
+    if not rows:
+        _add(group, "--loss", "ldam and joint come with a cosine classifier", choices=LOSSES)
     text = "of cross entropy and focal loss; balanced: inverse to the images of a class"
-    add(group, "--class-weights", text, choices=("none", "balanced"))
-    add(group, "--focal-weight", "of the focal term of the joint loss", type=float)
-    add(group, "--ldam-weight", "of the LDAM term of the joint loss", type=float)
+    _add(group, "--class-weights", text, choices=("none", "balanced"))
+    _add(group, "--focal-weight", "of the focal term of the joint loss", type=float)
+    _add(group, "--ldam-weight", "of the LDAM term of the joint loss", type=float)
     text = "share of the epochs before LDAM's class weights are switched on (1: never)"
-    add(group, "--drw-start", text, type=float)
+    _add(group, "--drw-start", text, type=float)
 
     group = options.add_argument_group("training")
-    add(group, "--epochs", "", type=int)
-    add(group, "--batch-size", "images of a step, over all processes", type=int)
-    add(group, "--lr", "learning rate of AdamW", type=float)
-    add(group, "--weight-decay", "of AdamW", type=float)
-    add(group, "--schedule", "of the learning rate", choices=SCHEDULES)
+    _add(group, "--epochs", "", type=int)
+    _add(group, "--batch-size", "images of a step, over all processes", type=int)
+    _add(group, "--lr", "learning rate of AdamW", type=float)
+    _add(group, "--weight-decay", "of AdamW", type=float)
+    _add(group, "--schedule", "of the learning rate", choices=SCHEDULES)
     text = "largest norm of the gradient; default: not clipped"
-    add(group, "--clip-grad-norm", text, type=float)
-    add(group, "--precision", "of the training", choices=PRECISIONS)
-    add(group, "--monitor", "figure that chooses the checkpoint", choices=list(MONITORS))
-    add(group, "--seed", "of split, initial weights, order, augmentation and dropout", type=int)
+    _add(group, "--clip-grad-norm", text, type=float)
+    _add(group, "--precision", "of the training", choices=PRECISIONS)
+    _add(group, "--monitor", "figure that chooses the checkpoint", choices=list(MONITORS))
+    if not rows:
+        text = "of split, initial weights, order, augmentation and dropout"
+        _add(group, "--seed", text, type=int)

@@ -43,6 +43,12 @@ def rank_here() -> int:
     return int(os.environ["LOCAL_RANK"]) if _joined() else 0
 
 
+def say(text: str) -> None:
+    """Print, in one process only."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
 def once(work: Callable[[], T]) -> T:
     """Do ``work`` in process 0 and give its result, or its error, to all of them.
 

@@ -71,7 +71,7 @@ def _time_alone(module: LesionClassifier, batches: list[Batch], trainer: L.Train
                 start = _now()
             optimizer.zero_grad()
             with trainer.precision_plugin.forward_context():
-                output = loss(model((pixels / 255 - module.mean) / module.std), labels)
+                output = loss(model(module.normalise(pixels)), labels)
             output.backward()
             optimizer.step()
     return _now() - start

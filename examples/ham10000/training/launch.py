@@ -1,0 +1,40 @@
+"""A whole run: its folder, its data, its training and its test."""
+
+import shutil
+from typing import Any
+
+from examples.ham10000 import processes
+from examples.ham10000.config import Config
+from examples.ham10000.data.splits import leak
+from examples.ham10000.run import create_run, prepare
+from examples.ham10000.training.train import train
+
+
+def launch(config: Config, *, resumed: bool) -> dict[str, Any]:
+    """Begin a run, or go on with it, to its end.
+
+    Args:
+        config: its options.
+        resumed: whether the run folder is there already.
+
+    Returns:
+        The content of ``test.json``.
+
+    Raises:
+        ValueError, OSError: the options or the data cannot be used; a run that was to begin then
+            leaves no folder behind.
+        FloatingPointError: the loss was not finite.
+    """
+    if not resumed:
+        processes.once(lambda: create_run(config))
+    try:
+        data, network = prepare(config)
+    except (ValueError, OSError):
+        if not resumed and processes.rank() == 0:
+            shutil.rmtree(config.out, ignore_errors=True)
+        raise
+    sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
+    shared = leak(data.images, data.split)
+    processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
+    processes.say(f"Run folder: {config.out}")
+    return train(config, data, network)
