@@ -11,18 +11,27 @@ from typing import Any, TextIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """Write a text file under a temporary name; it is moved into place when the block ends well."""
+def moved_into_place(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; it becomes ``path`` when the block ends well."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("x", newline="", encoding="utf-8") as stream:
-            yield stream
+        yield partial
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which is at ``path`` when the block has ended well."""
+    with (
+        moved_into_place(path) as partial,
+        partial.open("x", newline="", encoding="utf-8") as stream,
+    ):
+        yield stream
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

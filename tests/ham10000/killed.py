@@ -38,7 +38,7 @@ POINTS = {
     ),
     "testing": (LesionClassifier, "test_step", lambda calls, *args: calls == 1),
     "figures": (evaluate, "summarise", lambda calls, *args: calls == 1),
-    "results": (evaluate, "plot_confusion", lambda calls, *args: calls == 1),
+    "results": (evaluate, "save_picture", lambda calls, *args: calls == 1),
 }
 """For each moment a function, and from its calls the one that does not return."""
 

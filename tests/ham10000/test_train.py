@@ -117,16 +117,12 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
     assert checkpoint["epoch"] == int(np.argmax(scores))
 
 
-def test_the_curves_are_those_of_the_log(run, tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots.Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
-    plots.plot_curves(run / "metrics.csv", "SYNTHETIC_", "title", tmp_path / "curves.png")
+def test_the_curves_are_those_of_the_log(run):
+    figure = plots.curves(run / "metrics.csv", "SYNTHETIC_", "title")
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     drawn = {
-        (axes.get_ylabel(), line.get_label()): line
-        for axes in figures[0].axes
-        for line in axes.lines
+        (axes.get_ylabel(), line.get_label()): line for axes in figure.axes for line in axes.lines
     }
     for (where, what), name in {
         ("loss", "training"): "train_loss",

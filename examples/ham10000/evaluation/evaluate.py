@@ -15,7 +15,7 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.evaluation.metrics import summarise
-from examples.ham10000.evaluation.plots import plot_confusion
+from examples.ham10000.evaluation.plots import confusion, save_picture
 from examples.ham10000.files import write_csv, write_json
 from examples.ham10000.run import new_network
 from examples.ham10000.training.lit import LesionClassifier
@@ -147,7 +147,8 @@ def write_results(
     images = [data.images[i].image_id for i in data.split[part]]
     write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), isic_rows(images, probabilities))
     title = f"{data.name}, {config.split_name}\n{config.network_name}"
-    plot_confusion(summary, f"{title}, {part} part", folder / f"confusion_matrix_{part}.png")
+    picture = confusion(summary, f"{title}, {part} part")
+    save_picture(picture, folder / f"confusion_matrix_{part}.png")
     write_json(folder / f"{part}.json", summary)
 
 

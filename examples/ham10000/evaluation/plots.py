@@ -5,21 +5,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from examples.ham10000.files import moved_into_place
 
-def plot_curves(metrics: Path, label: str, title: str, out: Path) -> None:
-    """Draw loss and validation figures by epoch.
+
+def save_picture(figure: Figure, file: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with moved_into_place(file) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+
+
+def read_curve(metrics: Path, name: str) -> tuple[list[int], list[float]]:
+    """The epochs, and a figure of each, from the ``metrics.csv`` of a run."""
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [int(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def curves(metrics: Path, label: str, title: str) -> Figure:
+    """Loss and validation figures by epoch.
 
     Args:
         metrics: the CSV log of the run.
         label: what stands before the name of every figure in it.
         title: of the picture.
-        out: the PNG to write.
     """
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, score = figure.subplots(1, 2)
     for axes, names in (
@@ -27,33 +41,44 @@ def plot_curves(metrics: Path, label: str, title: str, out: Path) -> None:
         (score, {"val_accuracy": "accuracy", "val_mean_recall": "mean recall"}),
     ):
         for name, text in names.items():
-            points = [(int(row["epoch"]), float(row[label + name])) for row in rows]
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=text)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+            axes.plot(*read_curve(metrics, label + name), marker="o", markersize=3, label=text)
+        finish_curve(axes)
     loss.set_ylabel("loss")
     loss.set_ylim(bottom=0)
     score.set_ylabel("validation part")
     score.set_ylim(0, 1)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(out, dpi=130)
+    return figure
 
 
-def plot_confusion(summary: dict[str, Any], title: str, out: Path) -> None:
-    """Draw the normalised confusion matrix as the paper does: true class along x.
+def finish_curve(axes: Axes) -> None:
+    """Grid, legend and whole epochs."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def confusion(summary: dict[str, Any], title: str) -> Figure:
+    """The normalised confusion matrix of a part, see :func:`draw_confusion`."""
+    figure = Figure(figsize=(6.4, 5.8), layout="constrained")
+    axes = figure.subplots()
+    picture = draw_confusion(axes, summary)
+    axes.set_title(title, fontsize=11)
+    figure.colorbar(picture, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_confusion(axes: Axes, summary: dict[str, Any]) -> AxesImage:
+    """Draw a normalised confusion matrix as the paper does: true class along x.
 
     Args:
-        summary: of the test part, see :func:`examples.ham10000.evaluation.metrics.summarise`.
-        title: of the picture.
-        out: the PNG to write.
+        axes: where.
+        summary: of a part, see :func:`examples.ham10000.evaluation.metrics.summarise`.
     """
     matrix: Sequence[Sequence[float]] = summary["confusion_matrix"]
     names: list[str] = summary["classes"]
     images = [summary["per_class"][name]["images"] for name in names]
-    figure = Figure(figsize=(6.4, 5.8), layout="constrained")
-    axes = figure.subplots()
     picture = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
@@ -65,6 +90,4 @@ def plot_confusion(summary: dict[str, Any], title: str, out: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("true class (images); each column sums to 1")
     axes.set_ylabel("predicted class")
-    axes.set_title(title, fontsize=11)
-    figure.colorbar(picture, ax=axes, shrink=0.8)
-    figure.savefig(out, dpi=130)
+    return picture

@@ -20,7 +20,7 @@ from examples.ham10000.evaluation.evaluate import (
     new_trainer,
     write_results,
 )
-from examples.ham10000.evaluation.plots import plot_curves
+from examples.ham10000.evaluation.plots import curves, save_picture
 from examples.ham10000.files import write_json
 from examples.ham10000.run import describe, recomputes_bn
 from examples.ham10000.training.batchnorm import RecomputeBatchNorm
@@ -56,7 +56,8 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     )
     if processes.rank() == 0:
         title = f"{data.name}, {config.split_name}\n{config.network_name}"
-        plot_curves(config.out / "metrics.csv", data.label, title, config.out / "curves.png")
+        picture = curves(config.out / "metrics.csv", data.label, title)
+        save_picture(picture, config.out / "curves.png")
         write_results(config.out, data, config, probabilities, summary)
     return summary
 
