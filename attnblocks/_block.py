@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.fx
@@ -23,7 +23,12 @@ class AttentionBlock(nn.Module):
     Args:
         channels: channels C of the map that comes in and goes out.
         rd_channels: width of the block's bottleneck; None for a block that has none.
+
+    Attributes:
+        gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
     """
+
+    gate_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, channels: int, rd_channels: int | None = None) -> None:
         super().__init__()

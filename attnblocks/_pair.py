@@ -158,16 +158,12 @@ def _what_runs(
         linear.register_forward_hook(lambda m, _, output: last.append((names[m], output)))
         for linear in names
     ]
-    was_training = {module: module.training for module in original.modules()}
     try:
-        original.eval()
-        with _tapped(original, sites, head) as (calls, heard):
+        with eval_mode(original), _tapped(original, sites, head) as (calls, heard):
             output = original(example)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in was_training.items():
-            module.training = training
     if head is not None and not heard:
         raise LookupError(f"head={head!r} does not run in original")
     if head is None and last and isinstance(output, Tensor) and torch.equal(last[-1][1], output):
@@ -216,3 +212,16 @@ def _features(output: Any) -> Tensor:
             f"the network returns a {type(output).__name__}, no tensor to compare: name its head"
         )
     return output
+
+
+@contextmanager
+def eval_mode(*networks: nn.Module) -> Iterator[None]:
+    """Networks in eval mode; then each module in the mode that it was in."""
+    modes = {module: module.training for network in networks for module in network.modules()}
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -53,6 +53,8 @@ class SeCo(AttentionBlock):
         torch.Size([2, 64, 14, 20])
     """
 
+    gate_names = ("channel", "rows", "columns")
+
     def __init__(
         self,
         channels: int,
@@ -138,6 +140,8 @@ class CaCo(AttentionBlock):
         >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
         torch.Size([2, 64, 14, 20])
     """
+
+    gate_names = ("channel", "rows", "columns")
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class ChannelAttention(AttentionBlock):
         torch.Size([2, 64, 14, 14])
     """
 
+    gate_names = ("channel",)
     rd_channels: int
 
     def __init__(
@@ -178,6 +179,8 @@ class CBAM(AttentionBlock):
         >>> CBAM(64)(torch.rand(2, 64, 14, 14)).shape
         torch.Size([2, 64, 14, 14])
     """
+
+    gate_names = ("channel", "positions")
 
     def __init__(
         self,

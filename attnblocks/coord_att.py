@@ -62,6 +62,7 @@ class CoordAtt(AttentionBlock):
         torch.Size([2, 64, 14, 20])
     """
 
+    gate_names = ("rows", "columns")
     rd_channels: int
 
     def __init__(

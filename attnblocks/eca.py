@@ -42,6 +42,8 @@ class Eca(AttentionBlock):
         torch.Size([2, 64, 14, 14])
     """
 
+    gate_names = ("channel",)
+
     def __init__(
         self,
         channels: int,

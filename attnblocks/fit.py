@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks._pair import Pair, pair_up
+from attnblocks._pair import Pair, eval_mode, pair_up
 from attnblocks._stages import descend, errors, inexact
 
 
@@ -161,20 +161,16 @@ def _merge_end(inputs: list[Tensor]) -> None:
 @contextmanager
 def _ready(pair: Pair) -> Iterator[None]:
     """Both networks in eval mode, and gradients for the replaced blocks alone; then as before."""
-    modes = {m: m.training for m in (*pair.model.modules(), *pair.original.modules())}
     flags = {p: p.requires_grad for p in pair.model.parameters()}
     fitted = [p for site in pair.sites for p in pair.block(site).parameters()]
     try:
-        pair.model.eval()
-        pair.original.eval()
         pair.model.requires_grad_(False)
         for parameter in fitted:
             parameter.requires_grad_(True)
-        yield
+        with eval_mode(pair.model, pair.original):
+            yield
     finally:
         for parameter in fitted:
             parameter.grad = None
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
-        for module, training in modes.items():
-            module.training = training

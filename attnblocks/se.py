@@ -57,6 +57,7 @@ class SE(AttentionBlock):
         torch.Size([2, 64, 14, 14])
     """
 
+    gate_names = ("channel",)
     rd_channels: int
 
     def __init__(

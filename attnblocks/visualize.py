@@ -1,0 +1,229 @@
+"""The attention of a network: its gates at every site, on the image, and how open they are.
+
+A block multiplies its map by gates between 0 and 1. A gate for rows or columns says where the
+block looks; one for channels says what for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from attnblocks._block import AttentionBlock
+from attnblocks._pair import eval_mode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class SiteAttention:
+    """What the block at one site does to a batch of N images.
+
+    Attributes:
+        gates: by what they are for: ``channel`` (N, C, 1, 1), ``rows`` (N, C, H, 1), ``columns``
+            (N, C, 1, W) and ``positions`` (N, 1, H, W), as far as the block has them.
+        on_image: the product of all gates, its mean over the channels, upsampled to the images
+            (bilinear); (N, H of the images, W of the images), float32 at least.
+    """
+
+    gates: dict[str, Tensor]
+    on_image: Tensor
+
+    @property
+    def looks_somewhere(self) -> bool:
+        """Whether the block gates rows, columns or positions, and not channels alone."""
+        return self.gates.keys() != {"channel"}
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """How open one gate of a site is.
+
+    Attributes:
+        site: qualified name of the block.
+        gate: what the gate is for.
+        mean: of all its values.
+        spread: standard deviation over images and positions, its mean over the channels. At 0 the
+            gate does not depend on what it sees: it is a fixed scale, which a weight could be.
+        closed: share of the values below 0.1.
+        open: share of the values above 0.9.
+    """
+
+    site: str
+    gate: str
+    mean: float
+    spread: float
+    closed: float
+    open: float
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]:
+    """Run a network on images and read the gates of every block of this library in it.
+
+    The network runs in eval mode and is left in the mode that it was in. Everything is kept at
+    once, so give a few images at a time.
+
+    Args:
+        model: the network. Its own SE blocks of torchvision or timm are not read: swap them with
+            :func:`attnblocks.replace_se`, which can keep what they do.
+        images: what the network takes, (N, 3, H, W), on its device.
+
+    Returns:
+        What each block does, by its qualified name, in the order in which the blocks run.
+
+    Raises:
+        ValueError: the network has no block of this library, or runs one of them twice.
+
+    Example:
+        >>> from attnblocks import CaCo
+        >>> model = nn.Sequential(nn.Conv2d(3, 64, 3, stride=2, padding=1), CaCo(64))
+        >>> maps = attention_maps(model, torch.rand(2, 3, 32, 48))
+        >>> {name: tuple(gate.shape) for name, gate in maps["1"].gates.items()}
+        {'channel': (2, 64, 1, 1), 'rows': (2, 64, 16, 1), 'columns': (2, 64, 1, 24)}
+        >>> maps["1"].on_image.shape
+        torch.Size([2, 32, 48])
+    """
+    found: dict[str, SiteAttention] = {}
+
+    def reader(name: str) -> Callable[[AttentionBlock, tuple[Any, ...]], None]:
+        def read(block: AttentionBlock, inputs: tuple[Any, ...]) -> None:
+            if name in found:
+                raise ValueError(f"the block {name!r} runs twice: its gates differ from run to run")
+            gates = block.gates(inputs[0])
+            found[name] = SiteAttention(
+                dict(zip(block.gate_names, gates, strict=True)), _on_image(gates, images.shape[-2:])
+            )
+
+        return read
+
+    blocks = {name: block for name, block in model.named_modules() if _is_whole(block, name, model)}
+    if not blocks:
+        raise ValueError(
+            "model has no block of attnblocks, whose gates could be read: put them in with "
+            "replace_se(model, CaCo)"
+        )
+    hooks = [block.register_forward_pre_hook(reader(name)) for name, block in blocks.items()]
+    try:
+        with eval_mode(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def site_statistics(maps: dict[str, SiteAttention]) -> list[GateStatistics]:
+    """How open every gate is, to find blocks that do nothing.
+
+    Args:
+        maps: of :func:`attention_maps`, over as many images as possible.
+
+    Returns:
+        One entry for each gate of each site, in the order of the sites.
+
+    Example:
+        >>> from attnblocks import Eca
+        >>> maps = attention_maps(Eca(64), torch.zeros(2, 64, 8, 8))
+        >>> site_statistics(maps)
+        [GateStatistics(site='', gate='channel', mean=0.5, spread=0.0, closed=0.0, open=0.0)]
+    """
+    return [
+        _statistics(site, name, gate)
+        for site, attention in maps.items()
+        for name, gate in attention.gates.items()
+    ]
+
+
+def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "Figure":
+    """Draw an image, its row and column gates along the edges, and the product of all gates on it.
+
+    Args:
+        image: as a person sees it, not normalised: (3, H, W), uint8 or floats from 0 to 1.
+        attention: of one site, see :func:`attention_maps`.
+        index: place of the image in the batch that was given to :func:`attention_maps`.
+
+    Returns:
+        A figure of matplotlib, which has to be installed. The colours run from the least to the
+        most attention in this image, however little they differ: their scale says how much.
+
+    Raises:
+        ValueError: the image is not (3, H, W), or has another size than ``attention``.
+        IndexError: the batch has no such place.
+
+    Example:
+        >>> from attnblocks import CaCo
+        >>> image = torch.rand(3, 64, 64)
+        >>> figure = show_attention(image, attention_maps(CaCo(3), image[None])[""])
+        >>> figure.savefig("attention.png")  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+
+    size = attention.on_image.shape[-2:]
+    if image.dim() != 3 or image.shape[0] != 3 or image.shape[1:] != size:
+        raise ValueError(f"image must be (3, {size[0]}, {size[1]}), got {tuple(image.shape)}")
+    on_image = attention.on_image[index].cpu()
+    pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    height, width = size
+    figure = Figure(figsize=(6.6, 3.0), layout="constrained")
+    # Nested, so that the gates get no place beside the overlay.
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    grid = left.subplots(2, 2, width_ratios=(1, 5), height_ratios=(5, 1))
+    (rows, picture), (corner, columns) = grid
+    corner.axis("off")
+    picture.imshow(pixels, aspect="auto")
+    picture.set(xticks=(), yticks=())
+    # One gate per line of the map: drawn over the lines of the image that it stands for.
+    for axes, name, length in ((rows, "rows", height), (columns, "columns", width)):
+        gate = attention.gates.get(name)
+        if gate is None:
+            axes.axis("off")
+            continue
+        means = gate[index].float().mean(dim=0).flatten().cpu()  # (H) or (W)
+        edges = torch.linspace(-0.5, length - 0.5, len(means) + 1)
+        orientation = "horizontal" if name == "rows" else "vertical"
+        axes.stairs(means.numpy(), edges.numpy(), orientation=orientation, fill=True, alpha=0.8)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+    rows.set(ylim=(height - 0.5, -0.5), yticks=(), xlim=(1, 0))
+    columns.set(xlim=(-0.5, width - 0.5), xticks=(), ylim=(0, 1))
+    overlay = right.subplots()
+    overlay.imshow(pixels)
+    colours = overlay.imshow(on_image.numpy(), cmap="inferno", alpha=0.55)
+    overlay.set(xticks=(), yticks=())
+    bar = right.colorbar(colours, ax=overlay, shrink=0.8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _is_whole(block: nn.Module, name: str, model: nn.Module) -> bool:
+    """Whether a module is a block that is no stage of another one."""
+    parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
+    outer = [model, *(model.get_submodule(parent) for parent in parents)] if name else []
+    return isinstance(block, AttentionBlock) and not any(
+        isinstance(module, AttentionBlock) for module in outer
+    )
+
+
+def _on_image(gates: list[Tensor], size: torch.Size) -> Tensor:
+    product = reduce(torch.mul, gates).mean(dim=1, keepdim=True)  # (N, 1, H or 1, W or 1)
+    product = product.to(torch.promote_types(product.dtype, torch.float32))
+    upsampled = nn.functional.interpolate(product, tuple(size), mode="bilinear")
+    return rearrange(upsampled, "n 1 h w -> n h w")
+
+
+def _statistics(site: str, name: str, gate: Tensor) -> GateStatistics:
+    values = rearrange(gate.double(), "n c h w -> c (n h w)")
+    return GateStatistics(
+        site,
+        name,
+        mean=values.mean().item(),
+        spread=values.std(dim=1, correction=0).mean().item(),
+        closed=(values < 0.1).double().mean().item(),
+        open=(values > 0.9).double().mean().item(),
+    )

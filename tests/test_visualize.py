@@ -1,0 +1,177 @@
+"""The attention of a network, against the definition of the blocks and small cases by hand."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from attnblocks import CaCo, Eca, find_se, replace_se
+from attnblocks.visualize import SiteAttention, attention_maps, show_attention, site_statistics
+from tests import reference
+from tests.helpers import random_block, random_map, randomized, snapshot, unchanged
+
+REFERENCES = {
+    "SE": reference.se,
+    "Eca": reference.eca,
+    "CBAM": reference.cbam,
+    "CoordAtt": reference.coord_att,
+    "SeCo": reference.seco,
+    "CaCo": reference.caco,
+}
+NAMES = {
+    "SE": ["channel"],
+    "Eca": ["channel"],
+    "CBAM": ["channel", "positions"],
+    "CoordAtt": ["rows", "columns"],
+    "SeCo": ["channel", "rows", "columns"],
+    "CaCo": ["channel", "rows", "columns"],
+}
+
+
+def shape_of(name: str, n: int, c: int, h: int, w: int) -> tuple[int, ...]:
+    return {
+        "channel": (n, c, 1, 1),
+        "rows": (n, c, h, 1),
+        "columns": (n, c, 1, w),
+        "positions": (n, 1, h, w),
+    }[name]
+
+
+def attention(gate: torch.Tensor, name: str = "channel") -> SiteAttention:
+    return SiteAttention({name: gate}, gate.mean(dim=1).expand(-1, 4, 4))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_maps_are_what_the_block_multiplies_by(name):
+    block = random_block(name, 8).double()
+    x = random_map(3, 8, 5, 7, dtype=torch.float64)
+    x = torch.where(x.abs() < 0.1, 0.1, x)  # it is divided by
+    factors = REFERENCES[name](reference.weights(block), x.numpy(), train=False) / x.numpy()
+    found = attention_maps(block, x)[""]
+    assert list(found.gates) == NAMES[name]
+    for gate, values in found.gates.items():
+        assert values.shape == shape_of(gate, 3, 8, 5, 7)
+    product = np.prod(np.broadcast_arrays(*(g.numpy() for g in found.gates.values())), axis=0)
+    np.testing.assert_allclose(np.broadcast_to(product, factors.shape), factors, rtol=1e-9)
+    np.testing.assert_allclose(found.on_image.numpy(), factors.mean(axis=1), rtol=1e-9)
+    assert found.looks_somewhere == (factors.std(axis=(2, 3)).max() > 1e-6)
+
+
+def test_a_map_of_one_pixel_has_all_its_gates():
+    maps = attention_maps(random_block("CaCo", 8), random_map(2, 8, 1, 1))
+    assert {name: tuple(gate.shape) for name, gate in maps[""].gates.items()} == {
+        "channel": (2, 8, 1, 1),
+        "rows": (2, 8, 1, 1),
+        "columns": (2, 8, 1, 1),
+    }
+
+
+def test_the_product_is_upsampled_between_the_centres_of_the_cells():
+    class Halve(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.avg_pool2d(x, 2)
+
+    block = random_block("CoordAtt", 3)
+    images = random_map(1, 3, 4, 4)
+    cells = attention_maps(block, Halve()(images))[""].on_image[0].numpy()  # (2, 2)
+    weights = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])  # of the cells, by pixel
+    found = attention_maps(nn.Sequential(Halve(), block), images)["1"].on_image[0].numpy()
+    np.testing.assert_allclose(found, weights @ cells @ weights.T, rtol=1e-5)
+
+
+def test_all_sites_of_a_network_are_read_and_it_stays_as_it_was():
+    model = torchvision.models.mobilenet_v3_small(weights=None)
+    sites = [site.name for site in find_se(model)]
+    model = randomized(replace_se(model, CaCo, init="fresh"))
+    model.train()
+    model.features[3].eval()
+    before = snapshot(model)
+    modes = [module.training for module in model.modules()]
+    maps = attention_maps(model, random_map(2, 3, 64, 96))
+    assert list(maps) == sites  # and no stage of a block
+    assert all(site.on_image.shape == (2, 64, 96) for site in maps.values())
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert unchanged(model, before)  # statistics of the batch norms included
+
+
+def test_gates_of_half_precision_make_maps_of_float32():
+    block = random_block("CaCo", 8).bfloat16()
+    found = attention_maps(block, random_map(1, 8, 4, 4).bfloat16())[""]
+    assert found.gates["rows"].dtype == torch.bfloat16
+    assert found.on_image.dtype == torch.float32
+
+
+def test_what_cannot_be_read_is_an_error():
+    with pytest.raises(ValueError, match=r"no block of attnblocks.*replace_se\(model, CaCo\)"):
+        attention_maps(
+            torchvision.models.mobilenet_v3_small(weights=None), torch.rand(1, 3, 32, 32)
+        )
+    block = CaCo(8)
+    twice = nn.Sequential(block, nn.ReLU(), block)
+    with pytest.raises(ValueError, match="the block '0' runs twice"):
+        attention_maps(twice, torch.rand(1, 8, 4, 4))
+    assert not block._forward_pre_hooks
+
+
+def test_a_block_that_does_not_run_has_no_map():
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = Eca(8), CaCo(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    assert list(attention_maps(Skips(), torch.rand(1, 8, 4, 4))) == ["used"]
+
+
+def test_statistics_of_gates_by_hand():
+    # Two images and two channels: one gate never changes, one is shut or wide open.
+    gate = torch.tensor([[0.5, 0.0], [0.5, 1.0]])[:, :, None, None]
+    (found,) = site_statistics({"layer": attention(gate)})
+    assert (found.site, found.gate) == ("layer", "channel")
+    assert found.mean == pytest.approx(0.5)
+    assert found.spread == pytest.approx((0 + 0.5) / 2)
+    assert (found.closed, found.open) == (0.25, 0.25)
+    rows = torch.tensor([0.2, 0.4, 0.6, 0.8])[None, None, :, None]  # one image: positions count too
+    (found,) = site_statistics({"layer": attention(rows, "rows")})
+    assert found.spread == pytest.approx(np.std([0.2, 0.4, 0.6, 0.8]))
+
+
+def test_the_figure_shows_the_gates_where_their_lines_are():
+    images = random_map(2, 3, 20, 30).sigmoid()
+    found = attention_maps(random_block("CaCo", 3), images)[""]
+    figure = show_attention(images[1], found, 1)
+    rows, picture, _, columns, overlay = [axes for part in figure.subfigs for axes in part.axes][:5]
+    for axes, name, length in ((rows, "rows", 20), (columns, "columns", 30)):
+        (stairs,) = axes.patches
+        values, edges, _ = stairs.get_data()
+        np.testing.assert_allclose(values, found.gates[name][1].mean(dim=0).flatten(), rtol=1e-6)
+        np.testing.assert_allclose(edges, np.arange(length + 1) - 0.5)
+        assert axes.get_title() == name
+    np.testing.assert_allclose(picture.images[0].get_array(), images[1].permute(1, 2, 0))
+    # The first row is at the top, in both.
+    assert rows.get_ylim() == picture.get_ylim() == (19.5, -0.5)
+    np.testing.assert_array_equal(overlay.images[1].get_array(), found.on_image[1])
+
+
+def test_the_figure_refuses_what_does_not_fit():
+    images = torch.rand(1, 3, 8, 8)
+    found = attention_maps(CaCo(3), images)[""]
+    with pytest.raises(ValueError, match=r"image must be \(3, 8, 8\), got \(3, 4, 8\)"):
+        show_attention(images[0, :, :4], found)
+    with pytest.raises(ValueError, match=r"got \(1, 3, 8, 8\)"):
+        show_attention(images, found)
+    with pytest.raises(IndexError):
+        show_attention(images[0], found, 1)
+
+
+def test_matplotlib_is_loaded_only_to_draw():
+    code = "import sys, attnblocks.visualize; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
