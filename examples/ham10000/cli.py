@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from examples.ham10000 import processes
+from examples.ham10000.comparison.compare import compare
+from examples.ham10000.comparison.report import write_comparison
+from examples.ham10000.comparison.words import format_comparison
 from examples.ham10000.config import NOTICE
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import download
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "split": _split,
         "train": _train,
         "evaluate": _evaluate,
+        "compare": _compare,
         "predict": _predict,
         "reproduce": _reproduce,
     }
@@ -108,6 +112,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True)
         write_results(options.out, data, config, probabilities, summary)
     processes.say(format_summary(summary))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if options.out is not None and options.out.exists():
+        raise FileExistsError(f"--out {options.out} exists: name a new folder")
+    comparison = compare(options.runs)
+    if options.out is not None:
+        write_comparison(options.out, comparison)
+    print(format_comparison(comparison))
     return 0
 
 

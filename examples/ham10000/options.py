@@ -98,6 +98,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, metavar="DIR", help=text)
     options.add_argument("--workers", type=int, default=0, help=f"{_WORKERS}; default: 0")
 
+    options = command("compare", "compare runs with the first, on the same test images")
+    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders; at least two")
+    text = "new folder for figures, picture and page; default: print only"
+    options.add_argument("--out", type=Path, metavar="DIR", help=text)
+
     options = command("predict", "probabilities for images, in the format of ISIC 2018 Task 3")
     options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
     text = "images of any size, and folders of them"

@@ -1,0 +1,186 @@
+"""Runs that have been tested, read back from their folders; on the same images or an error."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.ham10000.config import Config, read_description, read_options
+from examples.ham10000.data.index import CLASSES
+from examples.ham10000.data.layouts import ISIC_CLASSES, read_table
+from examples.ham10000.data.split_file import COLUMNS
+from examples.ham10000.evaluation.metrics import summarise
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A run and its predictions of the test images, which are sorted by their ids.
+
+    Attributes:
+        folder: of the run.
+        config: its options.
+        data: the name of the data.
+        digest: of the files of the test images.
+        leak: share of the test images whose lesion is in the training part.
+        parameters: of the network.
+        images: ids.
+        lesions: the lesion of every image.
+        labels: true classes, (N,).
+        predicted: predicted classes, (N,).
+        summary: see :func:`examples.ham10000.evaluation.metrics.summarise`.
+    """
+
+    folder: Path
+    config: Config
+    data: str
+    digest: str
+    leak: float
+    parameters: int
+    images: list[str]
+    lesions: list[str]
+    labels: Tensor
+    predicted: Tensor
+    summary: dict[str, Any]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its images were drawn by this example."""
+        return self.data.startswith("SYNTHETIC")
+
+
+def read_runs(folders: Sequence[Path]) -> list[Tested]:
+    """Read runs that were tested on the same images.
+
+    Raises:
+        FileNotFoundError: a folder has no run, or one that is not finished.
+        ValueError: there are fewer than two runs, one is given twice, its files are damaged, or
+            the test images of two runs differ.
+    """
+    if len(folders) < 2:
+        raise ValueError("give at least two runs to compare")
+    places: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in places:
+            raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
+        places[folder.resolve()] = folder
+    runs = [_read_run(folder) for folder in folders]
+    for run in runs[1:]:
+        _check_same_images(runs[0], run)
+    return runs
+
+
+def _read_run(folder: Path) -> Tested:
+    config, description = read_options(folder), read_description(folder)
+    report, table = folder / "test.json", folder / "test.csv"
+    for file in (report, table):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"the run {folder} is not finished, there is no {file}: train --resume it"
+            )
+    try:
+        digest = description["images_sha256"]["test"]
+        leak, parameters = description["leak"], description["parameters"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}") from error
+    try:
+        tested = json.loads(report.read_text(encoding="utf-8"))
+        data, counts = tested["data"], tested["confusion_counts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{report} is damaged: {error}") from error
+    truth, rows = _read_truth(folder / "split.csv"), _read_probabilities(table)
+    if truth.keys() != rows.keys():
+        raise ValueError(
+            f"{table} is damaged: {_only(truth, rows)} of the {len(truth)} test images of the "
+            f"split.csv beside it are missing, and {_only(rows, truth)} others are in it"
+        )
+    images = sorted(truth)
+    lesions = [truth[image][0] for image in images]
+    labels = torch.tensor([CLASSES.index(truth[image][1]) for image in images])
+    probabilities = torch.tensor([rows[image] for image in images], dtype=torch.float64)
+    try:
+        summary = summarise(probabilities, labels, lesions)
+    except ValueError as error:
+        raise ValueError(f"{table} or split.csv beside it is damaged: {error}") from error
+    if summary["confusion_counts"] != counts:
+        raise ValueError(f"{table} and {report} have other figures: they are not of one test")
+    return Tested(
+        folder=folder,
+        config=config,
+        data=data,
+        digest=digest,
+        leak=leak,
+        parameters=parameters,
+        images=images,
+        lesions=lesions,
+        labels=labels,
+        predicted=probabilities.argmax(dim=1),
+        summary=summary,
+    )
+
+
+def _read_truth(file: Path) -> dict[str, tuple[str, str]]:
+    """Lesion and diagnosis of every test image."""
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}: the run is not whole")
+    truth: dict[str, tuple[str, str]] = {}
+    for place, row in read_table(file, COLUMNS):
+        if row["split"] == "test":
+            if row["dx"] not in CLASSES:
+                raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
+            if row["image_id"] in truth:
+                raise ValueError(f"{place}: image {row['image_id']} stands there twice")
+            truth[row["image_id"]] = row["lesion_id"], row["dx"]
+    if not truth:
+        raise ValueError(f"{file} is damaged: it has no test images")
+    return truth
+
+
+def _read_probabilities(file: Path) -> dict[str, list[float]]:
+    """Probabilities of every image, in the order of :data:`CLASSES`."""
+    rows: dict[str, list[float]] = {}
+    for place, row in read_table(file, ("image", *ISIC_CLASSES)):
+        if row["image"] in rows:
+            raise ValueError(f"{place}: image {row['image']} stands there twice")
+        try:
+            rows[row["image"]] = [float(row[name.upper()]) for name in CLASSES]
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    return rows
+
+
+def _check_same_images(first: Tested, other: Tested) -> None:
+    """Raise ValueError that says what differs."""
+    both = f"{first.folder} and {other.folder}"
+    if first.synthetic != other.synthetic:
+        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
+    truth, others = (
+        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
+        for run in (first, other)
+    )
+    if truth.keys() != others.keys():
+        splits = [f"{run.config.split_name}, seed {run.config.seed}" for run in (first, other)]
+        raise ValueError(
+            f"{both} have other test images: {_only(truth, others)} of {len(truth)} are only in "
+            f"the first ({splits[0]}), {_only(others, truth)} of {len(others)} only in the second "
+            f"({splits[1]})"
+        )
+    differ = [image for image in truth if truth[image] != others[image]]
+    if differ:
+        raise ValueError(
+            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
+            f"images, such as {differ[0]}"
+        )
+    if first.digest != other.digest:
+        raise ValueError(
+            f"{both} were tested on other files of the same images ({first.data} and "
+            f"{other.data}): images_sha256 in their config.json differs"
+        )
+
+
+def _only(some: dict[str, Any], others: dict[str, Any]) -> int:
+    """How many of some are not among the others."""
+    return len(some.keys() - others.keys())
