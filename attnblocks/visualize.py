@@ -17,6 +17,7 @@ from attnblocks._block import AttentionBlock
 from attnblocks._pair import eval_mode
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -149,8 +150,8 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
         index: place of the image in the batch that was given to :func:`attention_maps`.
 
     Returns:
-        A figure of matplotlib, which has to be installed. The colours run from the least to the
-        most attention in this image, however little they differ: their scale says how much.
+        A figure of matplotlib, which has to be installed. Every scale runs from the least to the
+        most of this image, however little they differ: the numbers at its ends say how much.
 
     Raises:
         ValueError: the image is not (3, H, W), or has another size than ``attention``.
@@ -163,42 +164,55 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
         >>> figure.savefig("attention.png")  # doctest: +SKIP
     """
     from matplotlib.figure import Figure
+    from mpl_toolkits.axes_grid1 import make_axes_locatable
 
     size = attention.on_image.shape[-2:]
     if image.dim() != 3 or image.shape[0] != 3 or image.shape[1:] != size:
         raise ValueError(f"image must be (3, {size[0]}, {size[1]}), got {tuple(image.shape)}")
     on_image = attention.on_image[index].cpu()
     pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
-    height, width = size
-    figure = Figure(figsize=(6.6, 3.0), layout="constrained")
-    # Nested, so that the gates get no place beside the overlay.
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-    grid = left.subplots(2, 2, width_ratios=(1, 5), height_ratios=(5, 1))
-    (rows, picture), (corner, columns) = grid
-    corner.axis("off")
-    picture.imshow(pixels, aspect="auto")
-    picture.set(xticks=(), yticks=())
-    # One gate per line of the map: drawn over the lines of the image that it stands for.
-    for axes, name, length in ((rows, "rows", height), (columns, "columns", width)):
-        gate = attention.gates.get(name)
-        if gate is None:
-            axes.axis("off")
-            continue
-        means = gate[index].float().mean(dim=0).flatten().cpu()  # (H) or (W)
-        edges = torch.linspace(-0.5, length - 0.5, len(means) + 1)
-        orientation = "horizontal" if name == "rows" else "vertical"
-        axes.stairs(means.numpy(), edges.numpy(), orientation=orientation, fill=True, alpha=0.8)
-        axes.set_title(name, fontsize=8)
-        axes.tick_params(labelsize=7)
-    rows.set(ylim=(height - 0.5, -0.5), yticks=(), xlim=(1, 0))
-    columns.set(xlim=(-0.5, width - 0.5), xticks=(), ylim=(0, 1))
-    overlay = right.subplots()
-    overlay.imshow(pixels)
+    figure = Figure(figsize=(7.2, 3.2), layout="tight")
+    picture, overlay = figure.subplots(1, 2)
+    for axes in (picture, overlay):
+        axes.imshow(pixels)
+        axes.set(xticks=(), yticks=())
+    places = make_axes_locatable(picture)
+    for name, side, length in (("rows", "left", size[0]), ("columns", "bottom", size[1])):
+        if name in attention.gates:
+            means = attention.gates[name][index].float().mean(dim=0).flatten().cpu()  # (H) or (W)
+            _draw_gates(places.append_axes(side, "18%", pad=0.06), name, means, length)
     colours = overlay.imshow(on_image.numpy(), cmap="inferno", alpha=0.55)
-    overlay.set(xticks=(), yticks=())
-    bar = right.colorbar(colours, ax=overlay, shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
+    scale = make_axes_locatable(overlay).append_axes("right", "5%", pad=0.06)
+    figure.colorbar(colours, cax=scale).ax.tick_params(labelsize=7)
     return figure
+
+
+def _draw_gates(axes: "Axes", name: str, means: Tensor, length: int) -> None:
+    """One gate per line of the map, drawn beside the lines of the image that it stands for."""
+    edges = torch.linspace(-0.5, length - 0.5, len(means) + 1)
+    low, high = means.min().item(), means.max().item()
+    across = name == "rows"
+    axes.stairs(
+        means.numpy(),
+        edges.numpy(),
+        orientation="horizontal" if across else "vertical",
+        baseline=low,
+        fill=True,
+        color="tab:blue",
+    )
+    limits = (low, high if high > low else low + 1e-3)
+    labels = [f"{value:.3f}" for value in limits]
+    if across:  # growing away from the image, the first row on top
+        axes.set(ylim=(length - 0.5, -0.5), yticks=(), xlim=limits[::-1])
+        axes.xaxis.tick_top()  # where no other label is
+        axes.set_xticks(limits, labels, rotation=90)
+        axes.set_ylabel(name, fontsize=8)
+    else:
+        axes.set(xlim=(-0.5, length - 0.5), xticks=(), ylim=limits[::-1])
+        axes.yaxis.tick_right()
+        axes.set_yticks(limits, labels)
+        axes.set_xlabel(name, fontsize=8)
+    axes.tick_params(labelsize=7)
 
 
 def _is_whole(block: nn.Module, name: str, model: nn.Module) -> bool:

@@ -147,13 +147,16 @@ def test_the_figure_shows_the_gates_where_their_lines_are():
     images = random_map(2, 3, 20, 30).sigmoid()
     found = attention_maps(random_block("CaCo", 3), images)[""]
     figure = show_attention(images[1], found, 1)
-    rows, picture, _, columns, overlay = [axes for part in figure.subfigs for axes in part.axes][:5]
+    picture, overlay, rows, columns, _ = figure.axes
     for axes, name, length in ((rows, "rows", 20), (columns, "columns", 30)):
         (stairs,) = axes.patches
         values, edges, _ = stairs.get_data()
-        np.testing.assert_allclose(values, found.gates[name][1].mean(dim=0).flatten(), rtol=1e-6)
+        means = found.gates[name][1].mean(dim=0).flatten()
+        np.testing.assert_allclose(values, means, rtol=1e-6)
         np.testing.assert_allclose(edges, np.arange(length + 1) - 0.5)
-        assert axes.get_title() == name
+        ends = [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        assert ends == [f"{means.min():.3f}", f"{means.max():.3f}"]
+    assert (rows.get_ylabel(), columns.get_xlabel()) == ("rows", "columns")
     np.testing.assert_allclose(picture.images[0].get_array(), images[1].permute(1, 2, 0))
     # The first row is at the top, in both.
     assert rows.get_ylim() == picture.get_ylim() == (19.5, -0.5)

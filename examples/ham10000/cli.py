@@ -16,10 +16,11 @@ from examples.ham10000.data.download import download
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.split_file import write_split
 from examples.ham10000.data.splits import PROTOCOLS, leak
-from examples.ham10000.evaluation.evaluate import evaluate_run, write_results
+from examples.ham10000.evaluation.evaluate import evaluate_run
 from examples.ham10000.evaluation.metrics import HEADLINES
 from examples.ham10000.evaluation.predict import predict
 from examples.ham10000.options import parse, train_config
+from examples.ham10000.reporting.results import write_results
 from examples.ham10000.reproduce.reproduce import reproduce
 from examples.ham10000.training.launch import launch
 
@@ -105,13 +106,11 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.exists():
         raise FileExistsError(f"--out {options.out} exists: name a new folder")
-    data, config, probabilities, summary = evaluate_run(
-        options.run, options.data, options.split, options.workers
-    )
+    evaluation = evaluate_run(options.run, options.data, options.split, options.workers)
     if options.out is not None and processes.rank() == 0:
         options.out.mkdir(parents=True)
-        write_results(options.out, data, config, probabilities, summary)
-    processes.say(format_summary(summary))
+        write_results(options.out, evaluation)
+    processes.say(format_summary(evaluation.summary))
     return 0
 
 

@@ -75,7 +75,7 @@ def prepare(config: Config) -> tuple[Data, Network]:
     if config.recompute_bn == "yes" and not batch_norms(network.model):
         raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
     check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
-    folder = config.data or config.out / "synthetic"
+    folder = data_folder(config)
     if config.data is None:
         processes.once(lambda: _draw(folder))
     images = read_index(folder, allow_missing=config.skip_bad)
@@ -91,6 +91,11 @@ def prepare(config: Config) -> tuple[Data, Network]:
             print(fit)
             write_json(config.out / "warm_start.json", asdict(fit))
     return data, network
+
+
+def data_folder(config: Config) -> Path:
+    """Where the images of a run lie; synthetic ones are in its own folder."""
+    return config.data or config.out / "synthetic"
 
 
 def new_network(config: Config, *, empty: bool = False) -> Network:

@@ -12,6 +12,7 @@ import torch
 from examples.ham10000.cli import main
 from examples.ham10000.data import images, synthetic
 from examples.ham10000.evaluation import evaluate
+from examples.ham10000.reporting import results
 from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.throughput import Throughput
 
@@ -38,7 +39,7 @@ POINTS = {
     ),
     "testing": (LesionClassifier, "test_step", lambda calls, *args: calls == 1),
     "figures": (evaluate, "summarise", lambda calls, *args: calls == 1),
-    "results": (evaluate, "save_picture", lambda calls, *args: calls == 1),
+    "results": (results, "save_picture", lambda calls, *args: calls == 1),
 }
 """For each moment a function, and from its calls the one that does not return."""
 

@@ -64,6 +64,7 @@ def test_the_run_folder_is_complete(run):
         "curves.png",
         "last.ckpt",
         "metrics.csv",
+        "report.html",
         "split.csv",
         "synthetic",
         "test.csv",
@@ -200,6 +201,6 @@ def test_one_module_evaluates_one_part_after_another(run):
     images = read_index(run / "synthetic")
     data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
     for part in ("val", "test"):
-        probabilities, summary = evaluate_part(module, data, part, config, workers=0, leak=0.0)
-        assert len(probabilities) == summary["images"] == 33
-    assert summary == json.loads((run / "test.json").read_text())
+        found = evaluate_part(module, data, part, config, run, workers=0, leak=0.0)
+        assert len(found.probabilities) == found.summary["images"] == 33
+    assert found.summary == json.loads((run / "test.json").read_text())

@@ -7,6 +7,9 @@ from pathlib import Path
 
 METADATA = "HAM10000_metadata.csv"
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+LESION_MASKS = "HAM10000_segmentations_lesion_tschandl"
+"""Folder of the lesion masks, which a data folder may have: IMAGE_ID_segmentation.png."""
+
 COLUMNS = ("lesion_id", "image_id", "dx")
 
 ISIC_TRUTH = "ISIC2018_Task3_Training_GroundTruth.csv"

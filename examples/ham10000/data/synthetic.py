@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from examples.ham10000.data.index import SYNTHETIC_ID
-from examples.ham10000.data.layouts import COLUMNS, IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.layouts import COLUMNS, IMAGE_FOLDERS, LESION_MASKS, METADATA
 
 LESIONS = {"akiec": 28, "bcc": 32, "bkl": 36, "df": 24, "mel": 36, "nv": 90, "vasc": 24}
 """Lesions per class; every third lesion has two images."""
@@ -37,11 +37,11 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
     """Draw the set into ``folder``: the same pictures for the same seed.
 
     Args:
-        folder: gets the metadata and the image folders; made if needed.
+        folder: gets the metadata, the images and the lesion masks; made if needed.
         seed: of every draw.
     """
     generator = np.random.default_rng(seed)
-    for name in IMAGE_FOLDERS:
+    for name in (*IMAGE_FOLDERS, LESION_MASKS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
     for dx, count in LESIONS.items():
@@ -50,9 +50,11 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
             for _ in range(2 if lesion % 3 == 0 else 1):
                 number = len(rows)
                 image_id = f"{SYNTHETIC_ID}{number:04d}"
-                pixels = _draw(dx, shape, generator)
+                pixels, inside = _draw(dx, shape, generator)
                 path = folder / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg"
                 PillowImage.fromarray(np.uint8(255 * pixels)).save(path, quality=92)
+                mask = folder / LESION_MASKS / f"{image_id}_segmentation.png"
+                PillowImage.fromarray(np.uint8(255 * inside)).save(mask)
                 rows.append(dict(zip(COLUMNS, (f"{dx}_{lesion:03d}", image_id, dx), strict=True)))
     with (folder / METADATA).open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -60,8 +62,11 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
         writer.writerows(rows)
 
 
-def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> Picture:
-    """One picture of a lesion: its outline is the lesion's, view and light are the picture's."""
+def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> tuple[Picture, Picture]:
+    """One picture of a lesion, and where the lesion is, 0 or 1.
+
+    Its outline is the lesion's, view and light are the picture's.
+    """
     colour, accent, roughness = _LOOKS[dx]
     y, x = np.mgrid[-0.75 : 0.75 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     centre = generator.uniform(-0.12, 0.12, 2)
@@ -83,8 +88,7 @@ def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> Picture:
     picture = skin * (1 - lesion) + tissue * lesion
     light = generator.uniform(0.85, 1.1) * (1 - 0.18 * (x**2 + y**2))[..., None]
     noise = generator.normal(0, 0.02, picture.shape)
-    lit: Picture = np.clip(picture * light + noise, 0, 1)
-    return lit
+    return np.clip(picture * light + noise, 0, 1), np.float64(depth > 0)
 
 
 def _structures(

@@ -1,6 +1,7 @@
 """A network and the images of one part: probabilities and figures."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,29 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.evaluation.metrics import summarise
-from examples.ham10000.evaluation.plots import confusion, save_picture
-from examples.ham10000.files import write_csv, write_json
 from examples.ham10000.run import new_network
 from examples.ham10000.training.lit import LesionClassifier
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network, the images of a part, and what came out.
+
+    Attributes:
+        config: the options of the run.
+        folder: where the data lie.
+        data: the images.
+        module: the network.
+        probabilities: of the classes, (N, 7), in the order of the part.
+        summary: the figures for JSON; ``part`` names the part.
+    """
+
+    config: Config
+    folder: Path
+    data: Data
+    module: LesionClassifier
+    probabilities: Tensor
+    summary: dict[str, Any]
 
 
 def new_trainer(**options: Any) -> L.Trainer:
@@ -70,9 +90,7 @@ def load_best(run: Path) -> LesionClassifier:
     return LesionClassifier(network, nn.CrossEntropyLoss(), image_size=config.image_size)
 
 
-def evaluate_run(
-    run: Path, folder: Path, part: str, workers: int
-) -> tuple[Data, Config, Tensor, dict[str, Any]]:
+def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation:
     """Evaluate the best checkpoint of a run on a part of its split.
 
     Args:
@@ -80,9 +98,6 @@ def evaluate_run(
         folder: the data. Other files of the same images, such as larger ones, give a warning.
         part: train, val or test.
         workers: processes that load data.
-
-    Returns:
-        The data of the part, the options of the run, and what :func:`evaluate_part` returns.
 
     Raises:
         FileNotFoundError, ValueError: the run or the data cannot be used, or the split of the run
@@ -97,12 +112,18 @@ def evaluate_run(
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
         )
-    return data, config, *evaluate_part(module, data, part, config, workers, description["leak"])
+    return evaluate_part(module, data, part, config, folder, workers, description["leak"])
 
 
 def evaluate_part(
-    module: LesionClassifier, data: Data, part: str, config: Config, workers: int, leak: float
-) -> tuple[Tensor, dict[str, Any]]:
+    module: LesionClassifier,
+    data: Data,
+    part: str,
+    config: Config,
+    folder: Path,
+    workers: int,
+    leak: float,
+) -> Evaluation:
     """Predict every image of a part once, in float32, over all processes.
 
     Args:
@@ -110,11 +131,9 @@ def evaluate_part(
         data: the images.
         part: train, val or test.
         config: the options of the run.
+        folder: where the data lie.
         workers: processes that load data.
         leak: share of the test images whose lesion is in the training part, for the report.
-
-    Returns:
-        Probabilities (N, 7) in the order of the part, and the figures for JSON.
     """
     trainer = new_trainer()
     batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
@@ -128,28 +147,15 @@ def evaluate_part(
         torch.tensor([image.label for image in images]),
         [image.lesion_id for image in images],
     )
-    return probabilities, {
+    about = {
         "network": config.network_name,
         "data": data.name,
         "split": config.split_name,
         "leak": leak,
         "part": part,
-        **summary,
-        "notice": NOTICE,
     }
-
-
-def write_results(
-    folder: Path, data: Data, config: Config, probabilities: Tensor, summary: dict[str, Any]
-) -> None:
-    """Write figures (JSON), probabilities (CSV) and the confusion matrix (PNG) of a part."""
-    part = summary["part"]
-    images = [data.images[i].image_id for i in data.split[part]]
-    write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), isic_rows(images, probabilities))
-    title = f"{data.name}, {config.split_name}\n{config.network_name}"
-    picture = confusion(summary, f"{title}, {part} part")
-    save_picture(picture, folder / f"confusion_matrix_{part}.png")
-    write_json(folder / f"{part}.json", summary)
+    summary = {**about, **summary, "notice": NOTICE}
+    return Evaluation(config, folder, data, module, probabilities.cpu(), summary)
 
 
 def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:

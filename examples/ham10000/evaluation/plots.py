@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and its confusion matrix."""
+"""Pictures of a run: its curves, its confusion matrix, its ROC curves."""
 
 import csv
 from collections.abc import Sequence
@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_auroc, multiclass_roc
 
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.files import moved_into_place
 
 
@@ -57,6 +60,29 @@ def finish_curve(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def roc(probabilities: Tensor, labels: Tensor) -> Figure:
+    """The ROC curve of every class against the others.
+
+    Args:
+        probabilities: of the classes for every image, (N, 7).
+        labels: true classes, (N,); every class needs images.
+    """
+    figure = Figure(figsize=(5.4, 5), layout="constrained")
+    axes = figure.subplots()
+    probabilities = probabilities.double()
+    false, true, _ = multiclass_roc(probabilities, labels, len(CLASSES))
+    areas = multiclass_auroc(probabilities, labels, len(CLASSES), average=None)
+    for name, x, y, area in zip(CLASSES, false, true, areas.tolist(), strict=True):
+        axes.plot(x.numpy(), y.numpy(), label=f"{name.upper()} {area:.3f}", linewidth=1.3)
+    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", linewidth=1)
+    axes.set_xlabel("1 - specificity")
+    axes.set_ylabel("sensitivity")
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.legend(title="class, area", loc="lower right")
+    return figure
 
 
 def confusion(summary: dict[str, Any], title: str) -> Figure:

@@ -18,11 +18,11 @@ from examples.ham10000.evaluation.evaluate import (
     evaluate_part,
     load_best,
     new_trainer,
-    write_results,
 )
 from examples.ham10000.evaluation.plots import curves, save_picture
 from examples.ham10000.files import write_json
-from examples.ham10000.run import describe, recomputes_bn
+from examples.ham10000.reporting.results import write_results
+from examples.ham10000.run import data_folder, describe, recomputes_bn
 from examples.ham10000.training.batchnorm import RecomputeBatchNorm
 from examples.ham10000.training.checkpoint import WholeCheckpointIO
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
@@ -51,15 +51,15 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         write_json(config.out / "config.json", description)
     _fit(config, data, network, description, last if last.exists() else None)
     best = load_best(config.out)
-    probabilities, summary = evaluate_part(
-        best, data, "test", config, config.workers, description["leak"]
-    )
+    folder = data_folder(config)
+    leak = description["leak"]
+    evaluation = evaluate_part(best, data, "test", config, folder, config.workers, leak)
     if processes.rank() == 0:
         title = f"{data.name}, {config.split_name}\n{config.network_name}"
         picture = curves(config.out / "metrics.csv", data.label, title)
         save_picture(picture, config.out / "curves.png")
-        write_results(config.out, data, config, probabilities, summary)
-    return summary
+        write_results(config.out, evaluation)
+    return evaluation.summary
 
 
 def _fit(

@@ -1,0 +1,142 @@
+"""Where the blocks of a network look: gates on images, and how much of them is on the lesion."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from attnblocks.visualize import (
+    GateStatistics,
+    SiteAttention,
+    attention_maps,
+    show_attention,
+    site_statistics,
+)
+from examples.ham10000.data.augment import canvas_size, center_crop
+from examples.ham10000.data.images import load_image
+from examples.ham10000.data.index import CLASSES, Image
+from examples.ham10000.data.layouts import LESION_MASKS
+from examples.ham10000.data.load import Data
+from examples.ham10000.reporting.page import snapshot
+from examples.ham10000.training.lit import LesionClassifier
+
+MOST_IMAGES = 256
+"""Statistics are over at most that many images of a part, evenly spaced."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the block at one site does to the images of a part.
+
+    Attributes:
+        name: of the block.
+        gates: how open each of its gates is.
+        on_lesion: mean share of its attention that lies on the lesion; None for a block that
+            gates channels alone, and where there are no lesion masks.
+    """
+
+    name: str
+    gates: list[GateStatistics]
+    on_lesion: float | None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the blocks of a network do to the images of a part.
+
+    Attributes:
+        sites: one for each block, in the order in which they run.
+        images: how many the statistics are over.
+        masks: how many of them have a lesion mask.
+        lesion_area: mean share of the image that the lesion covers: what ``on_lesion`` would be
+            for attention that is the same everywhere; None without masks.
+        overlays: pictures of the first image of each class at some of the sites, with titles.
+    """
+
+    sites: list[Site]
+    images: int
+    masks: int
+    lesion_area: float | None
+    overlays: list[tuple[str, Markup]]
+
+
+def read_attention(module: LesionClassifier, data: Data, part: str, folder: Path) -> Attention:
+    """Run the network on images of a part and read what its blocks do.
+
+    Args:
+        module: a network with blocks of the library.
+        data: the images.
+        part: train, val or test.
+        folder: the data folder, which may have lesion masks.
+    """
+    positions = data.split[part]
+    sample = positions[:: -(-len(positions) // MOST_IMAGES)]
+    maps = _maps(module, data, sample)
+    having, masks = read_masks(folder, [data.images[i] for i in sample], module.image_size)
+    gates = site_statistics(maps)
+    sites = [
+        Site(
+            name,
+            [gate for gate in gates if gate.site == name],
+            share_inside(site.on_image[having].cpu(), masks).mean().item()
+            if site.looks_somewhere and having
+            else None,
+        )
+        for name, site in maps.items()
+    ]
+    area = masks.double().mean().item() if having else None
+    return Attention(sites, len(sample), len(having), area, _overlays(module, data, part))
+
+
+def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:
+    """The lesion masks of images, as the network sees the images.
+
+    Returns:
+        The places of the images that have a mask, and the masks: bool (M, image_size, image_size).
+    """
+    files = [folder / LESION_MASKS / f"{image.image_id}_segmentation.png" for image in images]
+    having = [place for place, file in enumerate(files) if file.is_file()]
+    masks = [load_image(files[place], canvas_size(image_size))[:1] >= 128 for place in having]
+    if not masks:
+        return [], torch.zeros(0, image_size, image_size, dtype=torch.bool)
+    return having, center_crop(torch.stack(masks), image_size)[:, 0]
+
+
+def share_inside(attention: Tensor, masks: Tensor) -> Tensor:
+    """Share of the attention that lies inside a mask.
+
+    Args:
+        attention: not negative, (N, H, W).
+        masks: bool, (N, H, W).
+
+    Returns:
+        (N), float64.
+    """
+    attention = attention.double()
+    return (attention * masks).sum(dim=(1, 2)) / attention.sum(dim=(1, 2))
+
+
+def _maps(module: LesionClassifier, data: Data, positions: list[int]) -> dict[str, SiteAttention]:
+    pixels = center_crop(torch.from_numpy(data.pixels[positions]), module.image_size)
+    return attention_maps(module.model, module.normalise(pixels.to(module.device)))
+
+
+def _overlays(module: LesionClassifier, data: Data, part: str) -> list[tuple[str, Markup]]:
+    """The first image of each class, at the first, the middle and the last site that looks."""
+    first = {data.images[i].label: i for i in reversed(data.split[part])}
+    positions = [first[label] for label in range(len(CLASSES))]
+    looking = {
+        name: site for name, site in _maps(module, data, positions).items() if site.looks_somewhere
+    }
+    names = list(looking)
+    pixels = center_crop(torch.from_numpy(data.pixels[positions]), module.image_size)
+    overlays = []
+    for name in dict.fromkeys(names[i] for i in (0, len(names) // 2, -1) if names):
+        for place, position in enumerate(positions):
+            image = data.images[position]
+            title = f"{CLASSES[image.label].upper()}, {image.image_id}, {name}"
+            figure = show_attention(pixels[place], looking[name], place)
+            overlays.append((title, snapshot(figure, f"attention, {title}")))
+    return overlays
