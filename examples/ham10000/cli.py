@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 1 after a diverged run, for data that ``check`` finds unusable, or where ``predict`` had
-        to leave images out; 2 for input that cannot be used.
+        0; 1 after a diverged run, for data that ``check`` finds unusable, where ``predict`` had to
+        leave images out or ``reproduce`` could not run a row; 2 for input that cannot be used.
     """
     options = parse(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
@@ -136,10 +136,11 @@ def _predict(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     processes.say(f"HAM10000 skin lesions. {NOTICE}")
     given = {name: value for name, value in vars(options).items() if name != "command"}
-    failures = reproduce(**given)
-    for row, problem in failures.items():
+    outcome = reproduce(**given)
+    for row, problem in outcome.failures.items():
         _complain(f"{row} could not be run: {problem}")
-    return 1 if failures else 0
+    processes.say(f"{outcome.name}: {', '.join(map(str, outcome.files))}")
+    return 1 if outcome.failures else 0
 
 
 def format_summary(summary: dict[str, Any]) -> str:

@@ -1,16 +1,37 @@
 """Run the rows of a table, each once, and write what came out beside the paper's figures."""
 
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from examples.ham10000 import processes
-from examples.ham10000.config import Config, read_options
-from examples.ham10000.options import LOSSES_WITH, train_config
-from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES, Row
+from examples.ham10000.config import Config
+from examples.ham10000.data.index import read_index
+from examples.ham10000.reproduce.figures import write_figure
+from examples.ham10000.reproduce.numbers import write_numbers
+from examples.ham10000.reproduce.results import collect
+from examples.ham10000.reproduce.rows import FIGURES, TABLES, Table
+from examples.ham10000.reproduce.runs import check_same_options, finished, row_config
+from examples.ham10000.reproduce.table import write_table
 from examples.ham10000.training.launch import launch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :func:`reproduce` did.
+
+    Attributes:
+        name: of the table or figure.
+        files: where it was written.
+        failures: what went wrong, by row.
+    """
+
+    name: str
+    files: list[Path]
+    failures: dict[str, str]
 
 
 def reproduce(
@@ -22,10 +43,11 @@ def reproduce(
     rows: list[str] | None = None,
     seeds: int = 1,
     **options: Any,
-) -> dict[str, str]:
+) -> Outcome:
     """Run what is not finished yet, and write the table or figure from all that is.
 
-    Several of these may share a folder: each takes rows that no other one is at.
+    It is written after every run. Several of these may share a folder: each takes rows that no
+    other one is at.
 
     Args:
         data: HAM10000 folder.
@@ -37,13 +59,41 @@ def reproduce(
         **options: of ``train``, for all rows; ``model`` takes the place of MobileNetV3-Small, and
             ``weights`` are those of it.
 
-    Returns:
-        What went wrong, by row.
-
     Raises:
         ValueError: an unknown row, an option out of range, or a run in ``out`` that has others.
+        FileNotFoundError: there is no such data folder.
     """
     wanted = FIGURES[figure] if table is None and figure is not None else TABLES[table or 0]
+    todo = _plan(wanted, out, data, rows, seeds, options)
+    read_index(data, allow_missing=True)  # else every row would fail, and none for its own reason
+    out.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    write = partial(_write, wanted, out, data, options, failures)
+    for wait in (False, True):  # what another process is at is waited for in the end
+        for name, config in todo.items():
+            if name in failures:
+                continue
+            try:
+                trained = _run(name, config, wait)
+            except (ValueError, OSError, FloatingPointError) as error:
+                if processes.count() > 1:  # the others may wait for this one
+                    raise
+                failures[name] = " ".join(str(error).split())
+            else:
+                if trained:
+                    processes.once(write)
+    return Outcome(wanted.name, processes.once(write), failures)
+
+
+def _plan(
+    wanted: Table,
+    out: Path,
+    data: Path,
+    rows: list[str] | None,
+    seeds: int,
+    options: dict[str, Any],
+) -> dict[str, Config]:
+    """The runs that are asked for, by the names to call them; errors as of :func:`reproduce`."""
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     names = [row.name for row in wanted.rows]
@@ -52,84 +102,31 @@ def reproduce(
         raise ValueError(f"{wanted.name} has no row {unknown[0]!r}; it has {', '.join(names)}")
     if options.get("weights") == "none":
         raise ValueError("--weights none: give those of the rows with pre-training")
-    runs = {
-        (row, seed): row_config(row, seed, out, data, options)
-        for seed in range(seeds)
-        for row in wanted.rows
-    }
-    for config in runs.values():
-        _check_same_options(config)
-    out.mkdir(parents=True, exist_ok=True)
-    todo = {key: run for key, run in runs.items() if rows is None or key[0].name in rows}
-    failures: dict[str, str] = {}
-    for wait in (False, True):  # what another process is at is waited for in the end
-        for (row, seed), config in todo.items():
-            name = row.name if seeds == 1 else f"{row.name}, seed {seed}"
-            if name not in failures and not finished(config.out):
-                try:
-                    _run(name, config, wait)
-                except (ValueError, OSError, FloatingPointError) as error:
-                    if processes.count() > 1:  # the others may wait for this one
-                        raise
-                    failures[name] = str(error)
-    return failures
+    todo = {}
+    for seed in range(seeds):
+        for row in wanted.rows:
+            config = row_config(row, seed, out, data, options)
+            check_same_options(config)
+            if rows is None or row.name in rows:
+                todo[row.name if seeds == 1 else f"{row.name}, seed {seed}"] = config
+    return todo
 
 
-def finished(run: Path) -> bool:
-    """Whether a run has been tested."""
-    return (run / "test.json").exists()
-
-
-def row_config(row: Row, seed: int, out: Path, data: Path, options: dict[str, Any]) -> Config:
-    """The options of the run of a row, in a folder that is named after them."""
-    own = row.model == BACKBONE
-    given = {k: v for k, v in options.items() if row.loss in LOSSES_WITH.get(k, (row.loss,))}
-    given["model"] = options.get("model", BACKBONE) if own else row.model
-    given["weights"] = "none"
-    if row.pretrained:
-        given["weights"] = options.get("weights", "imagenet") if own else "imagenet"
-    if row.attention in ("SE", "none"):
-        given.pop("init", None)
-    given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
-    config = train_config(given)
-    parts = [
-        config.model.partition("/")[2],
-        *(["pretrained"] if row.pretrained else []),
-        config.attention,
-        *([config.init] if config.init else []),
-        config.loss,
-        config.protocol,
-        f"seed{seed}",
-    ]
-    config = replace(config, out=out / "-".join(parts))
-    config.check()
-    return config
-
-
-def _check_same_options(config: Config) -> None:
-    """Raise ValueError where the folder of a run has one with other options."""
-    if not config.out.exists():
-        return
-    begun = read_options(config.out)
-    for name, value in vars(config).items():
-        # Where the data lie and who loads them makes no difference.
-        if name not in ("data", "workers") and value != getattr(begun, name):
-            raise ValueError(
-                f"{config.out} was begun with {name} {getattr(begun, name)}, not {value}: "
-                "name another --out"
-            )
-
-
-def _run(name: str, config: Config, wait: bool) -> None:
-    """Do one run, or leave it to the process that is at it."""
-    lock = FileLock(config.out.with_suffix(".lock"))
+def _run(name: str, config: Config, wait: bool) -> bool:
+    """Do one run, unless it is finished or another process is at it; say whether it was done."""
+    # One process looks, for all: between two looks a run may begin or end.
+    if processes.once(partial(finished, config.out)):
+        return False
+    lock = FileLock(config.out.with_name(f"{config.out.name}.lock"))
     if not processes.once(lambda: _acquire(lock, wait)):
         processes.say(f"{name}: another process is at it")
-        return
+        return False
     try:
-        if not finished(config.out):
-            processes.say(f"\n{name}")
-            launch(config, resumed=config.out.exists())
+        if processes.once(partial(finished, config.out)):
+            return False
+        processes.say(f"\n{name}")
+        launch(config, resumed=processes.once(config.out.exists))
+        return True
     finally:
         if processes.rank() == 0:
             lock.release()
@@ -141,3 +138,15 @@ def _acquire(lock: FileLock, wait: bool) -> bool:
     except Timeout:
         return False
     return True
+
+
+def _write(
+    wanted: Table, out: Path, data: Path, options: dict[str, Any], failures: dict[str, str]
+) -> list[Path]:
+    """Write the table or figure from what is finished now; give the files."""
+    # Without the lock, a process could replace a table by one that it has read before.
+    with FileLock(out / f"{wanted.kind}-{wanted.number}.lock"):
+        results = collect(wanted, out, data, options, failures)
+        if wanted.kind == "figure":
+            return write_figure(results)
+        return write_table(results) + write_numbers(results)

@@ -1,0 +1,306 @@
+"""The rows of a table: each is run once, whatever is killed, fails or runs beside it."""
+
+import csv
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from examples.ham10000.cli import main
+from examples.ham10000.config import Config
+from examples.ham10000.data.synthetic import write_synthetic
+from examples.ham10000.reproduce import reproduce as module
+from tests.ham10000.finished import begin, finish
+from tests.ham10000.runs import MODEL
+
+TABLE_5 = ["SE", "CBAM", "SeCo", "Eca", "CaCo", "CaCo + joint loss"]
+
+
+class Launches:
+    """Stands for the training: writes a finished run, and keeps what it was called with."""
+
+    def __init__(self):
+        self.configs: list[Config] = []
+        self.resumed: list[bool] = []
+        self.before = lambda config: None
+
+    def __call__(self, config: Config, *, resumed: bool) -> None:
+        self.configs.append(config)
+        self.resumed.append(resumed)
+        assert resumed == config.out.exists()
+        self.before(config)
+        finish(config.out, **vars(config))
+
+    @property
+    def names(self) -> list[str]:
+        return [config.out.name for config in self.configs]
+
+
+@pytest.fixture
+def launches(monkeypatch) -> Launches:
+    fake = Launches()
+    monkeypatch.setattr(module, "launch", fake)
+    return fake
+
+
+@pytest.fixture
+def call(folder, tmp_path):
+    """The exit code of ``reproduce`` on the small data folder, in ``out``."""
+
+    def reproduce(*options: str) -> int:
+        out = str(tmp_path / "out")
+        return main(["reproduce", *options, "--data", str(folder), "--out", out])
+
+    return reproduce
+
+
+def not_run(out: Path, table: str = "table-5-lesion") -> list[str]:
+    with (out / f"{table}.csv").open(newline="") as file:
+        return [row["row"] for row in csv.DictReader(file) if row["seeds"] == "0"]
+
+
+def locked_elsewhere(run: Path) -> FileLock:
+    """The lock of a run, which another thread holds: in this one, waiting for it is an error."""
+    lock = FileLock(f"{run}.lock", thread_local=False)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lock.acquire).result()
+    return lock
+
+
+def test_the_command_of_the_papers_protocol_has_its_settings(launches, call):
+    assert call("--table", "5", "--protocol", "paper") == 0
+    for config in launches.configs:
+        assert (config.image_size, config.epochs, config.batch_size) == (224, 100, 128)
+        assert (config.lr, config.weight_decay) == (5e-4, 5e-2)
+        assert (config.model, config.weights) == ("tv/mobilenet_v3_small", "imagenet")
+        assert (config.protocol, config.seed) == ("paper", 0)
+    assert launches.names == [
+        "mobilenet_v3_small-pretrained-SE-cross-entropy-paper-seed0",
+        "mobilenet_v3_small-pretrained-CBAM-fitted-cross-entropy-paper-seed0",
+        "mobilenet_v3_small-pretrained-SeCo-fitted-cross-entropy-paper-seed0",
+        "mobilenet_v3_small-pretrained-Eca-fitted-cross-entropy-paper-seed0",
+        "mobilenet_v3_small-pretrained-CaCo-fitted-cross-entropy-paper-seed0",
+        "mobilenet_v3_small-pretrained-CaCo-fitted-joint-paper-seed0",
+    ]
+
+
+def test_rows_with_other_networks_have_their_own_weights(launches, call, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.touch()
+    options = ["--model", "timm/mobilenetv3_small_075", "--weights", str(weights)]
+    assert call("--table", "2", *options) == 0
+    assert call("--table", "3", *options) == 0
+    assert [(config.model, config.weights, config.attention) for config in launches.configs] == [
+        ("tv/resnet18", "none", "none"),
+        ("tv/resnet18", "imagenet", "none"),
+        ("timm/mobilenetv3_small_075", "none", "SE"),
+        ("timm/mobilenetv3_small_075", str(weights), "SE"),
+        # The other rows of Table 3 are done.
+        ("tv/shufflenet_v2_x2_0", "imagenet", "none"),
+        ("timm/ghostnetv2_100", "imagenet", "SE"),
+        ("tv/efficientnet_b0", "imagenet", "SE"),
+    ]
+
+
+def test_a_row_takes_the_options_that_it_has_a_use_for(launches, call):
+    options = ["--ldam-weight", "2", "--drw-start", "0.5", "--class-weights", "balanced"]
+    assert call("--table", "4", *options, "--init", "warm") == 0
+    found = [(c.ldam_weight, c.drw_start, c.class_weights, c.init) for c in launches.configs]
+    assert [config.loss for config in launches.configs] == [
+        "cross-entropy",
+        "cross-entropy",
+        "focal",
+        "ldam",
+        "joint",
+    ]
+    assert found == [
+        (1, 0.8, "balanced", None),
+        (1, 0.8, "balanced", "warm"),
+        (1, 0.8, "balanced", "warm"),
+        (1, 0.5, "none", "warm"),
+        (2, 0.5, "balanced", "warm"),
+    ]
+
+
+def test_every_row_is_run_once(launches, call, tmp_path, capsys):
+    assert call("--table", "5") == 0
+    assert len(launches.configs) == len(set(launches.names)) == 6
+    assert launches.resumed == [False] * 6
+    table = tmp_path / "out" / "table-5-lesion.md"
+    assert str(table) in capsys.readouterr().out
+    table.unlink()
+    assert call("--table", "5") == 0
+    assert len(launches.configs) == 6
+    assert table.exists()  # written from runs that were finished already
+    assert call("--table", "4") == 0  # three of its rows are rows of Table 5
+    assert [config.loss for config in launches.configs[6:]] == ["focal", "ldam"]
+
+
+def test_a_killed_run_is_gone_on_with(launches, call, tmp_path):
+    def kill_caco(config):
+        begin(config.out, **vars(config))
+        if config.attention == "SeCo":
+            raise KeyboardInterrupt
+
+    launches.before = kill_caco
+    with pytest.raises(KeyboardInterrupt):
+        call("--table", "5")
+    assert not_run(tmp_path / "out") == TABLE_5[2:]  # written after each run
+    launches.before = lambda config: None
+    assert call("--table", "5") == 0
+    assert launches.resumed == [False] * 3 + [True] + [False] * 3
+    assert [config.attention for config in launches.configs[2:4]] == ["SeCo", "SeCo"]
+    assert not_run(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "50"], "seed0 was begun with epochs 100, not 50: name another --out"),
+        (["--monitor", "val_loss"], "was begun with monitor val_mean_recall, not val_loss"),
+        (["--rows", "SE", "ECA"], "Table 5 has no row 'ECA'; it has SE, CBAM, SeCo, Eca, CaCo, "),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--weights", "none"], "--weights none: give those of the rows with pre-training"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+    ],
+)
+def test_options_that_cannot_be_used_run_nothing(options, message, launches, call, capsys):
+    assert call("--table", "5", "--rows", "SE") == 0
+    assert call("--table", "5", *options) == 2
+    assert message in capsys.readouterr().err
+    assert len(launches.configs) == 1
+
+
+def test_data_that_are_not_there_run_nothing(launches, tmp_path, capsys):
+    options = ["--table", "5", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "out")]
+    assert main(["reproduce", *options]) == 2
+    assert "give the HAM10000 folder" in capsys.readouterr().err
+    assert launches.configs == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_data_lie_and_who_loads_them_makes_no_difference(launches, call, folder, tmp_path):
+    assert call("--table", "5", "--rows", "SE") == 0
+    moved = folder.rename(tmp_path / "moved")
+    options = ["--data", str(moved), "--out", str(tmp_path / "out"), "--workers", "2"]
+    assert main(["reproduce", "--table", "5", "--rows", "SE", *options]) == 0
+    assert len(launches.configs) == 1
+
+
+def test_some_rows_and_several_seeds(launches, call, tmp_path):
+    assert call("--table", "5", "--rows", "CaCo", "SE", "--seeds", "2") == 0
+    assert [(config.seed, config.attention) for config in launches.configs] == [
+        (0, "SE"),
+        (0, "CaCo"),
+        (1, "SE"),
+        (1, "CaCo"),
+    ]
+    assert call("--table", "5", "--rows", "Eca") == 0
+    assert len(launches.configs) == 5
+    with (tmp_path / "out" / "table-5-lesion.csv").open(newline="") as file:
+        seeds = {row["row"]: row["seeds"] for row in csv.DictReader(file)}
+    # All that are finished, and not only those of the last call.
+    assert list(seeds.values()) == ["2", "0", "0", "1", "2", "0"]
+
+
+def test_a_failing_row_does_not_stop_the_others(launches, call, tmp_path, capsys):
+    def fail(config):
+        if config.attention == "CBAM":
+            raise FileNotFoundError("cannot download\n  the weights")
+        if config.attention == "Eca":
+            begin(config.out, **vars(config))
+            raise FloatingPointError("the loss is not finite")
+
+    launches.before = fail
+    assert call("--table", "5") == 1
+    assert len(launches.configs) == 6
+    errors = capsys.readouterr().err
+    assert "CBAM could not be run: cannot download the weights" in errors
+    assert "Eca could not be run: the loss is not finite" in errors
+    assert not_run(tmp_path / "out") == ["CBAM", "Eca"]
+    for end in ("md", "html"):
+        text = (tmp_path / "out" / f"table-5-lesion.{end}").read_text()
+        assert "CBAM: cannot download the weights" in text
+    lines = (tmp_path / "out" / "table-5-lesion.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines if "|" in line]
+    assert [row[3] for row in cells if row[1] in ("CBAM", "Eca")] == ["not run", "not finished"]
+    launches.before = lambda config: None
+    assert call("--table", "5") == 0
+    assert launches.names[6:] == [launches.names[1], launches.names[3]]
+
+
+def test_a_row_that_another_process_is_at_is_left_to_it(launches, call, tmp_path, capsys):
+    run = tmp_path / "out" / "mobilenet_v3_small-pretrained-CBAM-fitted-cross-entropy-lesion-seed0"
+    run.parent.mkdir()
+    lock = locked_elsewhere(run)
+
+    def other_process():
+        finish(run, attention="CBAM", init="fitted")
+        lock.release()
+
+    def begin_the_end(config):
+        if config.loss == "joint":  # the last row
+            threading.Timer(0.3, other_process).start()
+
+    launches.before = begin_the_end
+    assert call("--table", "5") == 0
+    assert "CBAM: another process is at it" in capsys.readouterr().out
+    assert [config.attention for config in launches.configs] == [
+        "SE",
+        "SeCo",
+        "Eca",
+        "CaCo",
+        "CaCo",
+    ]
+    assert not_run(tmp_path / "out") == []  # it was waited for
+
+
+def test_a_row_that_another_process_has_left_is_taken_over(launches, call, tmp_path):
+    run = tmp_path / "out" / "mobilenet_v3_small-pretrained-SE-cross-entropy-lesion-seed0"
+    begin(run)
+    lock = locked_elsewhere(run)
+    launches.before = lambda config: lock.release()  # killed while the second row is run
+    assert call("--table", "5", "--rows", "SE", "CBAM") == 0
+    assert [config.attention for config in launches.configs] == ["CBAM", "SE"]
+    assert launches.resumed == [False, True]
+
+
+def test_two_that_share_a_folder_run_each_row_once(launches, call, tmp_path):
+    launches.before = lambda config: time.sleep(0.05)
+    with ThreadPoolExecutor(2) as pool:
+        codes = [pool.submit(call, "--table", "5") for _ in range(2)]
+    assert [code.result() for code in codes] == [0, 0]
+    assert len(launches.names) == len(set(launches.names)) == 6
+    assert not_run(tmp_path / "out") == []
+
+
+def test_networks_with_a_dot_in_their_name_have_a_lock_for_each_row(launches, call, tmp_path):
+    assert call("--table", "5", "--model", "timm/mobilenetv3_small_050.lamb_in1k") == 0
+    locks = {f"{name}.lock" for name in launches.names}
+    assert len(locks) == 6
+    if sys.platform != "win32":  # which removes them
+        assert locks <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_from_pictures_to_the_table(tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_synthetic(data)
+    options = ["--data", str(data), "--out", str(out), "--model", MODEL, "--image-size", "32"]
+    options += ["--epochs", "1"]
+    assert main(["reproduce", "--table", "2", "--rows", "MobileNetV3, without", *options]) == 0
+    assert "Run folder" in capsys.readouterr().out
+    assert not_run(out, "table-2-lesion") == [
+        "ResNet18, without",
+        "ResNet18, with",
+        "MobileNetV3, with",
+    ]
+    for end in ("md", "html"):
+        text = (out / f"table-2-lesion.{end}").read_text()
+        assert "SYNTHETIC pictures" in text
+        assert "Tschandl" not in text
+    assert main(["reproduce", "--table", "2", "--rows", "MobileNetV3, without", *options]) == 0
+    assert "Run folder" not in capsys.readouterr().out
