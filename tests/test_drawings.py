@@ -1,0 +1,50 @@
+"""The committed drawings are what the script draws, and say what the blocks do."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from attnblocks import create_block, list_blocks
+from docs.drawings import DRAWINGS, FOLDER, svg
+
+LETTERS = {1: "1", 3: "N", 14: "H", 20: "W", 512: "C", 128: "S", 32: "h", 16: "m", 2: "2"}
+BY_NAME = {drawing.name: drawing for drawing in DRAWINGS}
+
+
+def texts(drawing) -> list[str]:
+    """The lines of text from top to bottom."""
+    return [text.text for text in ElementTree.fromstring(svg(drawing)).findall(".//{*}text")]
+
+
+@pytest.mark.parametrize("name", list_blocks())
+def test_the_committed_file_is_what_the_script_draws(name):
+    assert (FOLDER / f"{name.lower()}.svg").read_text(encoding="utf-8") == svg(BY_NAME[name])
+
+
+def test_every_file_is_of_a_block():
+    files = sorted(file.name for file in FOLDER.iterdir())
+    assert files == sorted(f"{name.lower()}.svg" for name in list_blocks())
+
+
+@pytest.mark.parametrize("name", list_blocks())
+def test_layers_and_gates_are_those_of_the_block(name):
+    block = create_block(name, 512)
+    drawn = texts(BY_NAME[name])
+    joined = "\n".join(drawn)
+    layers = {
+        path.split(".")[-1]: layer
+        for path, layer in block.named_modules()
+        if list(layer.parameters(recurse=False))
+    }
+    assert set(re.findall(r"\b(fc\w|conv\w*|bn\w?):", joined)) == set(layers)
+    for layer_name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d):
+            widths = f"{LETTERS[layer.in_channels]} → {LETTERS[layer.out_channels]}"
+            size = "x".join(map(str, layer.kernel_size))
+            assert re.search(rf"{layer_name}:\s{size} conv, {widths}", joined)
+    for gate in block.gates(torch.rand(3, 512, 14, 20)):
+        shape = ", ".join(LETTERS[length] for length in gate.shape)
+        assert f"({shape})" in drawn
