@@ -1,7 +1,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: $(VENV)/.ham10000
 	$(PYTHON) -m examples.ham10000 train
@@ -13,6 +13,10 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Into site/, to be opened from there; a broken link or an undocumented public name fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # One file per extra says that it is installed; a change of pyproject.toml installs again.
 $(VENV)/.%: pyproject.toml
