@@ -227,7 +227,9 @@ def main() -> None:
     """Write all drawings."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for drawing in DRAWINGS:
-        (FOLDER / f"{drawing.name.lower()}.svg").write_text(svg(drawing), encoding="utf-8")
+        (FOLDER / f"{drawing.name.lower()}.svg").write_text(
+            svg(drawing), encoding="utf-8", newline="\n"
+        )
 
 
 if __name__ == "__main__":
