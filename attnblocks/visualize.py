@@ -150,8 +150,9 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
         index: place of the image in the batch that was given to :func:`attention_maps`.
 
     Returns:
-        A figure of matplotlib, which has to be installed. Every scale runs from the least to the
-        most of this image, however little they differ: the numbers at its ends say how much.
+        A figure of matplotlib, which has to be installed; a notebook shows it after
+        ``%matplotlib inline``. Every scale runs from the least to the most of this image, however
+        little they differ: the numbers at its ends say how much.
 
     Raises:
         ValueError: the image is not (3, H, W), or has another size than ``attention``.
@@ -183,7 +184,8 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
             _draw_gates(places.append_axes(side, "18%", pad=0.06), name, means, length)
     colours = overlay.imshow(on_image.numpy(), cmap="inferno", alpha=0.55)
     scale = make_axes_locatable(overlay).append_axes("right", "5%", pad=0.06)
-    figure.colorbar(colours, cax=scale).ax.tick_params(labelsize=7)
+    ends = (on_image.min().item(), on_image.max().item())
+    figure.colorbar(colours, cax=scale, ticks=ends, format="%.3f").ax.tick_params(labelsize=7)
     return figure
 
 

@@ -147,7 +147,7 @@ def test_the_figure_shows_the_gates_where_their_lines_are():
     images = random_map(2, 3, 20, 30).sigmoid()
     found = attention_maps(random_block("CaCo", 3), images)[""]
     figure = show_attention(images[1], found, 1)
-    picture, overlay, rows, columns, _ = figure.axes
+    picture, overlay, rows, columns, scale = figure.axes
     for axes, name, length in ((rows, "rows", 20), (columns, "columns", 30)):
         (stairs,) = axes.patches
         values, edges, _ = stairs.get_data()
@@ -161,6 +161,19 @@ def test_the_figure_shows_the_gates_where_their_lines_are():
     # The first row is at the top, in both.
     assert rows.get_ylim() == picture.get_ylim() == (19.5, -0.5)
     np.testing.assert_array_equal(overlay.images[1].get_array(), found.on_image[1])
+    ends = [label.get_text() for label in scale.get_yticklabels()]
+    assert ends == [f"{found.on_image[1].min():.3f}", f"{found.on_image[1].max():.3f}"]
+
+
+@pytest.mark.parametrize("width", [0.0, 1e-6])
+def test_scales_of_gates_that_hardly_differ_keep_their_numbers(width):
+    rows = torch.linspace(0.5, 0.5 + width, 8)[None, None, :, None]  # (1, 1, 8, 1)
+    found = SiteAttention({"rows": rows}, rows[:, 0].expand(-1, 8, 8))
+    figure = show_attention(torch.rand(3, 8, 8), found)
+    figure.canvas.draw()
+    scale = figure.axes[-1]
+    assert {label.get_text() for label in scale.get_yticklabels()} == {"0.500"}
+    assert scale.yaxis.get_offset_text().get_text() == ""  # numbers, and nothing to add to them
 
 
 def test_the_figure_refuses_what_does_not_fit():
