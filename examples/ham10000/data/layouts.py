@@ -82,8 +82,9 @@ def read_listing(folder: Path) -> Listing:
             f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images"
         )
     files: dict[str, list[Path]] = {}
-    for path in sorted(path for images in folders for path in image_files(images)):
-        files.setdefault(path.stem, []).append(path)
+    for images in folders:
+        for path in image_files(images):
+            files.setdefault(path.stem, []).append(path)
     return Listing(layout, rows, files, folders)
 
 
@@ -91,11 +92,12 @@ def image_files(folder: Path) -> list[Path]:
     """The images in a folder, sorted; none where it is missing. Hidden files are no images."""
     if not folder.is_dir():
         return []
-    return sorted(
+    found = (
         path
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
     )
+    return sorted(found, key=lambda path: path.name)  # paths themselves compare slowly
 
 
 def read_table(file: Path, columns: tuple[str, ...]) -> Table:
