@@ -54,7 +54,7 @@ def drawing(figure: Figure, text: str) -> Markup:
 
 
 def snapshot(figure: Figure, text: str) -> Markup:
-    """A matplotlib figure that holds photographs, as a JPEG ``img``: an SVG would be ten times it."""
+    """A matplotlib figure that holds photographs, as a JPEG ``img``: an SVG is far larger."""
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", dpi=120, pil_kwargs={"quality": 85})
     return _img("jpeg", stream.getvalue(), text)
