@@ -1,0 +1,205 @@
+"""Small faults put into the library, to see whether the tests notice: python -m tests.mutations.
+
+Each is a piece of text that stands once in a file, and what takes its place. The files are copied
+to a temporary folder and changed there. Takes about half an hour on two cores; prints the survivors
+and exits with 1 if there are any.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+BLOCKS = ("test_blocks.py", "test_properties.py", "test_gradients.py")
+EXPORT = ("test_export.py",)
+SWAP = ("test_swap.py", "test_swap_properties.py", "test_swap_refusals.py", "test_carry_over.py")
+
+
+class Mutation(NamedTuple):
+    """A fault, and the tests that should see it."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = [
+    *(
+        Mutation(file, old, new, BLOCKS)
+        for file, old, new in [
+            ("se.py", "self.gate(self.fc2(y))", "self.fc2(y)"),
+            ("se.py", "max(8, (width + 4) // 8 * 8)", "max(8, (width + 3) // 8 * 8)"),
+            ("se.py", "rounded < 0.9 * width", "rounded < 0.8 * width"),
+            ("se.py", "rd_ratio: float = 1 / 4", "rd_ratio: float = 1 / 8"),
+            ("se.py", "= nn.Hardsigmoid", "= nn.Sigmoid"),
+            ("eca.py", "self.gate(self.conv(y))", "self.conv(y)"),
+            ("eca.py", "padding=size // 2", 'padding=size // 2, padding_mode="circular"'),
+            ("eca.py", "/ 2 + 1 / 2", "/ 2 - 1 / 2"),
+            ("eca.py", "t if t % 2 else t + 1", "t if t % 2 else t - 1"),
+            ("eca.py", "max(3, t", "max(5, t"),
+            ("cbam.py", "self.gate(of_means + of_maxima)", "self.gate(of_means * of_maxima)"),
+            ("cbam.py", "torch.cat([means, maxima])", "torch.cat([means, means])"),
+            ("cbam.py", "self.fc2(self.act(self.fc1(v)))", "self.fc2(self.fc1(v))"),
+            (
+                "cbam.py",
+                "self.gate(self.bn(self.conv(statistics)))",
+                "self.gate(self.conv(statistics))",
+            ),
+            ("cbam.py", "F.position_statistics(x, channel)", "F.position_statistics(x)"),
+            ("cbam.py", "momentum=0.01", "momentum=0.1"),
+            ("coord_att.py", "self.act(self.bn1(y))", "self.bn1(y)"),
+            ("coord_att.py", "self.gate(self.conv_h(y_h))", "self.gate(self.conv_h(y_h)) * 0.99"),
+            ("coord_att.py", "self.gate(self.conv_w(y_w))", "self.gate(self.conv_h(y_w))"),
+            (
+                "coord_att.py",
+                "y.split([height, y.shape[2] - height]",
+                "y.split([y.shape[2] - height, height]",
+            ),
+            ("coord_att.py", "MIN_WIDTH = 8", "MIN_WIDTH = 4"),
+            ("caco.py", "F.channel_maxima(x))", "F.channel_means(x))"),
+            (
+                "caco.py",
+                "self.se.channel_gate(F.channel_means(x, means))",
+                "self.se.channel_gate(F.channel_maxima(x))",
+            ),
+            ("_block.py", "channels * rd_ratio + 1e-6", "channels * rd_ratio"),
+            ("_block.py", "size % 2 == 0", "size % 2 == 1"),
+            ("_block.py", "x.shape[1] != channels", "x.shape[1] < channels"),
+            ("_eager.py", "return x.mean(dim, keepdim=True)", "return x.sum(dim, keepdim=True)"),
+            ("_eager.py", "(grad / ctx.count).expand", "grad.expand"),
+            (
+                "_eager.py",
+                "torch.cat([rows, columns.transpose(2, 3)], dim=2)",
+                "torch.cat([columns.transpose(2, 3), rows], dim=2)",
+            ),
+            (
+                "_eager.py",
+                "rows, columns = mean(x, (3,)), mean(x, (2,))",
+                "rows, columns = mean(x, (3,)), mean(x, (3,)).transpose(2, 3)",
+            ),
+            (
+                "_eager.py",
+                "return x.amax((2, 3), keepdim=True)",
+                "return x.amax((2, 3), keepdim=True).abs()",
+            ),
+            ("_eager.py", "hits.mul_((grad / count)", "hits.mul_((grad)"),
+            ("_eager.py", ".add_(grad_mean / x.shape[1])", ".add_(grad_mean)"),
+            (
+                "_eager.py",
+                "return y.amax(1, keepdim=True), y.mean(1, keepdim=True)",
+                "return y.mean(1, keepdim=True), y.amax(1, keepdim=True)",
+            ),
+            (
+                "_eager.py",
+                "return _product(v * scale, weight, bias)\n\n    @",
+                "return _product(v, weight, bias)\n\n    @",
+            ),
+            ("_eager.py", "grad_scaled * scale,", "grad_scaled,"),
+            ("_eager.py", "(grad_scaled * v).sum(2", "grad_scaled.sum(2"),
+            ("_eager.py", "grad_product = grad * x", "grad_product = grad"),
+            ("_eager.py", "small[:i] + small[i + 1 :]", "small[: i + 1] + small[i + 2 :]"),
+            ("_eager.py", "x * factor if torch.is_grad_enabled()", "x if torch.is_grad_enabled()"),
+        ]
+    ),
+    *(
+        Mutation("functional.py", old, new, (*BLOCKS, *EXPORT))
+        for old, new in [
+            ("lines.narrow(2, 0, x.shape[2])", "lines.narrow(2, 0, x.shape[3])"),
+            (
+                "torch.cat([x.mean(2), x.mean(1)], dim=1)",
+                "torch.cat([x.mean(1), x.mean(2)], dim=1)",
+            ),
+            ("return x.amax((2, 3), keepdim=True)", "return x.amin((2, 3), keepdim=True)"),
+            ("y = x if gate is None else x * gate", "y = x"),
+            ("product = product * gate", "product = product + gate"),
+            ("conv2d(v if scale is None else v * scale", "conv2d(v"),
+        ]
+    ),
+    *(
+        Mutation(file, old, new, SWAP)
+        for file, old, new in [
+            ("swap.py", "if not inplace:", "if inplace:"),
+            ("swap.py", "makers.setdefault(name, make)", "makers[name] = make"),
+            ("swap.py", "return new.get(model, model)", "return model"),
+            ("swap.py", "if where(site)", "if not where(site)"),
+            ("sites.py", "if module in sites:", "if False:"),
+            (
+                "sites.py",
+                "if m.add_maxpool:\n        return None\n    return SELayers(m.fc1",
+                "if False:\n        return None\n    return SELayers(m.fc1",
+            ),
+            ("_build.py", ".train(training)", ".train(True)"),
+            ("_build.py", "se.fc2.weight.mul_(2)", "se.fc2.weight.mul_(1)"),
+            (
+                "_build.py",
+                "new.to(memory_format=torch.channels_last)",
+                "new.to(memory_format=torch.contiguous_format)",
+            ),
+            ("_build.py", "requires_grad_(old_bias.requires_grad)", "requires_grad_(trained)"),
+            (
+                "carry_over.py",
+                "scale * mlp.b2 + shift)\n\n\ndef _start_channel",
+                "scale * mlp.b2)\n\n\ndef _start_channel",
+            ),
+            ("carry_over.py", "mlp.w1 * 2 / (1 + PEAK), scale", "mlp.w1, scale"),
+            ("carry_over.py", "return gate**2", "return gate"),
+            ("carry_over.py", "scale * b1 + shift", "b1 + shift"),
+        ]
+    ),
+]
+
+
+def main() -> int:
+    """Try all mutations, or those of one file; 1 if the tests miss any."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
+    parser.add_argument("--file", help="only those of this file of attnblocks/, such as se.py")
+    chosen = parser.parse_args().file
+    mutations = [m for m in MUTATIONS if chosen in (None, m.file)]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("attnblocks", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("conftest.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, copy)
+        if not passes(copy, (*BLOCKS, *EXPORT, *SWAP)):
+            print("the tests fail without any mutation")
+            return 1
+        for number, mutation in enumerate(mutations, start=1):
+            caught = not passes(mutate(copy, mutation), mutation.tests)
+            shutil.copy(ROOT / "attnblocks" / mutation.file, copy / "attnblocks")
+            print(f"{number}/{len(mutations)} {'caught' if caught else 'MISSED'}: ", end="")
+            print(f"{mutation.file}: {mutation.old!r} -> {mutation.new!r}", flush=True)
+            if not caught:
+                survivors.append(mutation)
+    print(f"{len(mutations)} mutations, {len(survivors)} missed")
+    return 1 if survivors else 0
+
+
+def mutate(copy: Path, mutation: Mutation) -> Path:
+    """Put a fault into the copy, which is returned."""
+    file = copy / "attnblocks" / mutation.file
+    text = file.read_text()
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.file} has {mutation.old!r} {text.count(mutation.old)} times")
+    file.write_text(text.replace(mutation.old, mutation.new))
+    return copy
+
+
+def passes(copy: Path, tests: tuple[str, ...]) -> bool:
+    """Whether the tests pass in a copy of the repository; they stop at the first failure."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *(f"tests/{name}" for name in tests)], cwd=copy, capture_output=True
+    )
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
