@@ -56,16 +56,16 @@ def train(model: nn.Module, pixels: Tensor, labels: Tensor, epochs: int, batch: 
     model.eval()
 
 
-def draw(model: nn.Module, picture: Tensor, site: str, name: str) -> None:
+def draw(model: nn.Module, picture: Tensor, site: str, path: Path) -> None:
     """Write what the block at a site does to one picture, uint8 (3, SIZE, SIZE)."""
     attention = attention_maps(model, as_input(picture[None]))[site]
     figure = show_attention(picture, attention)
-    figure.savefig(FOLDER / f"{name}.jpg", dpi=90, pil_kwargs={"quality": 85})
+    figure.savefig(path, dpi=90, pil_kwargs={"quality": 85})
 
 
-def main() -> None:
+def main(folder: Path = FOLDER, epochs: int = 30) -> None:
     """Train, print how open the gates are, and write all pictures."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     # Half the size is enough, and four times as fast.
     model = nn.Sequential(nn.AvgPool2d(2), *small_resnet(in_channels=3, classes=len(CLASSES)))
@@ -73,20 +73,20 @@ def main() -> None:
     shown, labels = pictures(seed=1)
     samples = {dx: shown[labels == label][2] for label, dx in enumerate(CLASSES)}
     first, second, third = (f"{index}.attention" for index in (2, 3, 4))
-    draw(model, samples["nv"], second, "untrained")
-    train(model, *pictures(seed=0), epochs=30)
+    draw(model, samples["nv"], second, folder / "untrained.jpg")
+    train(model, *pictures(seed=0), epochs)
     with torch.no_grad():
         right = model(as_input(shown)).argmax(dim=1) == labels
     print(f"accuracy on other synthetic pictures: {right.double().mean().item():.3f}")
     for gate in site_statistics(attention_maps(model, as_input(shown[::4]))):
         print(f"{gate.site}  {gate.gate:7}  mean {gate.mean:.2f}  spread {gate.spread:.3f}")
     for number, site in enumerate((first, second, third), start=1):
-        draw(model, samples["nv"], site, f"block-{number}")
+        draw(model, samples["nv"], site, folder / f"block-{number}.jpg")
     for dx in ("mel", "bkl", "vasc"):
-        draw(model, samples[dx], second, f"block-2-{dx}")
+        draw(model, samples[dx], second, folder / f"block-2-{dx}.jpg")
     # The same picture, with its lesion in the lower right.
     moved = pad(samples["nv"], [MARGIN, MARGIN, 0, 0], padding_mode="reflect")[:, :SIZE, :SIZE]
-    draw(model, moved, second, "block-2-moved")
+    draw(model, moved, second, folder / "block-2-moved.jpg")
 
 
 if __name__ == "__main__":

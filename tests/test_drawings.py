@@ -1,4 +1,4 @@
-"""The committed drawings are what the script draws, and say what the blocks do."""
+"""The committed drawings are what the script draws, and say what the blocks do; the gallery."""
 
 import re
 from xml.etree import ElementTree
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attnblocks import create_block, list_blocks
+from docs import gallery
 from docs.drawings import DRAWINGS, FOLDER, svg
 
 LETTERS = {1: "1", 3: "N", 14: "H", 20: "W", 512: "C", 128: "S", 32: "h", 16: "m", 2: "2"}
@@ -48,3 +49,18 @@ def test_layers_and_gates_are_those_of_the_block(name):
     for gate in block.gates(torch.rand(3, 512, 14, 20)):
         shape = ", ".join(LETTERS[length] for length in gate.shape)
         assert f"({shape})" in drawn
+
+
+def test_the_gallery_is_small_and_all_on_its_page():
+    files = sorted(gallery.FOLDER.iterdir())
+    page = (gallery.FOLDER.parents[1] / "attention.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\(images/attention/(.+?)\)", page)
+    assert sorted(shown) == [file.name for file in files]
+    assert max(file.stat().st_size for file in files) < 150_000
+
+
+@pytest.mark.slow
+def test_the_gallery_is_what_its_script_writes(tmp_path):
+    gallery.main(tmp_path, epochs=1)
+    names = {file.name for file in gallery.FOLDER.iterdir()}
+    assert {file.name for file in tmp_path.iterdir()} == names
