@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from docs._hooks.site import api_problems, on_page_content, public_names, remote_addresses
+from docs.leak import FILE, drawn_images, svg
+from examples.ham10000.data.splits import by_image, by_lesion, leak
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -102,3 +104,21 @@ def test_formulas_need_no_script():
     assert "arithmatex" not in formula
     display = on_page_content('<div class="arithmatex">\\[\nx\n\\]</div>')
     assert 'display="block"' in display
+
+
+def test_the_committed_drawing_of_the_leak_is_what_the_script_draws():
+    assert FILE.read_text(encoding="utf-8") == svg()
+    images = drawn_images()
+    assert leak(images, by_image(images, 0)) > 0
+    assert leak(images, by_lesion(images, 0)) == 0
+
+
+def test_files_that_readme_and_docs_point_to_exist():
+    """Mkdocs checks links within docs; these are those of the README, and names of files."""
+    for target in re.findall(r"\]\(((?!http)[^)#]+)", (ROOT / "README.md").read_text("utf-8")):
+        assert (ROOT / target).is_file(), target
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:attnblocks|benchmarks|docs|examples|tests)/[\w/.]+)`", page.read_text("utf-8")
+        ):
+            assert (ROOT / name).exists(), f"{page}: {name}"
