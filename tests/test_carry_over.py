@@ -69,7 +69,7 @@ def test_channel_stages_follow_the_gates_where_the_peak_is_three_times_the_mean(
         assert error < before / 2
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000), width=st.integers(2, 15))
 def test_a_narrower_block_follows_better_than_constant_gates(seed, width):
     """On means as they are assumed, N(1/2, 1); the constant is the best that there is."""

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.warm_start.report import READ_AFTER, STUDENT_T, report
@@ -59,7 +59,6 @@ def test_the_tables_hold_means_spreads_and_paired_differences(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(STUDENT_T)))
 def test_quantiles(seeds):
     assert abs(STUDENT_T[seeds] - scipy.stats.t.ppf(0.975, seeds - 1)) < 1e-3

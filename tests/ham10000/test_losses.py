@@ -234,7 +234,7 @@ def test_gradients_of_the_cosine_classifier():
 FACTORS = st.floats(-6, 6).map(lambda power: 10**power)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(FACTORS, min_size=4, max_size=4), classes=st.lists(FACTORS, min_size=3))
 def test_cosines_do_not_see_lengths(rows, classes):
     classifier = CosineClassifier(5, len(classes), dtype=torch.float64)
