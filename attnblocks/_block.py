@@ -26,6 +26,14 @@ class AttentionBlock(nn.Module):
 
     Attributes:
         gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
+
+    Example:
+        >>> class Mean(AttentionBlock):
+        ...     gate_names = ("channel",)
+        ...     def gates(self, x):
+        ...         return [x.mean((2, 3), keepdim=True).sigmoid()]
+        >>> Mean(64)(torch.rand(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks._version import __version__
-from attnblocks.recipe import apply_recipe, recipe
+from attnblocks.recipes import apply_recipe, recipe
 from attnblocks.sites import find_se
 
 FORMAT = 1

@@ -36,7 +36,7 @@ class SiteAttention:
     on_image: Tensor
 
     @property
-    def looks_somewhere(self) -> bool:
+    def is_spatial(self) -> bool:
         """Whether the block gates rows, columns or positions, and not channels alone."""
         return self.gates.keys() != {"channel"}
 
@@ -79,7 +79,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
         What each block does, by its qualified name, in the order in which the blocks run.
 
     Raises:
-        ValueError: the network has no block of this library, or runs one of them twice.
+        ValueError: the network has no block of this library, runs one of them twice, or has one of
+            your own whose ``gate_names`` do not fit its gates.
 
     Example:
         >>> from attnblocks import CaCo
@@ -97,6 +98,11 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
             if name in found:
                 raise ValueError(f"the block {name!r} runs twice: its gates differ from run to run")
             gates = block.gates(inputs[0])
+            if len(gates) != len(block.gate_names):
+                raise ValueError(
+                    f"gate_names of {type(block).__name__} must name its {len(gates)} gates, got "
+                    f"{block.gate_names}"
+                )
             found[name] = SiteAttention(
                 dict(zip(block.gate_names, gates, strict=True)), _on_image(gates, images.shape[-2:])
             )

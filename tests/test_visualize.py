@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from attnblocks import CaCo, Eca, find_se, replace_se
+from attnblocks import AttentionBlock, CaCo, Eca, find_se, replace_se
 from attnblocks.visualize import SiteAttention, attention_maps, show_attention, site_statistics
 from tests import reference
 from tests.helpers import random_block, random_map, randomized, snapshot, unchanged
@@ -58,7 +58,7 @@ def test_the_maps_are_what_the_block_multiplies_by(name):
     product = np.prod(np.broadcast_arrays(*(g.numpy() for g in found.gates.values())), axis=0)
     np.testing.assert_allclose(np.broadcast_to(product, factors.shape), factors, rtol=1e-9)
     np.testing.assert_allclose(found.on_image.numpy(), factors.mean(axis=1), rtol=1e-9)
-    assert found.looks_somewhere == (factors.std(axis=(2, 3)).max() > 1e-6)
+    assert found.is_spatial == (factors.std(axis=(2, 3)).max() > 1e-6)
 
 
 def test_a_map_of_one_pixel_has_all_its_gates():
@@ -116,6 +116,19 @@ def test_what_cannot_be_read_is_an_error():
     with pytest.raises(ValueError, match="the block '0' runs twice"):
         attention_maps(twice, torch.rand(1, 8, 4, 4))
     assert not block._forward_pre_hooks
+
+
+def test_a_block_of_ones_own_needs_names_for_its_gates():
+    class Mean(AttentionBlock):
+        def gates(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x.mean((2, 3), keepdim=True).sigmoid()]
+
+    x = torch.rand(2, 8, 4, 4)
+    with pytest.raises(ValueError, match=r"gate_names of Mean must name its 1 gates, got \(\)"):
+        attention_maps(Mean(8), x)
+    Mean.gate_names = ("channel",)
+    found = attention_maps(Mean(8), x)[""].gates["channel"]
+    assert torch.equal(found, torch.sigmoid(x.mean((2, 3), keepdim=True)))
 
 
 def test_a_block_that_does_not_run_has_no_map():

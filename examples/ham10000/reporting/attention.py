@@ -81,7 +81,7 @@ def read_attention(module: LesionClassifier, data: Data, part: str, folder: Path
             name,
             [gate for gate in gates if gate.site == name],
             share_inside(site.on_image[having].cpu(), masks).mean().item()
-            if site.looks_somewhere and having
+            if site.is_spatial and having
             else None,
         )
         for name, site in maps.items()
@@ -128,7 +128,7 @@ def _overlays(module: LesionClassifier, data: Data, part: str) -> list[tuple[str
     first = {data.images[i].label: i for i in reversed(data.split[part])}
     positions = [first[label] for label in range(len(CLASSES))]
     looking = {
-        name: site for name, site in _maps(module, data, positions).items() if site.looks_somewhere
+        name: site for name, site in _maps(module, data, positions).items() if site.is_spatial
     }
     names = list(looking)
     pixels = center_crop(torch.from_numpy(data.pixels[positions]), module.image_size)
