@@ -34,7 +34,7 @@ LOADING = {
 REMOTE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 
 
-def on_page_context(context: dict, page: Any, **_: object) -> dict:
+def on_page_context(context: dict[str, Any], page: Any, **_: object) -> dict[str, Any]:
     """A page without neighbours leaves the place of their list to its text."""
     if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])
@@ -54,7 +54,7 @@ def _math(match: re.Match[str]) -> str:
     return f'<div class="formula">{math}</div>' if display == "block" else math
 
 
-def on_post_build(config: dict, **_: object) -> None:
+def on_post_build(config: dict[str, Any], **_: object) -> None:
     """Warn of what a page would load from a network, and of public names without an entry."""
     site = Path(config["site_dir"])
     for path in sorted(site.rglob("*")):
