@@ -60,6 +60,14 @@ def test_the_network_sees_normalised_pixels(monkeypatch):
     np.testing.assert_allclose(module(pixels).permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
+def test_a_loss_that_is_not_finite_names_the_images(monkeypatch):
+    module = new_module(image_ids=["a", "b", "c", "d"])
+    monkeypatch.setattr(module.loss, "forward", lambda logits, labels: logits.sum() * torch.nan)
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan .*, step 6: .*step: d, b$"):
+        module.training_step((pixels, torch.tensor([0, 1]), torch.tensor([3, 1])), 5)
+
+
 def test_augmentation_and_dropout_are_functions_of_seed_epoch_and_step(monkeypatch):
     seen = []
 

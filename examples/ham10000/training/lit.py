@@ -1,5 +1,7 @@
 """What Lightning trains: a classifier of uint8 images."""
 
+from collections.abc import Sequence
+
 import lightning as L
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ class LesionClassifier(L.LightningModule):
         weight_decay: of AdamW, on every parameter.
         schedule: ``cosine`` lets the rate fall to 0 over all steps, ``constant`` keeps it.
         label: put before the name of every figure, such as ``SYNTHETIC_``.
+        image_ids: by position, for the error of a batch whose loss is not finite.
     """
 
     mean: Tensor
@@ -50,6 +53,7 @@ class LesionClassifier(L.LightningModule):
         weight_decay: float = 5e-2,
         schedule: str = "cosine",
         label: str = "",
+        image_ids: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -62,6 +66,7 @@ class LesionClassifier(L.LightningModule):
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
         self.image_size, self.seed = image_size, seed
         self.lr, self.weight_decay, self.schedule, self.label = lr, weight_decay, schedule, label
+        self.image_ids = image_ids
         self.val_counts = MulticlassConfusionMatrix(len(CLASSES))
         self.predictions = Predictions()
 
@@ -77,16 +82,17 @@ class LesionClassifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch; FloatingPointError where it is not finite any more."""
-        pixels, labels, _ = batch
+        pixels, labels, positions = batch
         draws = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, processes.rank()))
         for_images, for_dropout = map(int, draws.generate_state(2))
         generator = torch.Generator().manual_seed(for_images)
         torch.manual_seed(for_dropout)  # layers draw from the global generators only
         loss: Tensor = self.loss(self(augment(pixels, self.image_size, generator)), labels)
         if not torch.isfinite(loss):
+            known = [self.image_ids[i] for i in positions.tolist()] if self.image_ids else []
             raise FloatingPointError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step "
-                f"{batch_idx + 1}: lower --lr"
+                f"{batch_idx + 1}: lower --lr. Images of the step: {', '.join(known)}"
             )
         self.log(
             f"{self.label}train_loss",

@@ -87,6 +87,7 @@ def _fit(
         weight_decay=config.weight_decay,
         schedule=config.schedule,
         label=data.label,
+        image_ids=[image.image_id for image in data.images],
     )
     module.save_hyperparameters({"config": description}, logger=False)
     parts = {name: data.part(name) for name in PARTS}
