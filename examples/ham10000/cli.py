@@ -2,9 +2,12 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from examples.ham10000 import processes
 from examples.ham10000.comparison.compare import compare
@@ -30,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 after a diverged run, for data that ``check`` finds unusable, where ``predict`` had to
-        leave images out or ``reproduce`` could not run a row; 2 for input that cannot be used.
+        leave images out or ``reproduce`` could not run a row; 2 for input that cannot be used; 128
+        and the number of the signal, as shells do, after Ctrl-C and SIGTERM.
     """
     options = parse(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
@@ -50,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         _complain(error)
         return 2
+    except (KeyboardInterrupt, SIGTERMException) as stop:
+        _complain("stopped. A run goes on from its last whole epoch with train --resume RUN")
+        return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     finally:
         processes.leave()
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -18,16 +18,29 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Save under a temporary name in the same folder and move it into place."""
+        """Save under a temporary name in the same folder and move it into place.
+
+        Raises:
+            OSError: the file cannot be written; the old one is as it was.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
             with partial.open("wb") as stream:
-                torch.save(checkpoint, stream)
+                _save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _save(checkpoint: dict[str, Any], stream: BinaryIO) -> None:
+    try:
+        torch.save(checkpoint, stream)
+    except RuntimeError as error:  # what torch makes of a write that fails
+        raise OSError(
+            f"cannot write the checkpoint {stream.name}: is the disk full? {error}"
+        ) from error

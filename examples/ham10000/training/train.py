@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DistributedSampler
 
 from examples.ham10000 import processes
@@ -121,13 +122,13 @@ def _fit(
         # Workers load the first batches before Lightning has told the sampler the epoch.
         assert isinstance(batches.sampler, DistributedSampler)
         batches.sampler.set_epoch(_read(last)["epoch"] + 1)
-    trainer.fit(
-        module,
-        batches,
-        evaluation_loader(parts["val"], config.batch_size, workers=config.workers),
-        ckpt_path=last,
-        weights_only=True,
-    )
+    validation = evaluation_loader(parts["val"], config.batch_size, workers=config.workers)
+    try:
+        trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
+    except SIGTERMException:
+        raise
+    except SystemExit as error:  # how Lightning ends after Ctrl-C
+        raise KeyboardInterrupt from error
 
 
 def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
