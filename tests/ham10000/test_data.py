@@ -1,5 +1,6 @@
 """Reading the folder, and what each defect of it is called."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -44,6 +45,19 @@ def edit(folder, old: str, new: str) -> None:
         ("HAM_13,ISIC_13,bcc", "HAM_13,,bcc", "line 15: image_id is empty"),
         ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_12,bcc", "line 15: image ISIC_12 stands there twice"),
         ("HAM_13,ISIC_13,bcc", "HAM_00,ISIC_13,bcc", "line 15: lesion HAM_00 has another diagn"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_13,BCC", "line 15: unknown diagnosis 'BCC'; known ar"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_13, bcc", "line 15: dx ' bcc' has spaces around it"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,ISIC_13 ,bcc", "line 15: image_id 'ISIC_13 ' has spaces"),
+        ("HAM_13,ISIC_13,bcc", "HAM_12 ,ISIC_13,bcc", "line 15: lesion_id 'HAM_12 ' has spaces"),
+        ("HAM_13,ISIC_13,bcc", " ,ISIC_13,bcc", "line 15: lesion_id ' ' has spaces around it"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,../ISIC_13,bcc", "line 15: image id '../ISIC_13' is no na"),
+        ("HAM_13,ISIC_13,bcc", "HAM_13,/ISIC_13,bcc", "line 15: image id '/ISIC_13' is no name"),
+        ("HAM_13", "HAM\0_13", r"HAM10000_metadata\.csv has NUL characters: save it as UTF-8"),
+        ("HAM_13", "H" * 200_000, "line 15: broken quoting .*larger than field limit"),
+        ("lesion_id,image_id,dx", "lesion_id, image_id,dx", "lacks .* image_id: it has lesion_id,"),
+        ("lesion_id,image_id,dx", "Lesion_ID,image_id,dx", "lacks the column.* lesion_id"),
+        ("lesion_id,image_id,dx", "lesion_id;image_id;dx", "lacks the column.* lesion_id, im"),
+        ("dx,age", "dx,dx", r"has the column\(s\) dx twice: remove one"),
     ],
 )
 def test_defects_of_the_metadata_name_the_line(folder, old, new, message):
@@ -52,9 +66,18 @@ def test_defects_of_the_metadata_name_the_line(folder, old, new, message):
         read_index(folder)
 
 
-def test_a_short_row_names_the_line(folder):
-    edit(folder, "HAM_13,ISIC_13,bcc,", "HAM_13,ISIC_13")
-    with pytest.raises(ValueError, match="line 15: dx is empty"):
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [
+        ("HAM_13", 1),
+        ("HAM_13,ISIC_13,bcc", 3),
+        ("HAM_13,ISIC_13,bcc,,", 5),
+        ("HAM,13,ISIC_13,bcc,", 5),  # a comma that should have been quoted
+    ],
+)
+def test_a_short_or_long_row_names_the_line(folder, row, count):
+    edit(folder, "HAM_13,ISIC_13,bcc,", row)
+    with pytest.raises(ValueError, match=f"line 15: {count} fields for 4 columns"):
         read_index(folder)
 
 
@@ -65,6 +88,60 @@ def test_text_that_is_no_csv_names_the_file(folder):
     (folder / METADATA).write_bytes("lesion_id,image_id,dx\nA,B,n\xe9vus\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv is not UTF-8"):
         read_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "is not UTF-8"), ("utf-16-le", "has NUL characters"), ("utf-32", "is not UTF-8")],
+)
+def test_other_encodings_are_named(folder, encoding, message):
+    path = folder / METADATA
+    path.write_bytes(path.read_text().encode(encoding))
+    with pytest.raises(ValueError, match=rf"HAM10000_metadata\.csv {message}"):
+        read_index(folder)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\0" * 2000, "no table at all"])
+def test_text_that_is_no_table_is_told(folder, content):
+    (folder / METADATA).write_text(content)
+    with pytest.raises(ValueError, match=r"HAM10000_metadata\.csv (lacks the column|has NUL)"):
+        read_index(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "pipe"])
+def test_metadata_that_are_no_file(folder, kind):
+    path = folder / METADATA
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match=f"no {METADATA} and no "):
+        read_index(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: "\n" + text.rstrip("\n"),
+        lambda text: text.replace("HAM_13", '"HAM_13"'),
+    ],
+)
+def test_line_ends_empty_lines_and_quotes_change_nothing(folder, change):
+    expected = read_index(folder)
+    path = folder / METADATA
+    path.write_bytes(change(path.read_bytes().decode().replace("\r\n", "\n")).encode())
+    assert read_index(folder) == expected
+
+
+def test_quoted_commas_are_part_of_the_value(folder):
+    edit(folder, "HAM_13,", '"HAM,\n13",')
+    assert read_index(folder)[13].lesion_id == "HAM,\n13"
 
 
 def test_missing_things_are_named(folder, tmp_path):

@@ -1,7 +1,7 @@
 """The folders that HAM10000 comes in: what they list, and where their images are."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def read_listing(folder: Path) -> Listing:
 
     Raises:
         FileNotFoundError: there is no such folder, or none of the layouts is in it.
-        ValueError: a table lacks a column or has an empty field; the message names file and line.
+        ValueError: a table cannot be read, as in :func:`read_table`, or the id of an image is no
+            name of a file; the message names file and line.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the HAM10000 folder with --data")
@@ -81,6 +82,9 @@ def read_listing(folder: Path) -> Listing:
         raise FileNotFoundError(
             f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images"
         )
+    for row in rows:
+        if Path(row.image_id).name != row.image_id:  # it would lead out of the folder
+            raise ValueError(f"{row.place}: image id {row.image_id!r} is no name of a file")
     files: dict[str, list[Path]] = {}
     for images in folders:
         for path in image_files(images):
@@ -104,30 +108,57 @@ def read_table(file: Path, columns: tuple[str, ...]) -> Table:
     """Every row of a CSV file with its place, once its columns and fields are known to be there.
 
     Raises:
-        ValueError: a column is missing, a field of one of ``columns`` is empty, the text is not
-            UTF-8, or its quoting is broken.
+        ValueError: a column is missing or stands there twice, a field of one of ``columns`` is
+            empty or has spaces around it, a row has more or fewer fields than the header, the
+            text is not UTF-8, or its quoting is broken.
     """
     line = 1
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            absent = [name for name in columns if name not in (reader.fieldnames or ())]
+            reader = csv.reader(_without_nul(file, stream), strict=True)
+            header = next((fields for fields in reader if fields), [])
+            absent = [name for name in columns if name not in header]
             if absent:
                 raise ValueError(
                     f"{file} lacks the column(s) {', '.join(absent)}: it has "
-                    f"{', '.join(reader.fieldnames or ['nothing'])}"
+                    f"{', '.join(header) or 'nothing'}"
                 )
+            twice = [name for name in columns if header.count(name) > 1]
+            if twice:
+                raise ValueError(f"{file} has the column(s) {', '.join(twice)} twice: remove one")
             line = reader.line_num + 1
-            for row in reader:
+            for fields in reader:
                 place, line = f"{file}, line {line}", reader.line_num + 1
-                empty = [name for name in columns if not row[name]]
-                if empty:
-                    raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
-                yield place, row
+                if fields:
+                    yield place, _row(place, header, fields, columns)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}): save it as UTF-8") from error
     except csv.Error as error:
         raise ValueError(f"{file}, line {line}: broken quoting ({error})") from error
+
+
+def _without_nul(file: Path, lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise ValueError(f"{file} has NUL characters: save it as UTF-8 text")
+        yield line
+
+
+def _row(
+    place: str, header: list[str], fields: list[str], columns: tuple[str, ...]
+) -> dict[str, str]:
+    """The fields of a row by column."""
+    if len(fields) != len(header):
+        raise ValueError(f"{place}: {len(fields)} fields for {len(header)} columns; correct it")
+    row = dict(zip(header, fields, strict=True))
+    empty = [name for name in columns if not row[name]]
+    if empty:
+        raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
+    for name in columns:
+        # 'HAM_1 ' would be another lesion than 'HAM_1', and a split by lesion would leak.
+        if row[name] != row[name].strip():
+            raise ValueError(f"{place}: {name} {row[name]!r} has spaces around it; remove them")
+    return row
 
 
 def _with_images(folder: Path) -> Path:
