@@ -1,11 +1,13 @@
 """Decoding, and the cache of decoded images."""
 
 import os
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from examples.ham10000.data import images
 from examples.ham10000.data.images import damage, load_image
@@ -69,11 +71,92 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     assert np.abs(loaded - grey / 257).max() <= 1
 
 
-def test_a_thread_of_pixels_is_no_image(tmp_path):
-    Image.new("RGB", (1, 6000)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="1x6000 pixels are no picture"):
-        load_image(tmp_path / "a.png", 224)
-    assert damage(tmp_path / "a.png") == "unreadable"
+GREY = Image.new("RGB", (20, 15), (200, 200, 200))
+
+
+def animation(path, **options):
+    GREY.save(path, save_all=True, append_images=[Image.new("RGB", (20, 15))], **options)
+
+
+def empty_png(path, side):
+    """A file without pixels, which claims to have ``side`` x ``side`` of them."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(b"")]
+    packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+def save_as(kind, mode="RGB", size=(20, 15), colour=0, **options):
+    return lambda path: Image.new(mode, size, colour).save(path, kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("write", "message", "kind"),
+    [
+        (save_as("PNG", size=(1, 6000)), "1x6000 pixels are no picture", "unreadable"),
+        (save_as("PNG", size=(1, 1)), "1x1 pixels are no picture", "unreadable"),
+        (save_as("TIFF", "F", colour=0.5), "it has 32 bits", "unreadable"),
+        (save_as("TIFF", "I", colour=200), "it has 32 bits", "unreadable"),
+        (lambda path: empty_png(path, 9000), "9000x9000 pixels are more than", "unreadable"),
+        (lambda path: empty_png(path, 30_000), "decompression bomb", "unreadable"),
+        (lambda path: animation(path, format="GIF"), "it is an animation", "unreadable"),
+        (lambda path: animation(path, format="PNG"), "it is an animation", "unreadable"),
+        (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "identify", "unreadable"),
+        (lambda path: path.mkdir(), "there is no such file", "missing"),
+        (lambda path: path.symlink_to(path.with_name("nowhere")), "no such file", "missing"),
+        (lambda path: path.symlink_to(path), "no such file", "missing"),
+        (os.mkfifo, "there is no such file", "missing"),  # reading it would never end
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, write, message, kind):
+    path = tmp_path / "x.jpg"
+    write(path)
+    with pytest.raises(ValueError, match=rf"cannot read the image .*x\.jpg: .*{message}"):
+        load_image(path, 24)
+    assert damage(path) == kind
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    path = save(tmp_path / "x.png", np.zeros((12, 12, 3), np.uint8))
+    path.chmod(0)
+    with pytest.raises(ValueError, match=r"cannot read the image .*x\.png: .*Permission"):
+        load_image(path, 12)
+    assert damage(path) == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        save_as("JPEG", "CMYK", colour=(55, 55, 55, 0)),
+        save_as("PNG", "LA", colour=(200, 0)),
+        save_as("PNG", "I;16", colour=200 * 257),
+        save_as("BMP", colour=(200, 200, 200)),
+        save_as("WEBP", colour=(200, 200, 200)),
+        lambda path: animation(path, format="TIFF"),  # the first page
+        lambda path: animation(path, format="MPO"),  # the photo, not what a phone adds to it
+        lambda path: GREY.save(path, "JPEG", exif=b"Exif\0\0no orientation"),
+    ],
+)
+def test_what_the_suffix_hides_is_decoded(tmp_path, write):
+    path = tmp_path / "x.jpg"
+    write(path)
+    assert (load_image(path, 12).int() - 200).abs().max() <= 2
+    assert damage(path) is None
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_photo_is_turned_as_the_camera_was_held(tmp_path, orientation):
+    generator = np.random.default_rng(0)
+    photo = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert (1 < orientation < 9) == (not np.array_equal(expected, np.asarray(photo)))
+    loaded = load_image(tmp_path / "a.png", 12).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(loaded, expected)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no image at all", None])

@@ -15,17 +15,38 @@ from PIL import Image as PillowImage
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-FORMAT = 2
+FORMAT = 3
 """Counted up whenever ``load_image`` changes, so that older caches are built again."""
+
+# Those that Pillow decodes itself; for others it starts programs, such as Ghostscript.
+FILE_TYPES = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+SMALLEST = 8
+"""Pixels of the shorter side below which there is nothing to see."""
+
+LARGEST = 2**26
+"""Pixels of a picture: a file of some kilobytes may claim more, and fill the memory."""
+
+# How to turn a picture upright, by the orientation that a camera has noted in it.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
 
 T = TypeVar("T")
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
-    """Read one image, resize its shorter side to ``size``, crop the centre square.
+    """Read one image, turn it upright, resize its shorter side to ``size``, crop the centre square.
 
     Args:
-        path: any format that Pillow reads.
+        path: one of :data:`FILE_TYPES`, whatever its suffix.
         size: side of the square, in pixels.
 
     Returns:
@@ -35,9 +56,8 @@ def load_image(path: Path, size: int) -> torch.Tensor:
         ValueError: the file is no image, or a damaged one.
     """
     try:
-        with PillowImage.open(path) as file:
-            _check_shape(file)
-            pixels = v2.functional.pil_to_tensor(_eight_bit(file).convert("RGB"))
+        with _open(path) as file:
+            pixels = v2.functional.pil_to_tensor(_decode(file))
     except Exception as error:  # Pillow has many kinds for damaged files
         raise ValueError(f"cannot read the image {path}: {error}") from error
     pixels = v2.functional.resize(pixels, [size], antialias=True)
@@ -50,10 +70,9 @@ def damage(path: Path) -> str | None:
     if not path.is_file():
         return "missing"
     try:
-        with PillowImage.open(path) as file:
-            _check_shape(file)
+        with _open(path) as file:
             try:
-                file.load()
+                _decode(file)
             except Exception:  # a good header, then something else than an image
                 return "truncated"
     except Exception:  # Pillow has many kinds for damaged files
@@ -61,17 +80,45 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def _open(path: Path) -> PillowImage.Image:
+    """Open an image, of which nothing but the header is read yet, and check what that says."""
+    if not path.is_file():  # reading a pipe would never end
+        raise FileNotFoundError("there is no such file")
+    file = PillowImage.open(path, formats=FILE_TYPES)
+    try:
+        _check_shape(file)
+        if file.mode in ("F", "I"):
+            raise ValueError("it has 32 bits, of which none is known to be white: save it with 8")
+        # A second picture in a photo, or the pages of a TIFF, belong to the first.
+        if getattr(file, "is_animated", False) and file.format not in ("MPO", "TIFF"):
+            raise ValueError("it is an animation: save the picture that is meant")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def _check_shape(file: PillowImage.Image) -> None:
+    size = f"{file.width}x{file.height} pixels"
     # Resizing the shorter side of a thread of pixels would ask for gigabytes.
-    if max(file.size) > 20 * min(file.size):
-        raise ValueError(f"{file.width}x{file.height} pixels are no picture of a lesion")
+    if max(file.size) > 20 * min(file.size) or min(file.size) < SMALLEST:
+        raise ValueError(f"{size} are no picture of a lesion")
+    if file.width * file.height > LARGEST:
+        raise ValueError(f"{size} are more than {LARGEST}: make it smaller")
+
+
+def _decode(file: PillowImage.Image) -> PillowImage.Image:
+    """The picture in RGB, as the camera was held; as it is where the camera did not say how."""
+    picture = _eight_bit(file).convert("RGB")
+    turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _eight_bit(file: PillowImage.Image) -> PillowImage.Image:
     """The image itself, or one of 16 bits scaled down; Pillow's convert would clip it to white."""
     if not file.mode.startswith("I"):
         return file
-    return PillowImage.fromarray((np.asarray(file).clip(0, 65535) // 257).astype(np.uint8))
+    return PillowImage.fromarray((np.asarray(file) // 257).astype(np.uint8))
 
 
 def source_size(path: Path) -> tuple[int, int]:
