@@ -102,6 +102,8 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
             or not all(isinstance(entry[key], kind) for key, kind in kinds.items())
         ):
             raise ValueError(f"an entry of a recipe has {', '.join(kinds)}; got {entry!r}")
+        if places := entry["arguments"].keys() & {"device", "dtype"}:
+            raise ValueError(f"a recipe does not say where a block is: leave out {sorted(places)}")
     if len({entry["site"] for entry in recipe}) < len(recipe):
         raise ValueError("the recipe names a site twice")
     return recipe

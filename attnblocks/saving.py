@@ -21,10 +21,13 @@ from attnblocks.sites import find_se
 FORMAT = 1
 """Counted up when older versions of this library could not read a file any more."""
 
-# Arguments with which timm and torchvision would download weights or read other files.
+# Arguments with which timm and torchvision would download weights, read other files, or take memory
+# for a network that is only looked at.
 _FORBIDDEN = {
     "cache_dir",
     "checkpoint_path",
+    "device",
+    "dtype",
     "pretrained",
     "pretrained_cfg",
     "pretrained_cfg_overlay",
@@ -181,6 +184,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} was not written by save_model: it has weights alone")
     try:
         header = json.loads(text)
+        if isinstance(header["format"], bool) or not isinstance(header["format"], int):
+            raise ValueError(f"format {header['format']!r} is no number of a format")
         if header["format"] > FORMAT:
             raise ValueError(
                 f"format {header['format']} of attnblocks {header['version']} is newer than this "

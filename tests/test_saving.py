@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import struct
 
 import pytest
 import safetensors.torch
@@ -154,12 +155,23 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
     ("changes", "error", "message"),
     [
         ({"format": 2, "version": "9.1"}, ValueError, r"format 2 of attnblocks 9\.1 is newer"),
+        ({"format": float("nan")}, ValueError, "format nan is no number of a format"),
+        ({"format": True}, ValueError, "format True is no number of a format"),
+        ({"format": "1"}, ValueError, "format '1' is no number of a format"),
         ({"base": "timm/resnet18"}, ValueError, "the recipe does not fit"),
         ({"base": "os/system"}, ValueError, "base must be timm/NAME or torchvision/NAME"),
+        ({"base": "timm/../../etc/passwd"}, LookupError, "has no model '../../etc/passwd'"),
+        ({"base": "timm/local-dir:/etc"}, LookupError, "has no model 'local-dir:/etc'"),
+        ({"base": f"{TIMM}.local-dir:/etc"}, ValueError, "cannot be built with"),
+        ({"base": "torchvision/raft_large"}, LookupError, "has no model 'raft_large'"),
         ({"base": "timm/no_such"}, LookupError, "the installed timm has no model 'no_such'"),
         ({"base": 3}, ValueError, "its entries are of the wrong kind"),
         ({"base_kwargs": {"num_classes": 3}}, ValueError, r"classifier.weight has shape \(1000"),
         ({"base_kwargs": {"pretrained": True}}, ValueError, "not pretrained=True"),
+        ({"base_kwargs": {"device": "cpu"}}, ValueError, "not device='cpu'"),
+        ({"base_kwargs": {"num_classes": 10**12}}, ValueError, r"\(1000, 1024\), not \(10{12},"),
+        ({"base_kwargs": {"act_layer": "os.system"}}, ValueError, "cannot be built with"),
+        ({"base_kwargs": {"model_name": "x"}}, ValueError, "multiple values for argument"),
         ({"recipe": {}}, ValueError, "its entries are of the wrong kind"),
         ({"recipe": []}, ValueError, "the recipe does not fit"),
         ({"shared": {"a": "b"}}, ValueError, "has a header that cannot be used: 'b'"),
@@ -171,6 +183,72 @@ def test_headers_that_do_not_fit(saved, changes, error, message, tmp_path):
     changed_header(saved, tmp_path, **changes)
     with pytest.raises(error, match=message):
         load_model(tmp_path / "m")
+
+
+ARGUMENTS = {"kernel_size": 3, "gate_layer": "Sigmoid"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block": "os.system"}, "the recipe does not fit: .* not .*os.system"),
+        ({"block": ["Eca"]}, "an entry of a recipe has site, block, channels, arguments; got"),
+        ({"site": "../x"}, r"no site '\.\./x' in the network"),
+        ({"site": "__class__"}, "no site '__class__' in the network"),
+        ({"channels": 10**12}, "has 16 channels, not 10{12}"),
+        ({"arguments": {**ARGUMENTS, "gate_layer": "os.system"}}, "unknown layer 'os.system'"),
+        ({"arguments": {**ARGUMENTS, "gate_layer": "Module"}}, "unknown layer 'Module'"),
+        ({"arguments": {**ARGUMENTS, "gate_layer": {"a": 1}}}, "unknown layer {'a': 1}"),
+        ({"arguments": {**ARGUMENTS, "more": 1}}, "unexpected keyword argument 'more'"),
+        ({"arguments": {**ARGUMENTS, "channels": 3}}, "multiple values for argument 'channels'"),
+        ({"arguments": {**ARGUMENTS, "kernel_size": -1}}, "kernel_size must be"),
+        ({"arguments": {**ARGUMENTS, "kernel_size": float("nan")}}, "kernel_size must be"),
+        # It would take memory for a block that is only looked at.
+        ({"arguments": {**ARGUMENTS, "device": "cpu"}}, "where a block is: leave out .'device'"),
+    ],
+)
+def test_recipes_of_a_stranger(saved, changes, message, tmp_path):
+    (tmp_path / "m").write_bytes(saved)
+    first, *others = json.loads(header_of(tmp_path / "m"))["recipe"]
+    changed_header(saved, tmp_path, recipe=[{**first, **changes}, *others])
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets", "message"),
+    [
+        ([10**12], [0, 4], "is damaged or no safetensors file"),
+        ([2**62, 4], [0, 0], "is damaged or no safetensors file"),
+        ([1], [0, 2**60], "is damaged or no safetensors file"),
+        ([10**12, 0], [0, 0], "do not fit the base"),
+        ([], [0, 4], "do not fit the base"),
+    ],
+)
+def test_shapes_that_cannot_be(saved, shape, offsets, message, tmp_path):
+    (tmp_path / "m").write_bytes(saved)
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+    content = {"__metadata__": {"attnblocks": header_of(tmp_path / "m")}, "a": tensor}
+    header = json.dumps(content).encode()
+    body = bytes(4 if offsets[1] else 0)
+    (tmp_path / "m").write_bytes(struct.pack("<Q", len(header)) + header + body)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("text", ["", "null", "3", "[]", "\0", "1" * 5000])
+def test_headers_that_are_none(text, tmp_path):
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "m", {"attnblocks": text})
+    with pytest.raises(ValueError, match="has a header that cannot be used"):
+        load_model(tmp_path / "m")
+
+
+def test_a_pipe_or_folder_is_no_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(FileNotFoundError, match=f"no model file .*{name}"):
+            load_model(tmp_path / name)
 
 
 def test_files_that_are_something_else(saved, tmp_path):
