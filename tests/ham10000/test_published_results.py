@@ -19,13 +19,13 @@ def read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def tested(run: Path) -> dict:
+def report_of(run: Path) -> dict:
     return json.loads((run / "test.json").read_text())
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_the_figures_of_a_run_follow_from_its_counts(run):
-    report = tested(run)
+    report = report_of(run)
     counts = np.array(report["confusion_counts"])  # predicted by true
     hits, images, guesses = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
     assert images.sum() == report["images"] == 998
@@ -48,7 +48,7 @@ def test_a_table_follows_from_its_runs(table):
             if not of_row:
                 assert row[f"{name}_percent"] == ""
                 continue
-            values = [100 * tested(RESULTS / "runs" / run["run"])[name] for run in of_row]
+            values = [100 * report_of(RESULTS / "runs" / run["run"])[name] for run in of_row]
             assert float(row[f"{name}_percent"]) == pytest.approx(mean(values))
             if len(values) > 1:
                 assert float(row[f"{name}_percent_sd"]) == pytest.approx(stdev(values))
