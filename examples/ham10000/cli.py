@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from examples.ham10000 import processes
 from examples.ham10000.comparison.compare import compare
 from examples.ham10000.comparison.report import write_comparison
 from examples.ham10000.comparison.words import format_comparison
-from examples.ham10000.config import NOTICE
+from examples.ham10000.config import NOTICE, check_outside, check_workers
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import download
 from examples.ham10000.data.index import read_index
@@ -113,10 +114,17 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.exists():
         raise FileExistsError(f"--out {options.out} exists: name a new folder")
+    if options.out is not None:
+        check_outside(options.out, options.data)
+    check_workers(options.workers)
     evaluation = evaluate_run(options.run, options.data, options.split, options.workers)
     if options.out is not None and processes.rank() == 0:
         options.out.mkdir(parents=True)
-        write_results(options.out, evaluation)
+        try:
+            write_results(options.out, evaluation)
+        except BaseException:
+            shutil.rmtree(options.out)
+            raise
     processes.say(format_summary(evaluation.summary))
     return 0
 

@@ -4,7 +4,11 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from examples.ham10000.data.splits import PROTOCOLS
+from examples.ham10000.training.losses import LOSSES
+from examples.ham10000.training.models import ATTENTION
 
 NOTICE = "Research code. Not a medical device; not for diagnosis."
 
@@ -12,11 +16,18 @@ NOTICE = "Research code. Not a medical device; not for diagnosis."
 PAPER = {"image_size": 224, "epochs": 100, "batch_size": 128, "lr": 5e-4}
 SYNTHETIC = {"image_size": 64, "epochs": 12, "batch_size": 32, "lr": 2e-3}
 
+LARGEST_IMAGE = 4096
+"""The largest ``image_size``; a network needs gigabytes for it."""
+
+MOST_WORKERS = 256
+
 INITS = ("fresh", "warm", "fitted")
 """How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
 
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+CLASS_WEIGHTS = ("none", "balanced")
+RECOMPUTE_BN = ("auto", "yes", "no")
 MONITORS = {
     "val_mean_recall": "max",
     "val_accuracy": "max",
@@ -24,6 +35,18 @@ MONITORS = {
     "val_loss": "min",
 }
 """Figures that can choose the checkpoint, and whether more or less of them is better."""
+
+CHOICES = {
+    "protocol": tuple(PROTOCOLS),
+    "attention": ATTENTION,
+    "loss": LOSSES,
+    "class_weights": CLASS_WEIGHTS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "recompute_bn": RECOMPUTE_BN,
+    "monitor": tuple(MONITORS),
+}
+"""What an option may be; also of a run, whose file may be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,8 @@ class Config:
         for name in ("image_size", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        if self.image_size > LARGEST_IMAGE:
+            raise ValueError(f"--image-size must be at most {LARGEST_IMAGE}, got {self.image_size}")
         for name in ("lr", "clip_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -86,13 +111,18 @@ class Config:
                 raise ValueError(
                     f"{_flag(name)} must be finite and not below 0: {getattr(self, name)}"
                 )
-        for name in ("workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+        check_workers(self.workers)
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, got {self.seed}")
         if self.seed >= 2**32:
             raise ValueError(f"--seed must be below 2**32, got {self.seed}")
         if not 0 <= self.drw_start <= 1:
             raise ValueError(f"--drw-start is a share of the epochs, 0 to 1, got {self.drw_start}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{_flag(name)} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
         if self.init not in (None, *INITS):
             raise ValueError(f"--init must be one of {', '.join(INITS)}; got {self.init!r}")
         if self.init is not None and self.attention in ("SE", "none", "identity"):
@@ -101,8 +131,20 @@ class Config:
             raise ValueError("--init fitted keeps what weights have learned: give --weights")
         if self.focal_weight == self.ldam_weight == 0:
             raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
-        if self.data is not None and self.data.resolve() in self.out.resolve().parents:
-            raise ValueError(f"--out {self.out} is inside --data: keep the data folder as it is")
+        if self.data is not None:
+            check_outside(self.out, self.data)
+
+
+def check_outside(out: Path, data: Path) -> None:
+    """Raise ValueError for results in the data folder, where they would be taken for data."""
+    if data.resolve() in out.resolve().parents:
+        raise ValueError(f"--out {out} is inside --data: keep the data folder as it is")
+
+
+def check_workers(workers: int) -> None:
+    """Raise ValueError for a number of processes that no machine should start."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(f"--workers must not be negative, nor above {MOST_WORKERS}, got {workers}")
 
 
 def options_for_json(config: Config) -> dict[str, Any]:
@@ -125,7 +167,7 @@ def read_description(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no run in {run}: there is no {file}")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(description, dict):
         raise ValueError(f"{file} is damaged: it holds no JSON object")
@@ -139,13 +181,26 @@ def read_options(run: Path) -> Config:
         options = {**description["options"], "out": run}
         for name in ("data", "split_file"):
             options[name] = None if options[name] is None else Path(options[name])
-        config = Config(**options)
+        config = Config(**_of_their_kinds(options))
         config.check()
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(
             f"the options in {run / 'config.json'} are of another version: {error}"
         ) from error
     return config
+
+
+def _of_their_kinds(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, once each is of the kind that the command line makes of it."""
+    options = dict(options)
+    for name, kind in get_type_hints(Config).items():
+        value = options.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(0.0, kind):
+            options[name] = value = float(value)  # JSON does not tell 1 and 1.0 apart
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        if name in options and wrong:
+            raise TypeError(f"{name} is {value!r:.50}")
+    return options
 
 
 def _flag(name: str) -> str:

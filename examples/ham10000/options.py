@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.config import (
+    CLASS_WEIGHTS,
     INITS,
     MONITORS,
     NOTICE,
     PAPER,
     PRECISIONS,
+    RECOMPUTE_BN,
     SCHEDULES,
     SYNTHETIC,
     Config,
@@ -218,13 +220,13 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     _add(group, "--image-size", "in pixels", type=int)
     text = "batch norm statistics from training images before each validation; auto: where the "
     text += "network's own average lags (momentum below 0.1)"
-    _add(group, "--recompute-bn", text, choices=("auto", "yes", "no"))
+    _add(group, "--recompute-bn", text, choices=RECOMPUTE_BN)
 
     group = options.add_argument_group("loss")
     if not rows:
         _add(group, "--loss", "ldam and joint come with a cosine classifier", choices=LOSSES)
     text = "of cross entropy and focal loss; balanced: inverse to the images of a class"
-    _add(group, "--class-weights", text, choices=("none", "balanced"))
+    _add(group, "--class-weights", text, choices=CLASS_WEIGHTS)
     _add(group, "--focal-weight", "of the focal term of the joint loss", type=float)
     _add(group, "--ldam-weight", "of the LDAM term of the joint loss", type=float)
     text = "share of the epochs before LDAM's class weights are switched on (1: never)"

@@ -47,8 +47,12 @@ def create_run(config: Config) -> None:
     try:
         write_json(partial / "config.json", {"options": options_for_json(config)})
         os.rename(partial, config.out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial)
+        if isinstance(error, OSError) and config.out.exists():
+            raise FileExistsError(
+                f"--out {config.out} was made by another run meanwhile: name a new folder"
+            ) from error
         raise
 
 

@@ -157,11 +157,12 @@ def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray
     Args:
         paths: the image files.
         size: side of the square, in pixels, as in :func:`load_image`.
-        cache: the folder to keep the file in; made if needed.
+        cache: the folder to keep the file in; made if needed. Where it cannot be written, the
+            images are in memory instead.
         key: :func:`digest` of the :func:`file_digests` of the paths.
 
     Returns:
-        A read-only memory map of uint8, (len(paths), 3, size, size).
+        Read-only, as a rule a memory map; uint8, (len(paths), 3, size, size).
 
     Raises:
         ValueError: an image is unreadable.
@@ -169,6 +170,9 @@ def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray
     """
     file = cache / f"{key[:24]}-{size}-v{FORMAT}.npy"
     shape = (len(paths), 3, size, size)
+    if not _is_writable(cache):
+        pixels = _read(file, shape)
+        return _decode_into_memory(paths, size) if pixels is None else pixels
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         pixels = _read(file, shape)
@@ -177,6 +181,22 @@ def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray
             pixels = _read(file, shape)
     if pixels is None:
         raise OSError(f"{file} was written and cannot be read back: is the disk full?")
+    return pixels
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made."""
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    return os.access(there, os.W_OK)
+
+
+def _decode_into_memory(paths: Sequence[Path], size: int) -> NDArray[np.uint8]:
+    pixels = np.empty((len(paths), 3, size, size), np.uint8)
+    for place, image in enumerate(
+        map_files(lambda path: load_image(path, size), paths, "decoding")
+    ):
+        pixels[place] = image.numpy()
+    pixels.setflags(write=False)
     return pixels
 
 

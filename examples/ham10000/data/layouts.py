@@ -104,6 +104,11 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)  # paths themselves compare slowly
 
 
+def holds_masks(name: str) -> bool:
+    """Whether a folder of this name has the lesion masks of the same download, which are PNG."""
+    return "segmentation" in name.lower()
+
+
 def read_table(file: Path, columns: tuple[str, ...]) -> Table:
     """Every row of a CSV file with its place, once its columns and fields are known to be there.
 
@@ -166,8 +171,7 @@ def _with_images(folder: Path) -> Path:
     if not folder.is_dir():
         return folder
     inside = [path for path in sorted(folder.iterdir()) if image_files(path)]
-    # The lesion masks of the same download are PNG files too.
-    inside = [path for path in inside if "segmentation" not in path.name.lower()]
+    inside = [path for path in inside if not holds_masks(path.name)]
     return inside[0] if not image_files(folder) and len(inside) == 1 else folder
 
 

@@ -17,6 +17,7 @@ from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.evaluation.metrics import summarise
 from examples.ham10000.run import new_network
+from examples.ham10000.training.checkpoint import read_checkpoint
 from examples.ham10000.training.lit import LesionClassifier
 
 
@@ -76,16 +77,22 @@ def load_best(run: Path) -> LesionClassifier:
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run has finished no epoch")
     network = new_network(config, empty=True)
+    checkpoint = read_checkpoint(file)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-        network.model.load_state_dict(
-            {
-                name.removeprefix("model."): value
-                for name, value in state.items()
-                if name.startswith("model.")
-            }
-        )
-    except Exception as error:  # a damaged file has many kinds
+        weights = {
+            name.removeprefix("model."): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+        own = network.model.state_dict()
+        for name, value in weights.items():
+            if name in own and value.dtype != own[name].dtype:  # it would be rounded
+                raise ValueError(f"{name} is {value.dtype}, not {own[name].dtype}")
+        network.model.load_state_dict(weights)
+        for name, value in own.items():
+            if not value.isfinite().all():  # all probabilities would be NaN
+                raise ValueError(f"{name} is not finite")
+    except Exception as error:  # what a stranger's file holds can be of any kind
         raise ValueError(f"{file} cannot be loaded: {error}") from error
     return LesionClassifier(network, nn.CrossEntropyLoss(), image_size=config.image_size)
 
@@ -104,15 +111,27 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
             is not one of these data.
     """
     config, module = read_options(run), load_best(run)
+    leak, digest = _read_facts(run, part)
     images = read_index(folder, allow_missing=True)
     cache = run.resolve().parent / "ham10000-cache"
     data = load_data(images, run / "split.csv", config.image_size, cache, [part])
-    description = read_description(run)
-    if description.get("images_sha256", {}).get(part) != data.digests[part]:
+    if digest != data.digests[part]:
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
         )
-    return evaluate_part(module, data, part, config, folder, workers, description["leak"])
+    return evaluate_part(module, data, part, config, folder, workers, leak)
+
+
+def _read_facts(run: Path, part: str) -> tuple[float, object]:
+    """Leak of a run, and digest of the images of a part, which an old run may lack."""
+    description = read_description(run)
+    try:
+        leak, digests = float(description["leak"]), dict(description.get("images_sha256", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'config.json'} is damaged: leak, images_sha256") from error
+    if not 0 <= leak <= 1:
+        raise ValueError(f"{run / 'config.json'} is damaged: leak is {leak}")
+    return leak, digests.get(part)
 
 
 def evaluate_part(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from examples.ham10000.data.augment import canvas_size, center_crop
 from examples.ham10000.data.images import load_image
-from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES
+from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES, holds_masks
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
 
@@ -65,7 +65,10 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
             names = [path.stem for path, found in loaded if isinstance(found, Tensor)]
             if pixels:
                 batch = center_crop(torch.stack(pixels), module.image_size).to(module.device)
-                writer.writerows(isic_rows(names, module(batch).softmax(1)))
+                probabilities = module(batch).softmax(1)
+                if not probabilities.isfinite().all():
+                    raise ValueError(f"the network of {run} overflows: its weights are damaged")
+                writer.writerows(isic_rows(names, probabilities))
             bar.update(len(chunk))
     return Outcome(len(paths) - len(problems), problems)
 
@@ -75,7 +78,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: an input does not exist, or a folder has no images.
-        ValueError: two images have one name.
+        ValueError: two images have one name, or one has a name that no table can hold.
     """
     paths: list[Path] = []
     for given in inputs:
@@ -90,6 +93,10 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     paths = list(dict.fromkeys(paths))
     names: dict[str, Path] = {}
     for path in paths:
+        try:
+            path.stem.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{str(path)!r} has a name that is not UTF-8: rename it") from error
         if names.setdefault(path.stem, path) is not path:
             raise ValueError(
                 f"{names[path.stem]} and {path} have one name, which names the row: predict them "
@@ -99,7 +106,10 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; links are followed, each folder is seen once."""
+    """All image files below a folder, sorted; links are followed, each folder is seen once.
+
+    Folders of lesion masks are left out: a mask is no picture of a lesion.
+    """
     found: list[Path] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -107,5 +117,6 @@ def _images_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if not holds_masks(name)]
         found += [Path(place, name) for name in files if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)

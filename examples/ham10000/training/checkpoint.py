@@ -8,6 +8,28 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU. Nothing in it is executed: it may be a stranger's.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or holds other things than tensors and plain values.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file has many kinds
+        # Not in torch's words, which say how to run the code in the file nevertheless.
+        raise ValueError(
+            f"{file} cannot be loaded ({type(error).__name__}): it is damaged, or holds more than "
+            "weights"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{file} cannot be loaded: it is no checkpoint")
+    return checkpoint
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Write beside the old file, then take its place.
 

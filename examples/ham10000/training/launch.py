@@ -1,7 +1,12 @@
 """A whole run: its folder, its data, its training and its test."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from examples.ham10000 import processes
 from examples.ham10000.config import Config
@@ -21,20 +26,41 @@ def launch(config: Config, *, resumed: bool) -> dict[str, Any]:
         The content of ``test.json``.
 
     Raises:
-        ValueError, OSError: the options or the data cannot be used; a run that was to begin then
-            leaves no folder behind.
+        ValueError, OSError: the options or the data cannot be used, or another process is at the
+            run; a run that was to begin then leaves no folder behind.
         FloatingPointError: the loss was not finite.
     """
     if not resumed:
         processes.once(lambda: create_run(config))
+    with _alone(config.out):
+        try:
+            data, network = prepare(config)
+        except (ValueError, OSError):
+            if not resumed and processes.rank() == 0:
+                shutil.rmtree(config.out, ignore_errors=True)
+            raise
+        sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
+        shared = leak(data.images, data.split)
+        processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
+        processes.say(f"Run folder: {config.out}")
+        return train(config, data, network)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep others away from a run: two that go on with it would mix their epochs."""
+    lock = FileLock(run / ".lock")
+
+    def acquire() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"another process is at the run {run}: wait for its end") from error
+
+    processes.once(acquire)
     try:
-        data, network = prepare(config)
-    except (ValueError, OSError):
-        if not resumed and processes.rank() == 0:
-            shutil.rmtree(config.out, ignore_errors=True)
-        raise
-    sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
-    shared = leak(data.images, data.split)
-    processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
-    processes.say(f"Run folder: {config.out}")
-    return train(config, data, network)
+        yield
+    finally:
+        if processes.rank() == 0:
+            lock.release()
+            (run / ".lock").unlink(missing_ok=True)

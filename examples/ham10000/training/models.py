@@ -183,7 +183,10 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for a damaged file
-        raise ValueError(f"--weights {file}: not a readable file of weights: {error}") from error
+        # Not in torch's words, which say how to run the code in the file nevertheless.
+        raise ValueError(
+            f"--weights {file}: not a readable file of weights ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"--weights {file}: holds no plain state dict of tensors")
     return state

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DistributedSampler
@@ -25,7 +24,7 @@ from examples.ham10000.files import write_json
 from examples.ham10000.reporting.results import write_results
 from examples.ham10000.run import data_folder, describe, recomputes_bn
 from examples.ham10000.training.batchnorm import RecomputeBatchNorm
-from examples.ham10000.training.checkpoint import WholeCheckpointIO
+from examples.ham10000.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
 from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.lit import LesionClassifier
@@ -121,7 +120,7 @@ def _fit(
     if last is not None:
         # Workers load the first batches before Lightning has told the sampler the epoch.
         assert isinstance(batches.sampler, DistributedSampler)
-        batches.sampler.set_epoch(_read(last)["epoch"] + 1)
+        batches.sampler.set_epoch(read_checkpoint(last)["epoch"] + 1)
     validation = evaluation_loader(parts["val"], config.batch_size, workers=config.workers)
     try:
         trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
@@ -148,17 +147,9 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
     return [best, last]
 
 
-def _read(last: Path) -> dict[str, Any]:
-    try:
-        checkpoint: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file has many kinds
-        raise ValueError(f"{last} cannot be loaded: {error}") from error
-    return checkpoint
-
-
 def _check_not_moved(last: Path) -> None:
     """Lightning forgets which checkpoint was best when the folder has another path."""
-    states = _read(last)["callbacks"]
+    states = read_checkpoint(last)["callbacks"]
     for folder in {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}:
         if folder != os.path.realpath(last.parent):
             raise ValueError(f"the run was moved: to resume it, move it back to {folder}")

@@ -1,0 +1,322 @@
+"""Run folders, checkpoints and command lines that are wrong or hostile: a clear error each."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from examples.ham10000 import run as run_module
+from examples.ham10000.cli import main
+from examples.ham10000.config import read_options
+from examples.ham10000.data import images as images_module
+from examples.ham10000.data.index import read_index
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS
+from examples.ham10000.data.split_file import write_split
+from examples.ham10000.data.splits import by_lesion
+from examples.ham10000.run import create_run
+from examples.ham10000.training.models import build_network
+from tests.ham10000.finished import OPTIONS
+from tests.ham10000.runs import MODEL, QUICK
+
+OWN = {"model": MODEL, "image_size": 32, "batch_size": 8, "weights": "none"}
+FIRST = "model.conv_stem.weight"
+
+
+@pytest.fixture(scope="module")
+def state():
+    model = build_network(MODEL, 7, "none", "SE").model
+    return {f"model.{name}": value for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def made(folder, state, tmp_path) -> Path:
+    """A run folder on the small data folder, with all that `evaluate` and `predict` read."""
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    write_config(run)
+    images = read_index(folder)
+    write_split(run / "split.csv", images, by_lesion(images, 0))
+    torch.save({"state_dict": state}, run / "best.ckpt")
+    return run
+
+
+def write_config(run, options=None, **changes):
+    content = {"options": {**OPTIONS, **OWN, "out": str(run), **(options or {})}, "leak": 0.0}
+    (run / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+@pytest.fixture
+def refused(folder, made, tmp_path, capsys):
+    """The message of `predict` and `evaluate`, which both refuse the run and write nothing."""
+
+    def errors() -> str:
+        image = folder / IMAGE_FOLDERS[0] / "ISIC_00.jpg"
+        out = tmp_path / "out"
+        assert main(["predict", "--run", str(made), str(image), "--out", str(out)]) == 2
+        predicting = capsys.readouterr().err
+        command = ["evaluate", "--run", str(made), "--data", str(folder), "--out", str(out)]
+        assert main(command) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == predicting.splitlines()[-1]
+        assert not out.exists()
+        return predicting
+
+    return errors
+
+
+def test_the_folder_that_is_damaged_below_is_sound(folder, made, tmp_path, capsys):
+    assert main(["evaluate", "--run", str(made), "--data", str(folder)]) == 0
+    image = folder / IMAGE_FOLDERS[0] / "ISIC_00.jpg"
+    out = tmp_path / "out.csv"
+    assert main(["predict", "--run", str(made), str(image), "--out", str(out)]) == 0
+    assert out.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 10**9}, "--image-size must be at most 4096, got 1000000000"),
+        ({"image_size": "32"}, "config.json are of another version: image_size is '32'"),
+        ({"image_size": 32.5}, "another version: image_size is 32.5"),
+        ({"image_size": True}, "another version: image_size is True"),
+        ({"image_size": None}, "another version: image_size is None"),
+        ({"epochs": float("inf")}, "another version: epochs is inf"),
+        ({"lr": 10**400}, "another version: int too large"),
+        ({"lr": float("nan")}, "--lr must be above 0 and finite, got nan"),
+        ({"skip_bad": "no"}, "another version: skip_bad is 'no'"),
+        ({"workers": 10**9}, "--workers must not be negative, nor above 256, got 1000000000"),
+        ({"data": 3}, "another version: expected str"),
+        ({"model": ["tv"]}, "another version: model is ['tv']"),
+        ({"model": "os/system"}, "--model must be tv/NAME or timm/NAME, got 'os/system'"),
+        ({"model": "tv/../../x"}, "torchvision has no model '../../x'"),
+        ({"model": "timm/hf-hub:a/b"}, "timm has no model 'hf-hub:a/b'"),
+        ({"model": "timm/local-dir:/tmp"}, "timm has no model 'local-dir:/tmp'"),
+        ({"attention": "os.system"}, "--attention must be one of CBAM, CaCo"),
+        ({"loss": "x"}, "--loss must be one of cross-entropy, focal, ldam, joint; got 'x'"),
+        ({"protocol": "x"}, "--protocol must be one of lesion, paper; got 'x'"),
+        ({"monitor": "x"}, "--monitor must be one of val_mean_recall"),
+        ({"precision": "x"}, "--precision must be one of 32-true"),
+        ({"more": 1}, "another version: Config.__init__() got an unexpected"),
+    ],
+)
+def test_options_of_a_stranger_are_checked(made, refused, options, message):
+    write_config(made, options)
+    assert message in refused()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"options":' * 100_000,
+        '{"options": []}',
+        '{"options": null}',
+        "{}",
+    ],
+)
+def test_descriptions_that_are_none(made, refused, text):
+    (made / "config.json").write_text(text)
+    assert "config.json" in refused()
+
+
+def test_numbers_may_be_written_without_a_point(made):
+    write_config(made, {"lr": 1, "clip_grad_norm": 5})
+    options = read_options(made)
+    assert (options.lr, options.clip_grad_norm) == (1.0, 5.0)
+    assert isinstance(options.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"leak": "x"}, "config.json is damaged: leak, images_sha256"),
+        ({"leak": None}, "config.json is damaged: leak, images_sha256"),
+        ({"leak": float("nan")}, "config.json is damaged: leak is nan"),
+        ({"images_sha256": None}, "config.json is damaged: leak, images_sha256"),
+    ],
+)
+def test_facts_of_a_run_are_checked(folder, made, changes, message, capsys):
+    write_config(made, **changes)
+    assert main(["evaluate", "--run", str(made), "--data", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+
+
+class Exploit:
+    """A pickle that would run code when it is loaded."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_checkpoints_that_are_none_are_refused_and_run_nothing(made, refused, monkeypatch):
+    monkeypatch.chdir(made)
+    file = made / "best.ckpt"
+    whole = file.read_bytes()
+    for content in (pickle.dumps(Exploit(), 2), whole[: len(whole) // 2], b"", bytes(1000)):
+        file.write_bytes(content)
+        assert "it is damaged, or holds more than weights" in refused()
+    for content in ({"state_dict": Exploit()}, {"state_dict": {FIRST: Exploit()}}):
+        torch.save(content, file)
+        printed = refused()
+        assert "holds more than weights" in printed
+        assert "weights_only" not in printed  # torch's advice to run it
+    assert not Path("executed").exists()
+    for content in ([1], {}, {"state_dict": [1]}, {"state_dict": {1: 2}}, {"state_dict": {}}):
+        torch.save(content, file)
+        assert "best.ckpt cannot be loaded" in refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.long(), "conv_stem.weight is torch.int64, not torch.float32"),
+        (lambda value: value.half(), "conv_stem.weight is torch.float16, not torch.float32"),
+        (lambda value: value * float("nan"), "conv_stem.weight is not finite"),
+        (lambda value: value + float("inf"), "conv_stem.weight is not finite"),
+        (lambda value: value.to("meta"), "cannot be loaded"),
+        (lambda value: value.to_sparse(), "cannot be loaded"),
+        (lambda value: torch.ones(1).expand(10**9, 3), "size mismatch for conv_stem.weight"),
+        (lambda value: "text", "cannot be loaded"),
+    ],
+)
+def test_weights_that_are_none_are_refused(made, refused, state, change, message):
+    torch.save({"state_dict": {**state, FIRST: change(state[FIRST])}}, made / "best.ckpt")
+    assert message in refused()
+
+
+def test_weights_that_overflow_give_no_probabilities(folder, made, state, tmp_path, capsys):
+    huge = {**state, FIRST: torch.full_like(state[FIRST], 3e38)}
+    torch.save({"state_dict": huge}, made / "best.ckpt")
+    image = folder / IMAGE_FOLDERS[0] / "ISIC_00.jpg"
+    out = tmp_path / "out.csv"
+    assert main(["predict", "--run", str(made), str(image), "--out", str(out)]) == 2
+    assert f"the network of {made} overflows" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_lesion_masks_are_not_predicted(folder, made, tmp_path):
+    masks = folder / LESION_MASKS
+    masks.mkdir()
+    Image.new("L", (20, 15)).save(masks / "ISIC_00_segmentation.png")
+    out = tmp_path / "out.csv"
+    assert main(["predict", "--run", str(made), str(folder), "--out", str(out)]) == 0
+    assert "segmentation" not in out.read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text")
+def test_a_name_that_no_table_can_hold_is_refused(folder, made, tmp_path, capsys):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    shutil.copy(folder / IMAGE_FOLDERS[0] / "ISIC_00.jpg", os.fsencode(inputs) + b"/a\xff.jpg")
+    command = ["predict", "--run", str(made), str(inputs), "--out", str(tmp_path / "out.csv")]
+    assert main(command) == 2
+    assert "a\\udcff.jpg' has a name that is not UTF-8: rename it" in capsys.readouterr().err
+
+
+def test_evaluation_leaves_data_folder_and_half_results_alone(folder, made, tmp_path, capsys):
+    command = ["evaluate", "--run", str(made), "--data", str(folder), "--out"]
+    assert main([*command, str(folder / "out")]) == 2
+    assert "is inside --data" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "out"), "--workers", "-1"]) == 2
+    assert "--workers must not be negative" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "out")]) == 2  # there is no log to draw
+    assert "metrics.csv" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_run_beside_which_nothing_can_be_written_is_evaluated(
+    folder, made, cached, monkeypatch, capsys
+):
+    command = ["evaluate", "--run", str(made), "--data", str(folder)]
+    assert main(command) == 0
+    _, _, expected = capsys.readouterr().out.partition("Test part")
+    cache = made.parent / "ham10000-cache"
+    if not cached:
+        shutil.rmtree(cache)
+    before = sorted(made.parent.rglob("*"))
+    monkeypatch.setattr(images_module.os, "access", lambda *args: False)
+    monkeypatch.setattr(images_module, "FileLock", None)
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith(expected)
+    assert sorted(made.parent.rglob("*")) == before
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(made, capsys):
+    with FileLock(made / ".lock"):
+        assert main(["train", "--resume", str(made)]) == 2
+    assert f"another process is at the run {made}" in capsys.readouterr().err
+    assert (made / "best.ckpt").exists()
+
+
+def test_of_two_runs_that_begin_in_one_folder_one_does(made, tmp_path, monkeypatch):
+    config = read_options(made)
+    shutil.rmtree(made)
+    rename = os.rename
+
+    def second(source, target):
+        monkeypatch.setattr(run_module.os, "rename", rename)
+        create_run(config)  # between the look and the move of the first
+        rename(source, target)
+
+    monkeypatch.setattr(run_module.os, "rename", second)
+    with pytest.raises(FileExistsError, match=r"--out .*run was made by another run meanwhile"):
+        create_run(config)
+    assert [path.name for path in made.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("place", ["a file", "a link to nothing"])
+def test_a_run_cannot_begin_where_no_folder_can_be(folder, tmp_path, place, capsys):
+    base = tmp_path / "base"
+    if place == "a file":
+        base.write_text("precious")
+    else:
+        base.symlink_to(tmp_path / "nowhere" / "at all")
+    command = [*QUICK, "--data", str(folder), "--out", str(base / "run")]
+    assert main(command) == 2
+    assert str(base) in capsys.readouterr().err
+
+
+FULL = """
+import json, resource, sys
+from examples.ham10000.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # bytes of any file that is written
+print("codes", *(main(command) for command in json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_is_an_error_and_leaves_nothing(folder, made, tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    commands = [
+        ["split", "--data", folder],
+        ["predict", "--run", made, folder],
+        ["evaluate", "--run", made, "--data", folder],
+    ]
+    texts = [[*map(str, command), "--out", str(results / "out")] for command in commands]
+    before = sorted(made.parent.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, json.dumps(texts)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("codes 2 2 2\n")
+    assert done.stderr.count("File too large") == 3
+    assert "Traceback" not in done.stderr
+    assert list(results.iterdir()) == []
+    left = {path.suffix for path in set(made.parent.rglob("*")) - set(before)}
+    assert left <= {"", ".lock"}  # the folder of the cache
