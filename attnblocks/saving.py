@@ -184,7 +184,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path} was not written by save_model: it has weights alone")
     try:
         header = json.loads(text)
-        if isinstance(header["format"], bool) or not isinstance(header["format"], int):
+        if type(header["format"]) is not int or header["format"] < 1:
             raise ValueError(f"format {header['format']!r} is no number of a format")
         if header["format"] > FORMAT:
             raise ValueError(

@@ -156,6 +156,7 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
     [
         ({"format": 2, "version": "9.1"}, ValueError, r"format 2 of attnblocks 9\.1 is newer"),
         ({"format": float("nan")}, ValueError, "format nan is no number of a format"),
+        ({"format": -1}, ValueError, "format -1 is no number of a format"),
         ({"format": True}, ValueError, "format True is no number of a format"),
         ({"format": "1"}, ValueError, "format '1' is no number of a format"),
         ({"base": "timm/resnet18"}, ValueError, "the recipe does not fit"),
