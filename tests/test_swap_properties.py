@@ -138,6 +138,7 @@ def test_a_swap_that_fails_leaves_everything_as_it_was(model, data):
     assert unchanged(model, before)
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(networks().filter(expected_sites), st.sampled_from(["warm", "fresh"]))
 def test_there_and_back_a_hundred_times_does_not_grow_the_network(model, init):

@@ -70,7 +70,9 @@ def assert_goes_on(run: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(found[name], value) for name, value in undisturbed.items())
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_ends_a_run_that_then_goes_on(data, undisturbed, stop, tmp_path):
     run = tmp_path / "run"
     process = start(*MAIN, "train", *OPTIONS, "--data", data, "--out", run)
