@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import torch
 from sklearn import metrics as sk
 
 from examples.ham10000.evaluation.metrics import HEADLINES, Predictions, figures, summarise
+from tests.ham10000.children import collect_in_two
 from tests.ham10000.isic import isic_score
 
 NAMES = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"]
@@ -295,30 +296,9 @@ def test_predictions_refuse_an_image_twice_and_batches_that_do_not_fit():
         predictions.compute()
 
 
-def collect(rank, folder):
-    """One of two processes: first it has 5 or 4 of the images, then all of them or none."""
-    torch.set_num_threads(1)  # the threads of the first process are gone
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=30),
-    )
-    values = torch.arange(63.0).view(9, 7)
-    found = []
-    for own in (torch.arange(rank, 9, 2), torch.arange(9 * rank, 9)):
-        predictions = Predictions()
-        for chosen in own.split(3):
-            predictions.update(chosen, values[chosen])
-        found.append(predictions.compute())
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
+@pytest.mark.skipif(sys.platform == "win32", reason="needs forkserver")
 def test_predictions_of_two_processes_come_together(tmp_path):
-    # Not spawn, whose processes would take ten seconds for their imports.
-    torch.multiprocessing.start_processes(collect, (tmp_path,), nprocs=2, start_method="fork")
+    collect_in_two(tmp_path)
     for rank in range(2):
         for positions, probabilities in torch.load(tmp_path / f"{rank}.pt"):
             assert positions == list(range(9))

@@ -1,15 +1,17 @@
 """A run that was killed goes on, and ends as one that was left alone."""
 
 import json
+import random
 import re
 import signal
 import sys
+import time
 
 import pytest
 import torch
 
 from examples.ham10000.cli import main
-from tests.ham10000.killed import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
+from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
 
@@ -24,6 +26,16 @@ def outcome(run):
     states = [torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("best", "last")]
     texts = [(run / name).read_text() for name in ("metrics.csv", "test.csv", "test.json")]
     return [state["state_dict"] for state in states], states[1]["epoch"], texts
+
+
+def assert_same(found, expected):
+    states, epoch, texts = found
+    expected_states, expected_epoch, expected_texts = expected
+    assert epoch == expected_epoch
+    assert texts == expected_texts
+    for state, expected_state in zip(states, expected_states, strict=True):
+        assert state.keys() == expected_state.keys()
+        assert all(torch.equal(state[name], expected_state[name]) for name in state)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +58,28 @@ def test_a_killed_run_ends_as_one_left_alone(undisturbed, tmp_path, point):
     assert not (run / "test.json").exists()
     trap = None if point in BEFORE_THE_FIRST_CHECKPOINT else "again"
     assert call_main(["train", "--resume", str(run)], trap) == 0
-    states, epoch, texts = outcome(run)
-    expected_states, expected_epoch, expected_texts = undisturbed
-    assert epoch == expected_epoch
-    assert texts == expected_texts
-    for state, expected in zip(states, expected_states, strict=True):
-        assert state.keys() == expected.keys()
-        assert all(torch.equal(state[name], expected[name]) for name in state)
+    assert_same(outcome(run), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_one_left_alone(undisturbed, tmp_path):
+    """Twenty runs, each killed somewhere between its first moment and its last one."""
+    began = time.monotonic()
+    assert call_main(["train", *OPTIONS, "--out", str(tmp_path / "timed")]) == 0
+    length = time.monotonic() - began
+    moments, killed = random.Random(0), 0
+    for number in range(20):
+        run = tmp_path / f"run{number}"
+        seconds = (number + moments.random()) / 20 * length
+        code = call_main(["train", *OPTIONS, "--out", str(run)], seconds=seconds)
+        killed += code == -signal.SIGKILL
+        left = sorted(path.name for path in run.glob("*"))
+        print(f"after {seconds:.2f} s of {length:.2f}: exit code {code}, {left}")
+        again = ["--resume", str(run)] if run.exists() else [*OPTIONS, "--out", str(run)]
+        assert call_main(["train", *again]) == 0
+        assert (run / "report.html").exists()
+        assert_same(outcome(run), undisturbed)
+    assert killed >= 15  # at a quicker moment of the machine, some are over in time
 
 
 def test_a_run_that_is_over_is_not_trained_again(run, capsys):

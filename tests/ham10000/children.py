@@ -1,9 +1,16 @@
-"""Runs that are killed at a chosen moment, in processes of their own."""
+"""What tests do in processes of their own: runs that are killed, and two that work together.
+
+They are forked from a server that has imported everything. Forked from the process of the tests,
+whose threads may hold locks, they could hang.
+"""
 
 import os
 import signal
 import sys
+from datetime import timedelta
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
+from pathlib import Path
 from unittest import mock
 
 import lightning as L
@@ -12,6 +19,7 @@ import torch
 from examples.ham10000.cli import main
 from examples.ham10000.data import images, synthetic
 from examples.ham10000.evaluation import evaluate
+from examples.ham10000.evaluation.metrics import Predictions
 from examples.ham10000.reporting import results
 from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.throughput import Throughput
@@ -51,17 +59,16 @@ FIRST_EPOCH_AGAIN = (
 )
 
 
-def call_main(arguments: list[str], point: str | None = None) -> int | None:
-    """The exit code of the command line in a new process, killed at ``point``.
+def call_main(arguments: list[str], point: str | None = None, seconds: float = 180) -> int | None:
+    """The exit code of the command line in a new process, killed at ``point`` or after a time.
 
     ``point`` is one of :data:`POINTS`, or "again" to be killed where the first epoch is trained.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_child, args=(arguments, point))
+    process = _server().Process(target=_child, args=(arguments, point))
     process.start()
-    process.join(180)
+    process.join(seconds)
     process.kill()
+    process.join()
     return process.exitcode
 
 
@@ -82,3 +89,40 @@ def _child(arguments: list[str], point: str | None) -> None:
 
         with mock.patch.object(owner, name, until):
             sys.exit(main(arguments))
+
+
+def collect_in_two(folder: Path) -> None:
+    """Write to 0.pt and 1.pt what two processes collect of nine predictions, shared in two ways."""
+    children = [_server().Process(target=_collect, args=(rank, folder)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        child.kill()
+
+
+def _collect(rank: int, folder: Path) -> None:
+    """First, the two have five and four of the images; then, all of them and none."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=30),
+    )
+    values = torch.arange(63.0).view(9, 7)
+    found = []
+    for own in (torch.arange(rank, 9, 2), torch.arange(9 * rank, 9)):
+        predictions = Predictions()
+        for chosen in own.split(3):
+            predictions.update(chosen, values[chosen])
+        found.append(predictions.compute())
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _server() -> BaseContext:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
