@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -140,6 +141,9 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         LookupError: the installed timm or torchvision does not have the base.
         ImportError: safetensors, or the library of the base, is not installed.
 
+    Warns:
+        UserWarning: parameters have NaN or infinite values; they are loaded as they are.
+
     Example:
         >>> load_model("nowhere.safetensors")
         Traceback (most recent call last):
@@ -166,6 +170,13 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         if key in own:  # shared tensors have several names, and are here once
             own[key].data = own[key].data.to(value.dtype)
     model.load_state_dict(state)
+    damaged = [
+        key
+        for key, value in model.named_parameters()
+        if value.dtype in _FLOATS and not value.isfinite().all()
+    ]
+    if damaged:
+        warnings.warn(f"{path} has parameters that are not finite: {damaged}", stacklevel=2)
     return model
 
 

@@ -1,5 +1,6 @@
 """One file per model: exact round trips, and files that nothing should be loaded from."""
 
+import copy
 import itertools
 import json
 import os
@@ -301,6 +302,20 @@ def test_tied_weights_stay_tied_and_others_do_not_become_so(tmp_path):
         load_model(tmp_path / "loose", base=Tied(True))
     with pytest.raises(ValueError, match="base is on the meta device"):
         load_model(tmp_path / "tied", base=Tied(True).to("meta"))
+
+
+def test_weights_that_are_not_finite_are_named_and_kept(tmp_path):
+    model = randomized(Tied(True))
+    with torch.no_grad():
+        model.a.weight[0] = float("nan")
+    model.register_buffer("not measured yet", torch.tensor(float("nan")))  # as a buffer may be
+    base = copy.deepcopy(model)
+    save_model(model, tmp_path / "m")
+    with pytest.warns(UserWarning, match=r"parameters that are not finite: \['a\.weight'\]"):
+        loaded = load_model(tmp_path / "m", base=base)
+    assert loaded.a.weight is loaded.b.weight
+    assert loaded.a.weight.isnan().sum() == 3
+    assert torch.equal(loaded.a.weight[1:], model.a.weight[1:])
 
 
 def test_tensors_of_another_kind_are_refused(tmp_path):
