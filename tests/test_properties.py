@@ -4,10 +4,12 @@ import copy
 import io
 import pickle
 
+import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.export import Dim
 from torch.func import functional_call
 
 from attnblocks import create_block
@@ -117,6 +119,26 @@ def test_every_way_to_copy_a_block_computes_the_same(case):
     copies = (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), loaded)
     for other in (*copies, copy.deepcopy(block).share_memory()):
         assert torch.equal(other(x), expected)
+
+
+@pytest.mark.slow
+@settings(max_examples=30)
+@given(cases(dtypes=(torch.float32,)))
+def test_eager_compiled_exported_and_onnx_agree(case):
+    """Made for other sizes than those that they are then given."""
+    block, x = case
+    expected = block(x).detach()
+    example = (random_map(2, block.channels, 8, 6),)
+    sizes = ({0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)},)
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled(*example)
+    torch.testing.assert_close(compiled(x), expected, **near(x.dtype))
+    exported = torch.export.export(block, example, dynamic_shapes=sizes).module()
+    torch.testing.assert_close(exported(x), expected, **near(x.dtype))
+    program = torch.onnx.export(block, example, dynamo=True, dynamic_shapes=sizes, verbose=False)
+    (found,) = program(x)  # runs in ONNX Runtime
+    torch.testing.assert_close(found, expected, **near(x.dtype))
 
 
 @given(cases(), seeds)
