@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from examples.ham10000 import processes
@@ -34,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 after a diverged run, for data that ``check`` finds unusable, where ``predict`` had to
-        leave images out or ``reproduce`` could not run a row; 2 for input that cannot be used; 128
-        and the number of the signal, as shells do, after Ctrl-C and SIGTERM.
+        leave images out or ``reproduce`` could not run a row; 2 for input that cannot be used,
+        or that needs more memory than there is; 128 and the number of the signal, as shells do,
+        after Ctrl-C and SIGTERM.
     """
     options = parse(arguments)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
@@ -54,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands[options.command](options)
     except (ValueError, OSError) as error:
         _complain(error)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _complain(f"a smaller --batch-size or --image-size needs less memory: {error}")
         return 2
     except (KeyboardInterrupt, SIGTERMException) as stop:
         _complain("stopped. A run goes on from its last whole epoch with train --resume RUN")
@@ -176,6 +183,12 @@ def format_summary(summary: dict[str, Any]) -> str:
         values = "".join(f"{row[column]:14.3f}" for column in columns)
         lines.append(f"  {name:6}{row['images']:8}{values}")
     return "\n".join(lines)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether numpy, or PyTorch on a GPU or on the CPU, could not get memory."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "DefaultCPUAllocator" in str(error)
 
 
 def _complain(error: object) -> None:

@@ -22,6 +22,7 @@ from examples.ham10000.data.synthetic import LESIONS, write_synthetic
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import evaluate_part, load_best
 from examples.ham10000.training import fitting
+from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
@@ -36,6 +37,15 @@ def test_every_figure_of_a_synthetic_run_says_so(tmp_path, capsys):
     assert all(name.startswith("SYNTHETIC_") for name in figures)
     for name in ("test.json", "config.json"):
         assert json.loads((tmp_path / "r" / name).read_text())["data"].startswith("SYNTHETIC")
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_too_little_memory_says_what_needs_less(allocate, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(LesionClassifier, "training_step", lambda *_: allocate(2**50))
+    options = ["--data", str(run / "synthetic"), "--out", str(tmp_path / "r")]
+    assert main([*QUICK, *options]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: a smaller --batch-size or --image-size needs less memory: ")
 
 
 def test_a_run_from_weights_is_fitted_and_says_so(tmp_path, capsys, monkeypatch):
