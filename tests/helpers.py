@@ -1,5 +1,9 @@
 """Small things that several tests need."""
 
+import os
+from pathlib import Path
+
+import pytest
 import torch
 import torchvision
 from torch import nn
@@ -36,6 +40,13 @@ def random_map(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     return (x + torch.linspace(-1, 1, shape[1]).double()[:, None, None]).to(dtype)
+
+
+def make_pipe(path: Path) -> None:
+    """A named pipe: reading it would never end."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(path)
 
 
 def small_network() -> nn.Module:

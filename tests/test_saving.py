@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, list_blocks, load_model, replace_se, save_model
-from tests.helpers import randomized, snapshot, unchanged
+from tests.helpers import make_pipe, randomized, snapshot, unchanged
 
 TV = "torchvision/mobilenet_v3_small"
 TIMM = "timm/mobilenetv3_small_050"
@@ -247,7 +247,7 @@ def test_headers_that_are_none(text, tmp_path):
 
 def test_a_pipe_or_folder_is_no_file(tmp_path):
     (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
+    make_pipe(tmp_path / "pipe")
     for name in ("folder", "pipe"):
         with pytest.raises(FileNotFoundError, match=f"no model file .*{name}"):
             load_model(tmp_path / name)

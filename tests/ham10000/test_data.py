@@ -1,12 +1,12 @@
 """Reading the folder, and what each defect of it is called."""
 
-import os
 from collections import Counter
 
 import pytest
 
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
+from tests.helpers import make_pipe
 
 
 def test_the_real_folder_has_the_published_counts(ham10000):
@@ -115,7 +115,7 @@ def test_metadata_that_are_no_file(folder, kind):
     if kind == "folder":
         path.mkdir()
     elif kind == "pipe":
-        os.mkfifo(path)
+        make_pipe(path)
     else:
         path.symlink_to(folder / "nowhere")
     with pytest.raises(FileNotFoundError, match=f"no {METADATA} and no "):

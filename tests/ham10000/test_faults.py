@@ -115,7 +115,7 @@ def test_a_process_that_dies_takes_the_other_one_with_it(data, tmp_path):
     process = start(*command, "--data", data, "--out", run)
     wait_for((run / "last.ckpt").exists)
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
     )
     first, second = map(int, listed.stdout.split())
     os.kill(second, signal.SIGKILL)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from examples.ham10000.data import images
 from examples.ham10000.data.images import damage, load_image
+from tests.helpers import make_pipe
 
 
 def load_all(paths, size, cache):
@@ -105,7 +106,7 @@ def save_as(kind, mode="RGB", size=(20, 15), colour=0, **options):
         (lambda path: path.mkdir(), "there is no such file", "missing"),
         (lambda path: path.symlink_to(path.with_name("nowhere")), "no such file", "missing"),
         (lambda path: path.symlink_to(path), "no such file", "missing"),
-        (os.mkfifo, "there is no such file", "missing"),  # reading it would never end
+        (make_pipe, "there is no such file", "missing"),
     ],
 )
 def test_what_is_no_picture_is_refused(tmp_path, write, message, kind):
