@@ -105,7 +105,7 @@ def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, .
     hits = y.eq_(peak.detach())
     # In half precision the number of places may be too large for the dtype.
     count = hits.sum(dim, keepdim=True, dtype=torch.promote_types(y.dtype, torch.float32))
-    return hits.mul_((grad / count).to(grad.dtype))
+    return _multiply(hits, (grad / count).to(grad.dtype))
 
 
 def position_statistics(x: Tensor, gate: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class _ScaledPointwise(Function):
         v, weight, scale = ctx.saved_tensors
         # Autocast computes in a dtype that is not that of the parameters.
         scaled = (v * scale).to(grad.dtype)
-        grad_weight = torch.einsum("nol,ncl->oc", grad.squeeze(3), scaled.squeeze(3))
+        grad_weight = torch.tensordot(grad.squeeze(3), scaled.squeeze(3), dims=([0, 2], [0, 2]))
         grad_scaled = _product(grad, weight.transpose(0, 1).to(grad.dtype), None).to(v.dtype)
         return (
             grad_scaled * scale,
@@ -208,7 +208,7 @@ def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
 
 def _gated(x: Tensor, *gates: Tensor) -> Tensor:
     *small, last = gates
-    return (x * _fold(small)).mul_(last) if small else x * last
+    return _multiply(x * _fold(small), last) if small else x * last
 
 
 def _fold(gates: list[Tensor]) -> Tensor:
@@ -251,7 +251,15 @@ class _Gated(Function):
 
 def _reuse(x: Tensor, factor: Tensor) -> Tensor:
     """``x * factor`` in place of ``x``, a new tensor, unless autograd may need it again."""
-    return x * factor if torch.is_grad_enabled() else x.mul_(factor)
+    return x * factor if torch.is_grad_enabled() else _multiply(x, factor)
+
+
+def _multiply(x: Tensor, factor: Tensor) -> Tensor:
+    """``x * factor`` in place of ``x``, a new tensor."""
+    try:
+        return x.mul_(factor)
+    except RuntimeError:  # vmap over the factor alone: x has room for one product only
+        return x * factor
 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ MUTATIONS = [
                 "return x.amax((2, 3), keepdim=True)",
                 "return x.amax((2, 3), keepdim=True).abs()",
             ),
-            ("_eager.py", "hits.mul_((grad / count)", "hits.mul_((grad)"),
+            ("_eager.py", "_multiply(hits, (grad / count)", "_multiply(hits, (grad)"),
             ("_eager.py", ".add_(grad_mean / x.shape[1])", ".add_(grad_mean)"),
             (
                 "_eager.py",

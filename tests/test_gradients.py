@@ -160,6 +160,43 @@ def test_gradients_per_sample_by_vmap(name):
             torch.testing.assert_close(value[i], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_many_upstream_gradients_at_once_by_vmap(name, memory_format):
+    block = random_block(name, 8, dtype=torch.float64)
+    x = random_map(2, 8, 4, 5, dtype=torch.float64).contiguous(memory_format=memory_format)
+    inputs = [x.requires_grad_(), *block.parameters()]
+    y = block(x)
+    upstream = random_map(3, *y.shape[1:], seed=1, dtype=torch.float64)[:, None].expand(3, *y.shape)
+    found = torch.autograd.grad(y, inputs, upstream, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, inputs, v, retain_graph=True) for v in upstream]
+    for values, wanted in zip(found, zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(values, torch.stack(wanted), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_jacobians_by_vmap_backward_and_forward_agree(name):
+    block = random_block(name, 8, dtype=torch.float64)
+    x = random_map(2, 8, 2, 3, dtype=torch.float64)
+    found, wanted = torch.func.jacrev(block)(x), torch.func.jacfwd(block)(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_vmap_over_one_layer_alone(name):
+    """What comes before that layer is computed once; each of its weights has a result."""
+    block = random_block(name, 8)
+    x = random_map(2, 8, 4, 5)
+    for key, value in block.named_parameters():
+        several = torch.stack([value.detach() * factor for factor in (0.5, 1, 2)])
+
+        def forward(value, key=key):
+            return torch.func.functional_call(block, {key: value}, (x,))
+
+        found = torch.func.vmap(forward)(several)
+        torch.testing.assert_close(found, torch.stack([forward(value) for value in several]))
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_data_parallel_training_gives_the_same_gradients(name, tmp_path):
     block = random_block(name, 8).train()
