@@ -2,12 +2,15 @@
 
 import csv
 import json
+import weakref
+from threading import Lock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from examples.ham10000.cli import main
+from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.evaluation import predict as module
@@ -138,3 +141,22 @@ def test_many_batches_and_links_lose_nothing(run, test_part, tmp_path):
     for name, row in rows_of(run / "test.csv").items():
         for dx, value in row.items():
             assert float(found[name][dx]) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_no_more_images_are_held_than_two_batches(run, tmp_path, monkeypatch):
+    """Those that are decoded, and those that were predicted last."""
+    held, most = weakref.WeakSet(), 0
+
+    def load(path, size):
+        nonlocal most
+        pixels = load_image(path, size)
+        with lock:
+            held.add(pixels)
+            most = max(most, len(held))
+        return pixels
+
+    lock = Lock()
+    monkeypatch.setattr(module, "load_image", load)
+    outcome = module.predict(run, [run / "synthetic"], tmp_path / "out.csv", batch_size=5)
+    assert outcome.predicted > 300
+    assert most <= 10
