@@ -58,8 +58,7 @@ def test_the_wheel_works_in_an_environment_of_its_own(wheel, tmp_path):
     """A new environment that sees the torch of this one, and nothing of the checkout."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    paths = {"base": str(tmp_path / "env"), "platbase": str(tmp_path / "env")}
-    site = Path(sysconfig.get_path("purelib", "venv", vars=paths))
+    site = Path(run(python, "import sysconfig; print(sysconfig.get_path('purelib'))", tmp_path))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True)
     (site / "torch_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
