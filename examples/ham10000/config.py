@@ -180,6 +180,8 @@ def read_options(run: Path) -> Config:
     try:
         options = {**description["options"], "out": run}
         for name in ("data", "split_file"):
+            if not isinstance(options[name], str | None):
+                raise TypeError(f"{name} is {options[name]!r}")
             options[name] = None if options[name] is None else Path(options[name])
         config = Config(**_of_their_kinds(options))
         config.check()

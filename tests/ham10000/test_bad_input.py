@@ -92,7 +92,7 @@ def test_the_folder_that_is_damaged_below_is_sound(folder, made, tmp_path, capsy
         ({"lr": float("nan")}, "--lr must be above 0 and finite, got nan"),
         ({"skip_bad": "no"}, "another version: skip_bad is 'no'"),
         ({"workers": 10**9}, "--workers must not be negative, nor above 256, got 1000000000"),
-        ({"data": 3}, "another version: expected str"),
+        ({"data": 3}, "another version: data is 3"),
         ({"model": ["tv"]}, "another version: model is ['tv']"),
         ({"model": "os/system"}, "--model must be tv/NAME or timm/NAME, got 'os/system'"),
         ({"model": "tv/../../x"}, "torchvision has no model '../../x'"),
