@@ -8,8 +8,10 @@ process of its own; its peak memory should not depend on the number.
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import cycle, islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -21,13 +23,13 @@ from benchmarks.settings import machine, positive
 from examples.ham10000.evaluation.predict import find_images, predict
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Predict each number of images and print what it took."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run")
     parser.add_argument("--data", type=Path, required=True, help="folder with images")
     parser.add_argument("--images", type=positive, nargs="+", default=[2000, 20000])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
     paths = find_images([options.data])
@@ -58,7 +60,8 @@ def _measure(run: Path, folder: Path, pipe: Connection) -> None:
     seconds = time.perf_counter() - began
     if outcome.problems:
         raise ValueError(f"{len(outcome.problems)} images cannot be read: {outcome.problems[0]}")
-    pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    unit = 1 if sys.platform == "darwin" else 1024
+    pipe.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+import time
 import weakref
 from threading import Lock
 
@@ -160,3 +162,17 @@ def test_no_more_images_are_held_than_two_batches(run, tmp_path, monkeypatch):
     outcome = module.predict(run, [run / "synthetic"], tmp_path / "out.csv", batch_size=5)
     assert outcome.predicted > 300
     assert most <= 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it tells no memory there")
+def test_rate_and_memory_are_measured(run, capsys):
+    from benchmarks.predict import main as measure
+
+    began = time.monotonic()
+    measure(["--run", str(run), "--data", str(run / "synthetic"), "--images", "7"])
+    took = time.monotonic() - began
+    images, seconds, rate, peak = capsys.readouterr().out.splitlines()[-1].split()
+    assert images == "7"
+    assert 0 < float(seconds) < took
+    assert float(rate) == pytest.approx(7 / float(seconds), rel=0.2)
+    assert 200 < float(peak) < 4000  # MiB: torch alone takes as much
