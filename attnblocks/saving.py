@@ -63,6 +63,7 @@ def save_model(
             has no recipe, or a tensor has no data.
         LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.
+        IsADirectoryError: ``path`` is a folder.
         ImportError: safetensors, or the library of the base, is not installed.
 
     Example:
@@ -82,6 +83,8 @@ def save_model(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
     made_of = recipe(model)
     state = model.state_dict()
     for name, value in state.items():

@@ -221,6 +221,9 @@ def test_wrong_maps_are_named(name):
         block(torch.rand(16, 7, 7))
     with pytest.raises(ValueError, match=r"built for 16 channels, got 24"):
         block(torch.rand(2, 24, 7, 7))
+    for height, width in ((0, 7), (7, 0)):  # a mean of nothing is NaN, and so were gradients
+        with pytest.raises(ValueError, match=rf"map with positions, got .*16, {height}, {width}\)"):
+            block(torch.rand(2, 16, height, width))
 
 
 @pytest.mark.parametrize(

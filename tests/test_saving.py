@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import re
 import struct
 
 import pytest
@@ -124,6 +125,8 @@ def test_what_could_not_be_loaded_is_not_saved(base, kwargs, error, message, tmp
 def test_other_errors_of_saving(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         save_model(nn.ReLU(), tmp_path / "no" / "m")
+    with pytest.raises(IsADirectoryError, match=f"cannot write {re.escape(str(tmp_path))}: it is"):
+        save_model(nn.ReLU(), tmp_path)
     with pytest.raises(ValueError, match="has no data that could be saved"):
         save_model(SE(16, device="meta"), tmp_path / "m")
     file = tmp_path / "m"
