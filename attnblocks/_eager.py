@@ -265,6 +265,7 @@ def _multiply(x: Tensor, factor: Tensor) -> Tensor:
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sum over the dimensions that are 1 in ``like``."""
     dim = tuple(d for d in range(4) if like.shape[d] == 1 != x.shape[d])
-    if dim in ((2,), (3,)):  # where the mean is the faster reduction
+    # The mean is the faster reduction; in float16 it can be too small for all of its digits.
+    if dim in ((2,), (3,)) and x.dtype != torch.float16:
         return _mean(x, dim) * x.shape[dim[0]]
     return x.sum(dim, keepdim=True) if dim else x

@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 import os
+import stat
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -53,14 +54,14 @@ def save_model(
 
     Args:
         model: a network of timm, of torchvision or of your own, with or without swapped blocks.
-        path: the file; one that exists is replaced, once the new one is whole.
+        path: the file; one that exists is replaced, once the new one is whole, and keeps its mode.
         base: how the network is built before the swap: ``timm/NAME`` or ``torchvision/NAME``; None
             for a network of your own, which then has to be given to :func:`load_model`.
         base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
 
     Raises:
         ValueError: the base does not give this model, an argument of it is not allowed, a block
-            has no recipe, or a tensor has no data.
+            has no recipe, a tensor has no data, or ``path`` is a device or pipe.
         LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.
         IsADirectoryError: ``path`` is a folder.
@@ -80,11 +81,13 @@ def save_model(
     _need("safetensors", "pip install 'attnblocks[save]'")
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot write {path}: it is no regular file")
     made_of = recipe(model)
     state = model.state_dict()
     for name, value in state.items():
@@ -115,7 +118,10 @@ def save_model(
     tensors = {name: state[name].detach().cpu().contiguous() for name in set(same.values())}
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
+        partial.touch()
+        mode = (path if path.exists() else partial).stat().st_mode
         save_file(tensors, partial, metadata)
+        partial.chmod(stat.S_IMODE(mode))  # safetensors keeps all others from reading
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -95,6 +95,17 @@ def test_more_ties_than_half_precision_counts():
     assert abs(grad.double().sum() - 1) < 0.01
 
 
+def test_small_gradients_of_long_lines_keep_their_digits_in_half_precision():
+    x = torch.ones(1, 1, 256, 256, dtype=torch.half)
+    rows = torch.ones(1, 1, 256, 1, dtype=torch.half, requires_grad=True)
+    columns = torch.ones(1, 1, 1, 256, dtype=torch.half, requires_grad=True)
+    upstream = torch.zeros_like(x)
+    upstream[0, 0, 5, 7] = 1e-4
+    y = functional.apply_gates(x, [rows, columns])
+    for grad in torch.autograd.grad(y, [rows, columns], upstream):
+        assert grad.double().sum() == upstream.double().sum()
+
+
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_empty_batches_have_no_gradient(name, memory_format):

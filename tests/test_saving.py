@@ -5,7 +5,9 @@ import itertools
 import json
 import os
 import re
+import stat
 import struct
+import sys
 
 import pytest
 import safetensors.torch
@@ -305,6 +307,24 @@ def test_tied_weights_stay_tied_and_others_do_not_become_so(tmp_path):
         load_model(tmp_path / "loose", base=Tied(True))
     with pytest.raises(ValueError, match="base is on the meta device"):
         load_model(tmp_path / "tied", base=Tied(True).to("meta"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs modes of files")
+def test_what_lies_at_the_path_is_respected(tmp_path):
+    model = Tied(True)
+    (tmp_path / "plain").touch()
+    save_model(model, tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "new").chmod(0o640)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    save_model(randomized(model), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+    assert same(load_model(tmp_path / "new", base=Tied(True)), model)
+    make_pipe(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: it is no regular file"):
+        save_model(model, tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_weights_that_are_not_finite_are_named_and_kept(tmp_path):

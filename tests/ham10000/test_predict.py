@@ -173,6 +173,6 @@ def test_rate_and_memory_are_measured(run, capsys):
     took = time.monotonic() - began
     images, seconds, rate, peak = capsys.readouterr().out.splitlines()[-1].split()
     assert images == "7"
-    assert 0 < float(seconds) < took
-    assert float(rate) == pytest.approx(7 / float(seconds), rel=0.2)
+    assert float(seconds) < took
+    assert 7 / took < float(rate) < 7 / (float(seconds) - 0.051)  # of rounded seconds
     assert 200 < float(peak) < 4000  # MiB: torch alone takes as much
