@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections import defaultdict
 from dataclasses import replace
@@ -431,7 +432,18 @@ def edit(line, column, value):
         ("config.json", lambda t: t.replace('"images_sha256"', '"x"'), "lacks 'images_sha256'"),
         ("config.json", lambda t: t[:-9], "config.json is damaged"),
         ("config.json", lambda t: t.replace('"leak"', '"x"'), "lacks 'leak'"),
+        (
+            "config.json",
+            lambda t: re.sub('"leak": [^,]*', '"leak": 7', t),
+            "images_sha256, leak or parameters .leak is 7",
+        ),
+        (
+            "config.json",
+            lambda t: re.sub('"parameters": [^,}]*', '"parameters": null', t),
+            "images_sha256, leak or parameters",
+        ),
         ("test.json", lambda t: t[:-9], "test.json is damaged"),
+        ("test.json", lambda t: re.sub('"data": "[^"]*"', '"data": 5', t), "damaged: data is 5"),
         ("test.json", lambda t: "[]", "test.json is damaged"),
         ("test.json", lambda t: t.replace('"data"', '"x"'), "test.json is damaged: 'data'"),
         ("test.csv", lambda t: t.replace("BCC", "X", 1), "test.csv lacks the column.*BCC"),

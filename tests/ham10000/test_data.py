@@ -140,8 +140,17 @@ def test_line_ends_empty_lines_and_quotes_change_nothing(folder, change):
 
 
 def test_quoted_commas_are_part_of_the_value(folder):
-    edit(folder, "HAM_13,", '"HAM,\n13",')
-    assert read_index(folder)[13].lesion_id == "HAM,\n13"
+    edit(folder, "HAM_13,", '"HAM,13",')
+    assert read_index(folder)[13].lesion_id == "HAM,13"
+
+
+@pytest.mark.parametrize("letter", ["\n", "\r", "\t", "\x1b", "\x85"])
+def test_control_characters_in_a_name_are_refused(folder, letter):
+    path = folder / METADATA
+    text = path.read_bytes().decode().replace("HAM_13,", f'"HAM{letter}13",')
+    path.write_bytes(text.encode())
+    with pytest.raises(ValueError, match=r"line 15: lesion_id 'HAM.+13' has control characters"):
+        read_index(folder)
 
 
 def test_missing_things_are_named(folder, tmp_path):

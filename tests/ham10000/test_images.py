@@ -206,6 +206,27 @@ def test_a_damaged_cache_is_built_again(paths, tmp_path, damage):
     np.testing.assert_array_equal(load_all(paths, 8, cache), first)
 
 
+@pytest.mark.parametrize(("place", "value"), [(0, b"PK\x03\x04"), (20, b"("), (50, b"(")])
+def test_a_damaged_header_of_the_cache_is_no_error(paths, tmp_path, place, value):
+    cache = tmp_path / "cache"
+    first = np.array(load_all(paths, 8, cache))
+    (file,) = arrays(cache)
+    content = file.read_bytes()
+    file.write_bytes(content[:place] + value + content[place + len(value) :])
+    np.testing.assert_array_equal(load_all(paths, 8, cache), first)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.save])
+def test_arrays_of_another_kind_are_no_cache(paths, tmp_path, write):
+    cache = tmp_path / "cache"
+    first = np.array(load_all(paths, 8, cache))
+    (file,) = arrays(cache)
+    with file.open("wb") as stream:
+        write(stream, np.asfortranarray(first))  # whose order is noted in the header
+    np.testing.assert_array_equal(load_all(paths, 8, cache), first)
+    assert b"'fortran_order': False" in file.read_bytes()[:128]
+
+
 def test_a_write_that_fails_leaves_nothing_behind(paths, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")

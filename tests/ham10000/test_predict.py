@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import sys
 import time
 import weakref
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -143,6 +145,35 @@ def test_many_batches_and_links_lose_nothing(run, test_part, tmp_path):
     for name, row in rows_of(run / "test.csv").items():
         for dx, value in row.items():
             assert float(found[name][dx]) == pytest.approx(float(value), abs=1e-5)
+
+
+def test_a_name_with_control_characters_is_refused(run, test_part, tmp_path, capsys):
+    """Not every reader of CSV would find one row there."""
+    name = tmp_path / "a\rb.jpg"
+    try:
+        name.write_bytes(test_part[0].path.read_bytes())
+    except OSError:
+        pytest.skip("this system has no such names")
+    assert predict(run, name, "--out", tmp_path / "out.csv") == 2
+    assert "has control characters in its name: rename it" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(
+    run, test_part, tmp_path, capsys, monkeypatch
+):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (tmp_path / "a.jpg").write_bytes(test_part[0].path.read_bytes())
+    assert predict(run, tmp_path, "--out", tmp_path / "out.csv") == 2
+    assert f"Permission denied: '{closed}'" in capsys.readouterr().err
 
 
 def test_no_more_images_are_held_than_two_batches(run, tmp_path, monkeypatch):

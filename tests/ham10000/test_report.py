@@ -17,11 +17,14 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from attnblocks.visualize import attention_maps
 from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import LESION_MASKS
+from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import load_best
+from examples.ham10000.reporting import attention
 from examples.ham10000.reporting.attention import read_masks, share_inside
 from tests.ham10000.runs import QUICK
 
@@ -210,6 +213,38 @@ def test_masks_lie_on_the_images_as_the_network_sees_them(folder):
     assert not masks[0, :, 17:].any()
     having, masks = read_masks(folder, images[5:7], 32)
     assert (having, masks.shape) == ([], (0, 32, 32))
+    damaged = folder / LESION_MASKS / f"{images[1].image_id}_segmentation.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.warns(UserWarning, match=f"mask is left out: .*{damaged.name}"):
+        having, _ = read_masks(folder, images[:4], 32)
+    assert having == [2]
+
+
+@pytest.mark.parametrize("batch_size", [5, 1000])
+def test_attention_is_read_in_batches_of_the_run(run, batch_size, monkeypatch):
+    sizes = []
+
+    def record(model, images):
+        sizes.append(len(images))
+        return attention_maps(model, images)
+
+    monkeypatch.setattr(attention, "attention_maps", record)
+    data = load_data(
+        read_index(run / "synthetic"), run / "split.csv", 48, run.parent / "ham10000-cache"
+    )
+    arguments = (load_best(run), data, "test", run / "synthetic")
+    found = attention.read_attention(*arguments, batch_size)
+    *batches, overlays = sizes
+    assert sum(batches) == found.images == 33
+    assert max(batches) <= batch_size
+    assert overlays == 7
+    once = attention.read_attention(*arguments, 33)
+    assert found.masks == once.masks > 0
+    assert found.lesion_area == pytest.approx(once.lesion_area)
+    for site, other in zip(found.sites, once.sites, strict=True):
+        assert site.on_lesion == pytest.approx(other.on_lesion, rel=1e-5)
+        for gate, wanted in zip(site.gates, other.gates, strict=True):
+            assert (gate.mean, gate.spread) == pytest.approx((wanted.mean, wanted.spread), rel=1e-4)
 
 
 def test_the_share_inside_by_hand():

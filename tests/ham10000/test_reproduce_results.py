@@ -1,5 +1,6 @@
 """Tables and figures from runs made by hand, and the paper's figures typed once more."""
 
+import json
 import math
 import re
 from itertools import combinations
@@ -173,6 +174,27 @@ def test_the_chosen_epoch_is_that_of_the_checkpoint(monitor, epoch, recall, resu
     assert (run.epoch, run.validation) == (epoch, pytest.approx(recall))
 
 
+def test_an_epoch_without_a_figure_is_not_chosen(results, tmp_path):
+    log = [{**EPOCHS[0], "val_loss": float("nan")}, *EPOCHS[1:]]
+    finish(tmp_path / f"{SE}-lesion-seed0", monitor="val_loss", log=log)
+    (run,) = results("table", 5, monitor="val_loss").runs
+    assert run.epoch == 2
+
+
+def test_runs_of_a_seed_have_the_same_test_images(results, tmp_path):
+    caco = tmp_path / "mobilenet_v3_small-pretrained-CaCo-fitted-cross-entropy-lesion-seed0"
+    runs = [(tmp_path / f"{SE}-lesion-seed{seed}", {"seed": seed}) for seed in (0, 1)]
+    for (run, options), digest in zip([*runs, (caco, CACO)], "aba", strict=True):
+        finish(run, **options)
+        file = run / "config.json"
+        content = json.loads(file.read_text()) | {"images_sha256": {"test": digest}}
+        file.write_text(json.dumps(content))
+    assert len(results("table", 5).runs) == 3
+    file.write_text(file.read_text().replace('{"test": "a"}', '{"test": "c"}'))
+    with pytest.raises(ValueError, match=r"were tested with other images .*: one --out for each"):
+        results("table", 5)
+
+
 def test_the_caption_of_the_papers_settings(results, tmp_path):
     finish(tmp_path / f"{SE}-paper-seed0", protocol="paper", leak=0.3727)
     finish(
@@ -279,9 +301,10 @@ def test_runs_with_other_options_or_damaged_files_are_an_error(results, tmp_path
     finish(run, seed=4, epochs=12)
     with pytest.raises(ValueError, match="seed4 was begun with epochs 12, not 100"):
         results("table", 5)
-    (run / "test.json").write_text("{")
-    with pytest.raises(ValueError, match=r"the results of .*seed4 are damaged"):
-        results("table", 5, epochs=12)
+    for text in ("{", "[]", '{"data": 3}'):
+        (run / "test.json").write_text(text)
+        with pytest.raises(ValueError, match=r"the results of .*seed4 are damaged"):
+            results("table", 5, epochs=12)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,42 @@ def test_evaluate_reads_any_part_of_a_run(run, tmp_path, capsys):
     assert "Val part, SYNTHETIC" in capsys.readouterr().out
     assert main(["evaluate", *options, str(tmp_path / "val")]) == 2
     assert "exists: name a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tasks", ["1", "4"])
+def test_nothing_of_slurm_is_taken_up(run, tasks, tmp_path, monkeypatch):
+    """Lightning would load its hpc_ckpt_1.ckpt of the current folder, of whatever run it is."""
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
+    monkeypatch.chdir(tmp_path)
+    Path("hpc_ckpt_1.ckpt").write_bytes(b"of another run")
+    options = ["--run", str(run), "--data", str(run / "synthetic"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *options]) == 0
+    assert (tmp_path / "out" / "test.json").read_bytes() == (run / "test.json").read_bytes()
+
+
+def test_a_home_sign_in_a_path_is_a_name(run, tmp_path, monkeypatch):
+    """The shell replaces it where it should be; everything of a run is in one folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main([*QUICK, "--data", str(run / "synthetic"), "--out", "~/run"]) == 0
+    assert (tmp_path / "~" / "run" / "best.ckpt").is_file()
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_test_is_told_by_the_exit_code(run, stop, monkeypatch):
+    def step(module, batch, number):
+        if number == 2:  # the last one
+            signal.raise_signal(stop)
+        return test_step(module, batch, number)
+
+    test_step = LesionClassifier.test_step
+    monkeypatch.setattr(LesionClassifier, "test_step", step)
+    options = ["--run", str(run), "--data", str(run / "synthetic")]
+    assert main(["evaluate", *options]) == 128 + stop
 
 
 def test_one_module_evaluates_one_part_after_another(run):

@@ -83,12 +83,20 @@ def _read_run(folder: Path) -> Tested:
             )
     try:
         digest = description["images_sha256"]["test"]
-        leak, parameters = description["leak"], description["parameters"]
-    except (KeyError, TypeError) as error:
+        leak, parameters = float(description["leak"]), int(description["parameters"])
+        if not 0 <= leak <= 1:
+            raise ValueError(f"leak is {leak}")
+    except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} is damaged: images_sha256, leak or parameters ({error})"
+        ) from error
     try:
         tested = json.loads(report.read_text(encoding="utf-8"))
         data, counts = tested["data"], tested["confusion_counts"]
+        if not isinstance(data, str):
+            raise TypeError(f"data is {data!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{report} is damaged: {error}") from error
     truth, rows = _read_truth(folder / "split.csv"), _read_probabilities(table)

@@ -203,10 +203,11 @@ def _decode_into_memory(paths: Sequence[Path], size: int) -> NDArray[np.uint8]:
 def _read(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The array of a cache file, or None where the file is missing or damaged."""
     try:
-        pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
-    except (OSError, EOFError, ValueError):
+        pixels = np.load(file, mmap_mode="r")
+    except Exception:  # a damaged header can be taken for anything
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    whole = isinstance(pixels, np.memmap) and pixels.flags.c_contiguous
+    return pixels if whole and pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _decode_into(file: Path, paths: Sequence[Path], size: int) -> None:

@@ -1,6 +1,7 @@
 """The folders that HAM10000 comes in: what they list, and where their images are."""
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +110,18 @@ def holds_masks(name: str) -> bool:
     return "segmentation" in name.lower()
 
 
+def has_control_characters(name: str) -> bool:
+    """Whether a name has line ends or the like, which not every reader of CSV gives back."""
+    return any(unicodedata.category(letter) == "Cc" for letter in name)
+
+
 def read_table(file: Path, columns: tuple[str, ...]) -> Table:
     """Every row of a CSV file with its place, once its columns and fields are known to be there.
 
     Raises:
         ValueError: a column is missing or stands there twice, a field of one of ``columns`` is
-            empty or has spaces around it, a row has more or fewer fields than the header, the
-            text is not UTF-8, or its quoting is broken.
+            empty, has spaces around it or control characters in it, a row has more or fewer fields
+            than the header, the text is not UTF-8, or its quoting is broken.
     """
     line = 1
     try:
@@ -163,6 +169,8 @@ def _row(
         # 'HAM_1 ' would be another lesion than 'HAM_1', and a split by lesion would leak.
         if row[name] != row[name].strip():
             raise ValueError(f"{place}: {name} {row[name]!r} has spaces around it; remove them")
+        if has_control_characters(row[name]):
+            raise ValueError(f"{place}: {name} {row[name]!r} has control characters; remove them")
     return row
 
 

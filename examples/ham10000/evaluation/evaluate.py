@@ -1,12 +1,16 @@
 """A network and the images of one part: probabilities and figures."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from examples.ham10000 import processes
@@ -50,6 +54,10 @@ def new_trainer(**options: Any) -> L.Trainer:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # In a SLURM job Lightning would count its tasks, and load any hpc_ckpt_*.ckpt in the current
+    # folder in the place of ours. This is its way to be told that it did not start the processes.
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"
     here = processes.count_here()
     return L.Trainer(
         devices=here,
@@ -63,6 +71,19 @@ def new_trainer(**options: Any) -> L.Trainer:
         enable_model_summary=False,
         **options,
     )
+
+
+@contextmanager
+def signals_raised(trainer: L.Trainer) -> Iterator[None]:
+    """Raise what a signal means while a trainer runs: KeyboardInterrupt or SIGTERMException."""
+    try:
+        yield
+    except SIGTERMException:
+        raise
+    except SystemExit as error:  # how Lightning ends after Ctrl-C
+        raise KeyboardInterrupt from error
+    if trainer.received_sigterm:  # in the last batch, where Lightning does not look any more
+        raise SIGTERMException
 
 
 def load_best(run: Path) -> LesionClassifier:
@@ -156,7 +177,8 @@ def evaluate_part(
     """
     trainer = new_trainer()
     batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
-    trainer.test(module, batches, verbose=False)
+    with signals_raised(trainer):
+        trainer.test(module, batches, verbose=False)
     positions, probabilities = module.predictions.compute()
     if positions != data.split[part]:
         raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")

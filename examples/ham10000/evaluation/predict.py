@@ -13,7 +13,12 @@ from tqdm import tqdm
 
 from examples.ham10000.data.augment import canvas_size, center_crop
 from examples.ham10000.data.images import load_image
-from examples.ham10000.data.layouts import ISIC_CLASSES, SUFFIXES, holds_masks
+from examples.ham10000.data.layouts import (
+    ISIC_CLASSES,
+    SUFFIXES,
+    has_control_characters,
+    holds_masks,
+)
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
 
@@ -97,6 +102,8 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
             path.stem.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{str(path)!r} has a name that is not UTF-8: rename it") from error
+        if has_control_characters(path.stem):
+            raise ValueError(f"{str(path)!r} has control characters in its name: rename it")
         if names.setdefault(path.stem, path) is not path:
             raise ValueError(
                 f"{names[path.stem]} and {path} have one name, which names the row: predict them "
@@ -112,7 +119,11 @@ def _images_below(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(place) in seen:
             folders.clear()
             continue

@@ -1,6 +1,7 @@
 """Where the blocks of a network look: gates on images, and how much of them is on the lesion."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,7 +63,9 @@ class Attention:
     overlays: list[tuple[str, Markup]]
 
 
-def read_attention(module: LesionClassifier, data: Data, part: str, folder: Path) -> Attention:
+def read_attention(
+    module: LesionClassifier, data: Data, part: str, folder: Path, batch_size: int
+) -> Attention:
     """Run the network on images of a part and read what its blocks do.
 
     Args:
@@ -70,35 +73,58 @@ def read_attention(module: LesionClassifier, data: Data, part: str, folder: Path
         data: the images.
         part: train, val or test.
         folder: the data folder, which may have lesion masks.
+        batch_size: images that go through the network at a time.
     """
     positions = data.split[part]
     sample = positions[:: -(-len(positions) // MOST_IMAGES)]
-    maps = _maps(module, data, sample)
-    having, masks = read_masks(folder, [data.images[i] for i in sample], module.image_size)
-    gates = site_statistics(maps)
+    chunks: dict[str, list[SiteAttention]] = {}
+    shares: dict[str, list[Tensor]] = {}
+    areas: list[Tensor] = []
+    for start in range(0, len(sample), batch_size):
+        chunk = sample[start : start + batch_size]
+        having, masks = read_masks(folder, [data.images[i] for i in chunk], module.image_size)
+        areas.append(masks.double().mean(dim=(1, 2)))
+        for name, site in _maps(module, data, chunk).items():
+            if site.is_spatial:
+                inside = share_inside(site.on_image[having].cpu(), masks)
+                shares.setdefault(name, []).append(inside)
+            # Images in the size of the network take most of the memory, and are done with.
+            chunks.setdefault(name, []).append(replace(site, on_image=site.on_image[:0]))
+    maps = {name: _joined(parts) for name, parts in chunks.items()}
+    gates, area = site_statistics(maps), torch.cat(areas)
     sites = [
         Site(
             name,
             [gate for gate in gates if gate.site == name],
-            share_inside(site.on_image[having].cpu(), masks).mean().item()
-            if site.is_spatial and having
-            else None,
+            torch.cat(shares[name]).mean().item() if site.is_spatial and len(area) else None,
         )
         for name, site in maps.items()
     ]
-    area = masks.double().mean().item() if having else None
-    return Attention(sites, len(sample), len(having), area, _overlays(module, data, part))
+    mean = area.mean().item() if len(area) else None
+    overlays = _overlays(module, data, part)
+    return Attention(sites, len(sample), len(area), mean, overlays)
 
 
 def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:
     """The lesion masks of images, as the network sees the images.
 
+    Masks that cannot be read are left out with a warning.
+
     Returns:
         The places of the images that have a mask, and the masks: bool (M, image_size, image_size).
     """
     files = [folder / LESION_MASKS / f"{image.image_id}_segmentation.png" for image in images]
-    having = [place for place, file in enumerate(files) if file.is_file()]
-    masks = [load_image(files[place], canvas_size(image_size))[:1] >= 128 for place in having]
+    having, masks = [], []
+    for place, file in enumerate(files):
+        if not file.is_file():
+            continue
+        try:
+            mask = load_image(file, canvas_size(image_size))[:1] >= 128
+        except ValueError as error:
+            warnings.warn(f"a lesion mask is left out: {error}", stacklevel=2)
+        else:
+            having.append(place)
+            masks.append(mask)
     if not masks:
         return [], torch.zeros(0, image_size, image_size, dtype=torch.bool)
     return having, center_crop(torch.stack(masks), image_size)[:, 0]
@@ -121,6 +147,12 @@ def share_inside(attention: Tensor, masks: Tensor) -> Tensor:
 def _maps(module: LesionClassifier, data: Data, positions: list[int]) -> dict[str, SiteAttention]:
     pixels = center_crop(torch.from_numpy(data.pixels[positions]), module.image_size)
     return attention_maps(module.model, module.normalise(pixels.to(module.device)))
+
+
+def _joined(parts: list[SiteAttention]) -> SiteAttention:
+    """What a block does to several batches, as if they were one."""
+    gates = {name: torch.cat([part.gates[name] for part in parts]) for name in parts[0].gates}
+    return SiteAttention(gates, torch.cat([part.on_image for part in parts]))
 
 
 def _overlays(module: LesionClassifier, data: Data, part: str) -> list[tuple[str, Markup]]:

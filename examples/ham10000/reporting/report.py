@@ -27,7 +27,9 @@ def write_report(file: Path, evaluation: Evaluation) -> None:
     labels = torch.tensor([data.images[i].label for i in data.split[part]])
     attention = None
     if config.init is not None:  # with blocks of the library
-        attention = read_attention(evaluation.module, data, part, evaluation.folder)
+        attention = read_attention(
+            evaluation.module, data, part, evaluation.folder, config.batch_size
+        )
     write_page(
         file,
         "run.html",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +39,11 @@ class Finished:
     test: dict[str, Any]
     epoch: int
     validation: float
+
+    @property
+    def images_sha256(self) -> object:
+        """Of the test images; None for an old run."""
+        return self.description.get("images_sha256", {}).get("test")
 
     @property
     def label(self) -> str:
@@ -117,7 +123,8 @@ def collect(
         failures: what went wrong, by row.
 
     Raises:
-        ValueError: a run has other options, or its files are damaged.
+        ValueError: a run has other options or, with the same seed, other test images; or its files
+            are damaged.
     """
     rows: dict[Row, list[Finished]] = {}
     begun = set()
@@ -128,6 +135,7 @@ def collect(
             begun.add(row)
         configs = [row_config(row, seed, out, data, options) for seed in seeds]
         rows[row] = [read_run(config) for config in configs if finished(config.out)]
+    _check_same_images([run for runs in rows.values() for run in runs])
     return Results(table, out, first.protocol, rows, begun, failures)
 
 
@@ -144,11 +152,24 @@ def read_run(config: Config) -> Finished:
         metrics, label = config.out / "metrics.csv", _label(test)
         epochs, scores = read_curve(metrics, label + config.monitor)
         best = max if MONITORS[config.monitor] == "max" else min
-        chosen = scores.index(best(scores))  # the first one of several, as the checkpoint is
+        # The first one of several, as the checkpoint is, which takes NaN for the worst.
+        chosen = scores.index(best(score for score in scores if not isnan(score)))
         recall = read_curve(metrics, f"{label}val_mean_recall")[1][chosen]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the results of {config.out} are damaged: {error!r}") from error
     return Finished(config, description, test, epochs[chosen], 100 * recall)
+
+
+def _check_same_images(runs: Sequence[Finished]) -> None:
+    """Raise ValueError unless the runs of each seed were tested with the same image files."""
+    first: dict[int, Finished] = {}
+    for run in runs:
+        other = first.setdefault(run.config.seed, run)
+        if run.images_sha256 != other.images_sha256:
+            raise ValueError(
+                f"{run.config.out} and {other.config.out} were tested with other images "
+                "(images_sha256 in their config.json): one --out for each data folder"
+            )
 
 
 def headline(runs: Sequence[Finished], name: str) -> Value:

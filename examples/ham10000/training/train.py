@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DistributedSampler
 
 from examples.ham10000 import processes
@@ -18,6 +17,7 @@ from examples.ham10000.evaluation.evaluate import (
     evaluate_part,
     load_best,
     new_trainer,
+    signals_raised,
 )
 from examples.ham10000.evaluation.plots import curves, save_picture
 from examples.ham10000.files import write_json
@@ -122,18 +122,15 @@ def _fit(
         assert isinstance(batches.sampler, DistributedSampler)
         batches.sampler.set_epoch(read_checkpoint(last)["epoch"] + 1)
     validation = evaluation_loader(parts["val"], config.batch_size, workers=config.workers)
-    try:
+    with signals_raised(trainer):
         trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
-    except SIGTERMException:
-        raise
-    except SystemExit as error:  # how Lightning ends after Ctrl-C
-        raise KeyboardInterrupt from error
 
 
 def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
     """The best weights, then all that is needed to go on; both at the end of an epoch."""
+    folder = os.path.realpath(config.out)  # in which no ~ is replaced once more
     best = ModelCheckpoint(
-        config.out,
+        folder,
         "best",
         monitor=f"{data.label}{config.monitor}",
         mode=MONITORS[config.monitor],
@@ -142,7 +139,7 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
         enable_version_counter=False,
     )
     last = ModelCheckpoint(
-        config.out, "last", save_on_train_epoch_end=True, enable_version_counter=False
+        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]
 
