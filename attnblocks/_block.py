@@ -96,17 +96,19 @@ class Pointwise(nn.Conv2d):
 @torch.fx.wrap
 def check_map(x: Tensor, block: str, channels: int) -> None:
     """Raise ValueError unless ``x`` is (N, channels, H, W), H and W not 0; one step of a trace."""
-    if x.dim() != 4:
-        raise ValueError(
-            f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
-            f"shape {tuple(x.shape)}"
-        )
-    if x.shape[1] != channels:
-        raise ValueError(
-            f"{block} was built for {channels} channels, got {x.shape[1]}: shape {tuple(x.shape)}"
-        )
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise ValueError(f"{block} takes a map with positions, got shape {tuple(x.shape)}")
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if x.dim() != 4:
+            raise ValueError(
+                f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
+                f"shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != channels:
+            raise ValueError(
+                f"{block} was built for {channels} channels, got {x.shape[1]}: "
+                f"shape {tuple(x.shape)}"
+            )
+        if x.shape[2] == 0 or x.shape[3] == 0:
+            raise ValueError(f"{block} takes a map with positions, got shape {tuple(x.shape)}")
 
 
 def positive_int(name: str, value: int) -> int:

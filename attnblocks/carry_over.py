@@ -258,8 +258,9 @@ def _match_gate(
     z, target = _LOGITS, old(_LOGITS.clone())  # copies: some functions work in place
     if torch.equal(later * new(z.clone()), target):
         return 1.0, 0.0
-    scale, shift = torch.ones((), **_F64), torch.zeros((), **_F64)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        z, target = z.clone(), target.clone()  # inference tensors cannot be fitted to
+        scale, shift = torch.ones((), **_F64), torch.zeros((), **_F64)
         fit = torch.optim.LBFGS(
             [scale.requires_grad_(), shift.requires_grad_()],
             max_iter=100,

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import nn
 
-from attnblocks.layer_names import function_layer, norm_layer
+from attnblocks.layer_names import function_layer, name_function, norm_layer
 from attnblocks.registry import block_name, create_block, list_blocks
 from attnblocks.sites import SESite, find_se
 from attnblocks.swap import replace_se
@@ -27,7 +28,8 @@ def recipe(model: nn.Module) -> Recipe:
         ``rd_channels``.
 
     Raises:
-        ValueError: a block has a layer that no recipe can name, such as a gate of the user's own.
+        ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
+            or that was put in later.
 
     Example:
         >>> from attnblocks import Eca
@@ -40,14 +42,15 @@ def recipe(model: nn.Module) -> Recipe:
 
 def _entry(site: SESite) -> dict[str, Any]:
     name, block = block_name(site.module), cast(Any, site.module)
-    if name is not None and hasattr(block, "arguments"):
-        try:
-            arguments = block.arguments()
-        except ValueError as error:
-            raise ValueError(f"the block at {site.name!r} has no recipe: {error}") from error
-    else:
-        name, arguments = site.kind, {"rd_channels": site.rd_channels}
-    return {"site": site.name, "block": name, "channels": site.channels, "arguments": arguments}
+    entry = {"site": site.name, "block": name, "channels": site.channels}
+    if name is None or not hasattr(block, "arguments"):
+        return {**entry, "block": site.kind, "arguments": {"rd_channels": site.rd_channels}}
+    try:
+        entry["arguments"] = block.arguments()
+        _check_same_layers(block, _outline(entry))
+    except ValueError as error:
+        raise ValueError(f"the block at {site.name!r} has no recipe: {error}") from error
+    return entry
 
 
 def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Module:
@@ -117,3 +120,36 @@ def _build(entry: Mapping[str, Any]) -> nn.Module:
         for name, value in entry["arguments"].items()
     }
     return create_block(entry["block"], entry["channels"], **arguments)
+
+
+def _outline(entry: Mapping[str, Any]) -> nn.Module:
+    """The block of an entry without data, unless it is one of the user's own that reads values."""
+    try:
+        with torch.device("meta"):
+            return _build(entry)
+    except Exception:
+        with torch.random.fork_rng(devices=[]):
+            return _build(entry)
+
+
+def _check_same_layers(block: nn.Module, rebuilt: nn.Module) -> None:
+    """Raise ValueError where a layer of a block is not the one that its arguments make."""
+    ours, theirs = ({n: _described(m) for n, m in b.named_modules()} for b in (block, rebuilt))
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{name!r} is {ours.get(name)}, and its arguments make {theirs.get(name)}"
+            )
+
+
+def _described(layer: nn.Module) -> str:
+    """What a layer does, whatever class it is of."""
+    if isinstance(layer, nn.Conv2d) and not hasattr(layer, "parametrizations"):
+        return f"Conv2d({nn.Conv2d.extra_repr(layer)})"  # type: ignore[no-untyped-call]
+    if not any(True for _ in layer.children()) and not any(True for _ in layer.parameters()):
+        try:
+            with torch.device("cpu"):
+                return str(name_function(layer))
+        except Exception:  # none of one argument
+            pass
+    return f"{type(layer).__name__}({layer.extra_repr()})"

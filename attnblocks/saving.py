@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attnblocks._version import __version__
 from attnblocks.recipes import apply_recipe, recipe
+from attnblocks.registry import block_name
 from attnblocks.sites import find_se
 
 FORMAT = 1
@@ -175,9 +176,19 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     )
     _check_values(state, model)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kinds = {
+        (own[key].dtype, value.dtype)
+        for key, value in state.items()
+        if key in own and value.dtype in _FLOATS
+    }
     for key, value in state.items():
         if key in own:  # shared tensors have several names, and are here once
             own[key].data = own[key].data.to(value.dtype)
+    if len(kinds) == 1:  # Module.to(dtype) has changed what is in no file, too
+        before, after = kinds.pop()
+        for buffer in model.buffers():
+            if buffer.dtype == before:
+                buffer.data = buffer.data.to(after)
     model.load_state_dict(state)
     damaged = [
         key
@@ -301,7 +312,9 @@ def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) ->
 
 def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
     """Raise ValueError where a layer without weights differs, such as a pooling or a stride."""
-    sites = tuple(f"{site.name}." for site in find_se(model))
+    # The recipe answers for the layers of our blocks, which may be of other classes there.
+    ours = [site for site in find_se(model) if block_name(site.module) is not None]
+    sites = tuple(f"{site.name}." for site in ours)
 
     def layers(network: nn.Module) -> dict[str, str]:
         return {
@@ -310,12 +323,12 @@ def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
             if not f"{name}.".startswith(sites)
         }
 
-    ours, theirs = layers(model), layers(rebuilt)
-    for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name):
+    given, built = layers(model), layers(rebuilt)
+    for name in {**given, **built}:
+        if given.get(name) != built.get(name):
             raise ValueError(
-                f"the model does not fit {source}: {name!r} is {ours.get(name)} in the model and "
-                f"{theirs.get(name)} there; is an argument missing in base_kwargs?"
+                f"the model does not fit {source}: {name!r} is {given.get(name)} in the model and "
+                f"{built.get(name)} there; is an argument missing in base_kwargs?"
             )
 
 

@@ -47,8 +47,14 @@ class SELayers:
 
     @property
     def rd_channels(self) -> int | None:
-        """Squeeze width S, read from the weight of the squeeze layer; None where there is none."""
-        return None if self.squeeze is None else len(cast(Tensor, self.squeeze.weight))
+        """Squeeze width S, the outputs of the squeeze layer; None where there is none."""
+        if self.squeeze is None:
+            return None
+        # First what it says: to read a weight with spectral norm changes its buffers.
+        for name in ("out_channels", "out_features"):
+            if isinstance(width := getattr(self.squeeze, name, None), int):
+                return width
+        return len(cast(Tensor, self.squeeze.weight))
 
 
 Adapter = Callable[[Any], SELayers | None]

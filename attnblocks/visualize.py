@@ -4,6 +4,7 @@ A block multiplies its map by gates between 0 and 1. A gate for rows or columns 
 block looks; one for channels says what for.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -67,8 +68,8 @@ class GateStatistics:
 def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]:
     """Run a network on images and read the gates of every block of this library in it.
 
-    The network runs in eval mode and is left in the mode that it was in. Everything is kept at
-    once, so give a few images at a time.
+    The network runs in eval mode, not compiled, and is left in the mode that it was in; no other
+    thread should train it meanwhile. Everything is kept at once, so give a few images at a time.
 
     Args:
         model: the network. Its own SE blocks of torchvision or timm are not read: swap them with
@@ -93,11 +94,15 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
     """
     found: dict[str, SiteAttention] = {}
 
-    def reader(name: str) -> Callable[[AttentionBlock, tuple[Any, ...]], None]:
-        def read(block: AttentionBlock, inputs: tuple[Any, ...]) -> None:
+    thread = threading.get_ident()
+
+    def reader(name: str) -> Callable[[AttentionBlock, tuple[Any, ...], dict[str, Any]], None]:
+        def read(block: AttentionBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() != thread:  # runs the network for a purpose of its own
+                return
             if name in found:
                 raise ValueError(f"the block {name!r} runs twice: its gates differ from run to run")
-            gates = block.gates(inputs[0])
+            gates = block.gates((*args, *kwargs.values())[0])
             if len(gates) != len(block.gate_names):
                 raise ValueError(
                     f"gate_names of {type(block).__name__} must name its {len(gates)} gates, got "
@@ -115,9 +120,13 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
             "model has no block of attnblocks, whose gates could be read: put them in with "
             "replace_se(model, CaCo)"
         )
-    hooks = [block.register_forward_pre_hook(reader(name)) for name, block in blocks.items()]
+    hooks = [
+        block.register_forward_pre_hook(reader(name), with_kwargs=True)
+        for name, block in blocks.items()
+    ]
     try:
-        with eval_mode(model):
+        # What is compiled already would not see the hooks.
+        with eval_mode(model), torch.compiler.set_stance("force_eager"):
             model(images)
     finally:
         for hook in hooks:

@@ -170,6 +170,16 @@ def test_outputs_that_are_changed_in_place_are_seen_as_they_were():
     assert fit.sites[0].before == pytest.approx(wanted, rel=1e-4)
 
 
+def test_an_original_that_was_compiled_and_has_run_is_read():
+    original = network()
+    model = replace_se(original, CaCo, inplace=False)
+    expected = warm_start(copy.deepcopy(model), copy.deepcopy(original), batches(), **FAST)
+    original.compile(backend="eager")
+    with torch.no_grad():
+        original(batches()[0])
+    assert warm_start(model, original, batches(), **FAST) == expected
+
+
 def test_what_got_worse_is_put_back():
     original = network()
     model = copy.deepcopy(original)

@@ -87,6 +87,38 @@ def test_se_with_the_functions_and_norms_of_timm(name):
         assert torch.equal(ours.module.act(z.clone()), theirs.module.act(z.clone()))
 
 
+def put(block, name, layer):
+    block.set_submodule(name, layer)
+    return block
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (lambda: put(CaCo(16), "coord.gate", nn.Hardsigmoid()), "coord.gate"),
+        (lambda: put(SeCo(16), "coord.act", nn.ReLU()), "coord.act"),
+        (lambda: put(CBAM(16), "spatial.gate", nn.Hardsigmoid()), "spatial.gate"),
+        (
+            lambda: put(
+                CBAM(16), "spatial.conv", nn.Conv2d(2, 1, 7, padding=6, dilation=2, bias=False)
+            ),
+            "spatial.conv",
+        ),
+        (lambda: put(SE(16), "fc1", nn.utils.parametrizations.weight_norm(SE(16).fc1)), "fc1"),
+    ],
+)
+def test_a_layer_that_was_put_in_later_has_no_recipe(make, layer):
+    with pytest.raises(ValueError, match=f"the block at '1' has no recipe: '{layer}' is "):
+        recipe(nn.Sequential(nn.ReLU(), make()))
+
+
+def test_a_layer_that_computes_the_same_is_no_other_one():
+    block = put(CaCo(16), "coord.act", nn.Hardswish(inplace=True))
+    put(block, "coord.gate", timm.layers.Sigmoid())
+    put(block, "coord.conv1", nn.Conv2d(16, 8, 1))
+    assert recipe(nn.Sequential(block)) == recipe(nn.Sequential(CaCo(16)))
+
+
 def test_a_class_of_the_users_own():
     class Half(nn.Module):
         def __init__(self, channels: int, by: int = 2) -> None:

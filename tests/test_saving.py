@@ -124,6 +124,35 @@ def test_what_could_not_be_loaded_is_not_saved(base, kwargs, error, message, tmp
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("block", [None, CaCo])
+def test_an_se_that_was_changed_by_hand_is_no_network_of_the_base(block, tmp_path):
+    model = built(TV)
+    if block is not None:
+        replace_se(model, block, where="features.4.*")
+    model.features[1].block[1].scale_activation = nn.Sigmoid()
+    with pytest.raises(ValueError, match=r"'features\.1\.block\.1\.scale_activation' is Sigmoid"):
+        save_model(model, tmp_path / "m", base=TV)
+
+
+def test_half_precision_is_that_of_the_whole_network(tmp_path):
+    """Buffers that are in no file, too: without them the network could not run."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.se, self.fc = SE(4), nn.Linear(4, 2)
+            self.register_buffer("scale", torch.full((4,), 2.0), persistent=False)
+
+        def forward(self, x):
+            return self.fc(self.se(x).mean((2, 3)) * self.scale)
+
+    model = randomized(replace_se(Scaled(), CaCo)).bfloat16().eval()
+    save_model(model, tmp_path / "m")
+    loaded = load_model(tmp_path / "m", base=Scaled()).eval()
+    x = torch.rand(2, 4, 5, 5).bfloat16()
+    assert torch.equal(loaded(x), model(x))
+
+
 def test_other_errors_of_saving(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         save_model(nn.ReLU(), tmp_path / "no" / "m")

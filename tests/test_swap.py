@@ -344,6 +344,26 @@ def test_adapters_are_checked():
         find_se(nn.Flatten())
 
 
+def test_looking_for_sites_leaves_spectral_norm_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), torchvision.ops.SqueezeExcitation(16, 8))
+    nn.utils.parametrizations.spectral_norm(model[1].fc1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (site,) = find_se(model)
+    assert site.rd_channels == 8
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("block", [SE, CaCo, Eca])
+def test_a_swap_in_inference_mode_is_the_same(block):
+    torch.manual_seed(0)
+    expected = replace_se(small_network(), block, init="warm")
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        found = replace_se(small_network(), block, init="warm")
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name])
+
+
 def test_hooks_that_go_with_a_block_are_named():
     model = small_network()
     model.features[4].block[2].register_forward_hook(print)

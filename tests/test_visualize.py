@@ -1,7 +1,9 @@
 """The attention of a network, against the definition of the blocks and small cases by hand."""
 
+import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,6 +118,37 @@ def test_what_cannot_be_read_is_an_error():
     with pytest.raises(ValueError, match="the block '0' runs twice"):
         attention_maps(twice, torch.rand(1, 8, 4, 4))
     assert not block._forward_pre_hooks
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["torch.compile", "model.compile"])
+def test_a_compiled_network_that_has_run_is_read(inside):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), random_block("CaCo", 8)).eval()
+    x = random_map(2, 3, 9, 8)
+    expected = attention_maps(model, x)["1"]
+    compiled = copy.deepcopy(model) if inside else torch.compile(model, backend="eager")
+    if inside:
+        compiled.compile(backend="eager")
+    with torch.no_grad():
+        compiled(x)
+    (found,) = attention_maps(compiled, x).values()
+    assert torch.equal(found.on_image, expected.on_image)
+
+
+def test_another_thread_that_runs_the_network_is_not_read():
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = random_block("SeCo", 8)
+
+        def forward(self, x):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(self.block, x * 2).result()
+            return self.block(x=x)  # by keyword
+
+    model, x = Other(), random_map(2, 8, 5, 4)
+    found = attention_maps(model, x)["block"]
+    for gate, expected in zip(found.gates.values(), model.block.gates(x), strict=True):
+        assert torch.equal(gate, expected)
 
 
 def test_a_block_of_ones_own_needs_names_for_its_gates():
