@@ -52,6 +52,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_download)
     # As much of the compiler as does not depend on the machine; test_export.py has all of it.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.use_deterministic_algorithms(False)  # Lightning leaves them on behind a run
     torch.manual_seed(0)
     namespace = {"__name__": "page"}
     for code, line in python_blocks(page):

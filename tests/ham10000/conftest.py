@@ -1,6 +1,7 @@
 """A small folder in the layout of HAM10000, made anew for each test that may damage it."""
 
 import csv
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,11 @@ def run(tmp_path_factory) -> Path:
     options += ["--batch-size", "16"]
     assert main(["train", *options, "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def heeds_ctrl_c():
+    """In the background of a shell, a process ignores Ctrl-C, and so does what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -70,17 +70,13 @@ def assert_goes_on(run: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(found[name], value) for name, value in undisturbed.items())
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(
     "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
 )
 def test_a_signal_ends_a_run_that_then_goes_on(data, undisturbed, stop, tmp_path):
     run = tmp_path / "run"
-    # In the background of a shell, tests ignore Ctrl-C, and what they start would, too.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = start(*MAIN, "train", *OPTIONS, "--data", data, "--out", run)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = start(*MAIN, "train", *OPTIONS, "--data", data, "--out", run)
     wait_for((run / "last.ckpt").exists)
     process.send_signal(stop)
     code, errors = end(process, 60)

@@ -230,6 +230,7 @@ def test_a_home_sign_in_a_path_is_a_name(run, tmp_path, monkeypatch):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_test_is_told_by_the_exit_code(run, stop, monkeypatch):
     def step(module, batch, number):
