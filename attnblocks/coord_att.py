@@ -110,7 +110,12 @@ class CoordAtt(AttentionBlock):
             height: how many rows there are.
             scale: gates (N, C, 1, 1) that a stage before multiplies the map by.
         """
-        y = self.conv1(means) if scale is None else self.conv1(means, scale=scale)
+        if scale is None:
+            y = self.conv1(means)
+        elif isinstance(self.conv1, Pointwise):
+            y = self.conv1(means, scale=scale)
+        else:  # what was put around it, such as an adapter, knows no scale
+            y = self.conv1(means * scale)
         y = self.act(self.bn1(y))  # (N, m, H + W, 1)
         y_h, y_w = y.split([height, y.shape[2] - height], dim=2)
         a_h: Tensor = self.gate(self.conv_h(y_h))  # (N, C, H, 1)

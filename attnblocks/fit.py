@@ -1,6 +1,7 @@
 """Fit replaced blocks to the network that they came from, on unlabelled images."""
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,10 +88,11 @@ def warm_start(
         What was achieved, for every site and at the features.
 
     Raises:
-        ValueError: no block was replaced, there are no batches, the networks differ elsewhere, or
-            they are not in float32 or float64.
+        ValueError: no block was replaced, there are no batches, the networks differ elsewhere,
+            they are not in float32 or float64, or ``model`` was made in inference mode.
         LookupError: ``head`` is no layer of both networks, or it does not run.
-        TypeError: a batch is no tensor and does not begin with one.
+        TypeError: a batch is no tensor and does not begin with one, or ``epochs`` or ``lr`` are not
+            two numbers.
 
     Warns:
         UserWarning: the blocks came no nearer and were put back.
@@ -107,14 +109,30 @@ def warm_start(
     """
     if isinstance(batches, Tensor):
         raise TypeError("batches must be a list of batches or a data loader; got one tensor")
-    if min(epochs) < 0 or not any(epochs):
-        raise ValueError(f"epochs must not be negative, nor both 0; got {epochs}")
+    _check_schedule(epochs, lr)
     inputs = [_input(batch) for batch in batches]
     if not inputs:
         raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
+    # Whatever the mode of the caller: there are no gradients of or in inference tensors.
+    with torch.inference_mode(False), torch.enable_grad():
+        _check_gradients(model)
+        inputs = [x.clone() if x.is_inference() else x for x in inputs]
+        return _fit(model, original, inputs, head, epochs, lr, seed, progress)
+
+
+def _fit(
+    model: nn.Module,
+    original: nn.Module,
+    inputs: list[Tensor],
+    head: str | None,
+    epochs: tuple[int, int],
+    lr: tuple[float, float],
+    seed: int,
+    progress: bool,
+) -> WarmStart:
     _merge_end(inputs)
     pair = pair_up(model, original, inputs[0], head)
-    with _ready(pair), torch.enable_grad():
+    with _ready(pair):
         before = errors(pair, inputs)
         blocks = inexact(pair, inputs)
         kept = [copy.deepcopy(block.state_dict()) for block in blocks]
@@ -129,11 +147,30 @@ def warm_start(
             warnings.warn(
                 f"the features came no nearer ({before[-1]:.3g} before, {after[-1]:.3g} after): "
                 "the blocks are as they were; try more batches or a lower lr",
-                stacklevel=2,
+                stacklevel=3,
             )
             after = before
     fits = [SiteFit(*row) for row in zip((*pair.sites, ""), before, after, strict=True)]
     return WarmStart(tuple(fits[:-1]), pair.compared, before[-1], after[-1])
+
+
+def _check_schedule(epochs: tuple[int, int], lr: tuple[float, float]) -> None:
+    for name, values, kind in (("epochs", epochs, int), ("lr", lr, int | float)):
+        if not isinstance(values, Sequence) or [isinstance(v, kind) for v in values] != [True] * 2:
+            raise TypeError(f"{name} must be two numbers, one for each stage; got {values!r}")
+    if min(epochs) < 0 or not any(epochs):
+        raise ValueError(f"epochs must not be negative, nor both 0; got {epochs}")
+    if not all(0 < rate < math.inf for rate in lr):
+        raise ValueError(f"lr must be above 0 and finite; got {lr}")
+
+
+def _check_gradients(model: nn.Module) -> None:
+    for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
+        if value.is_inference():
+            raise ValueError(
+                f"{name!r} of model was made in inference mode, and can have no gradients: pass a "
+                "deep copy that was made outside of it"
+            )
 
 
 def _put_back(blocks: Sequence[nn.Module], states: Sequence[dict[str, Any]]) -> None:

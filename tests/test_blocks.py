@@ -214,6 +214,17 @@ def test_options_reach_the_layer_they_speak_of():
     assert isinstance(SE(64, norm_layer=nn.BatchNorm2d).bn, nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("name", ["CoordAtt", "SeCo", "CaCo"])
+def test_a_layer_around_another_is_given_what_it_takes(name):
+    """As adapters are, which know nothing of the channel gate."""
+    block = random_block(name, 32)
+    x = random_map(2, 32, 5, 7)
+    expected = block(x)
+    coord = block if name == "CoordAtt" else block.coord
+    coord.conv1 = nn.Sequential(coord.conv1)
+    torch.testing.assert_close(block(x), expected)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_wrong_maps_are_named(name):
     block = create_block(name, 16)

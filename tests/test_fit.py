@@ -229,6 +229,21 @@ def with_a_shared_parameter() -> nn.Module:
     return model
 
 
+@torch.inference_mode()
+def made_in_inference_mode() -> nn.Module:
+    return changed(11)
+
+
+def test_a_caller_in_inference_mode_gets_the_same():
+    model = replace_se(network(), CaCo)
+    other = copy.deepcopy(model)
+    fit = warm_start(model, network(), batches(), **FAST)
+    original = network()
+    with torch.inference_mode():
+        assert warm_start(other, original, [x.clone() for x in batches()], **FAST) == fit
+    assert not any(p.is_inference() for p in other.parameters())
+
+
 def test_a_short_last_batch_counts_by_its_images():
     x = torch.cat(batches())
     found = []
@@ -259,6 +274,12 @@ def test_another_head_is_no_hindrance():
         (lambda: changed(11), {"batches": torch.rand(2, 3, 9, 9)}, TypeError, "list of batches"),
         (lambda: changed(11), {"epochs": (1, -1)}, ValueError, "epochs must not be negative"),
         (lambda: changed(11), {"epochs": (0, 0)}, ValueError, "nor both 0"),
+        (lambda: changed(11), {"epochs": 5}, TypeError, "epochs must be two numbers"),
+        (lambda: changed(11), {"epochs": (1, 0.5)}, TypeError, r"two numbers.*; got \(1, 0.5\)"),
+        (lambda: changed(11), {"lr": (0.1,)}, TypeError, "lr must be two numbers"),
+        (lambda: changed(11), {"lr": (0.1, float("nan"))}, ValueError, "lr must be above 0 and"),
+        (lambda: changed(11), {"lr": (0, 0.1)}, ValueError, "lr must be above 0 and finite"),
+        (made_in_inference_mode, {}, ValueError, "'0.weight' of model was made in inference mode"),
         (with_a_shared_parameter, {}, ValueError, "'3' shares parameters with the rest of model"),
     ],
 )

@@ -5,7 +5,8 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from examples.ham10000.comparison.compare import compare
 from examples.ham10000.comparison.report import write_comparison
 from examples.ham10000.comparison.words import format_comparison
 from examples.ham10000.config import NOTICE, check_outside, check_workers
+from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import download
 from examples.ham10000.data.index import read_index
@@ -24,7 +26,7 @@ from examples.ham10000.data.splits import PROTOCOLS, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
 from examples.ham10000.evaluation.metrics import HEADLINES
 from examples.ham10000.evaluation.predict import predict
-from examples.ham10000.options import parse, train_config
+from examples.ham10000.options import parse
 from examples.ham10000.reporting.results import write_results
 from examples.ham10000.reproduce.reproduce import reproduce
 from examples.ham10000.training.launch import launch
@@ -63,12 +65,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"a smaller --batch-size or --image-size needs less memory: {error}")
         return 2
     except (KeyboardInterrupt, SIGTERMException) as stop:
-        _complain("stopped. A run goes on from its last whole epoch with train --resume RUN")
+        advice = "A run goes on from its last whole epoch with train --resume RUN"
+        _complain(f"stopped. {advice}" if options.command == "train" else "stopped")
         return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     finally:
         processes.leave()
 
 
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does, where no trainer runs to heed it."""
+
+    def stop(*_: object) -> None:
+        raise SIGTERMException
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_sigterm_raised()
 def _download(options: argparse.Namespace) -> int:
     download(options.out)
     return 0
@@ -146,6 +164,7 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+@_sigterm_raised()
 def _predict(options: argparse.Namespace) -> int:
     print(NOTICE)
     outcome = predict(options.run, options.inputs, options.out)

@@ -1,8 +1,7 @@
-"""The options of the command line, and the configuration that they make."""
+"""The options of the command line."""
 
 import argparse
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,12 @@ from examples.ham10000.config import (
     RECOMPUTE_BN,
     SCHEDULES,
     SYNTHETIC,
-    Config,
-    read_options,
 )
+from examples.ham10000.configure import DEFAULTS
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
-from examples.ham10000.training.losses import COSINE_LOSSES, LOSSES
+from examples.ham10000.training.losses import LOSSES
 from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
-
-DEFAULTS: dict[str, Any] = {
-    "data": None,
-    "protocol": "lesion",
-    "split_file": None,
-    "skip_bad": False,
-    "model": "tv/mobilenet_v3_small",
-    "attention": "CaCo",
-    "init": None,
-    "weights": "none",
-    "loss": "cross-entropy",
-    "class_weights": "none",
-    "focal_weight": 1.0,
-    "ldam_weight": 1.0,
-    "drw_start": 0.8,
-    "weight_decay": 5e-2,
-    "schedule": "cosine",
-    "clip_grad_norm": None,
-    "precision": "32-true",
-    "recompute_bn": "auto",
-    "monitor": "val_mean_recall",
-    "seed": 0,
-    "workers": 0,
-}
-"""Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
-
-LOSSES_WITH = {
-    "class_weights": ("cross-entropy", "focal", "joint"),
-    "focal_weight": ("joint",),
-    "ldam_weight": ("joint",),
-    "drw_start": COSINE_LOSSES,
-}
-"""The losses that use an option; for the others it is an error."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         return commands.add_parser(name, help=text, description=description, allow_abbrev=False)
 
     options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
-    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder")
+    options.add_argument("--out", type=_path, required=True, metavar="DIR", help="data folder")
 
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
@@ -81,78 +46,58 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="lesion",
         help=f"{_PROTOCOL}; default: lesion",
     )
-    options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
+    options.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="new file")
     options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
 
     options = command("train", "train a classifier and test it once")
-    text = "go on with a run from its last whole epoch, with the options that it has"
-    _add(options, "--resume", text, type=Path, metavar="RUN")
+    text = "go on with a run from its last whole epoch, with the options that it has; only --data "
+    text += "may stand beside it, where the images were moved"
+    _add(options, "--resume", text, type=_path, metavar="RUN")
     _add_run_options(options, rows=False)
 
     options = command("reproduce", "run a table or figure of the paper; finished rows are skipped")
     _add_reproduce_options(options)
 
     options = command("evaluate", "evaluate the best checkpoint of a run")
-    options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
+    options.add_argument("--run", type=_path, required=True, metavar="RUN", help="its folder")
     _add_data(options)
     options.add_argument("--split", choices=PARTS, default="test", help="part; default: test")
     text = "new folder for figures, probabilities and confusion matrix; default: print only"
-    options.add_argument("--out", type=Path, metavar="DIR", help=text)
+    options.add_argument("--out", type=_path, metavar="DIR", help=text)
     options.add_argument("--workers", type=int, default=0, help=f"{_WORKERS}; default: 0")
 
     options = command("compare", "compare runs with the first, on the same test images")
-    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders; at least two")
+    options.add_argument("runs", type=_path, nargs="+", metavar="RUN", help="folders; at least two")
     text = "new folder for figures, picture and page; default: print only"
-    options.add_argument("--out", type=Path, metavar="DIR", help=text)
+    options.add_argument("--out", type=_path, metavar="DIR", help=text)
 
     options = command("predict", "probabilities for images, in the format of ISIC 2018 Task 3")
-    options.add_argument("--run", type=Path, required=True, metavar="RUN", help="its folder")
+    options.add_argument("--run", type=_path, required=True, metavar="RUN", help="its folder")
     text = "images of any size, and folders of them"
-    options.add_argument("inputs", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER", help=text)
-    options.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="new file")
+    options.add_argument("inputs", type=_path, nargs="+", metavar="IMAGE_OR_FOLDER", help=text)
+    options.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="new file")
     return parser.parse_args(arguments)
-
-
-def train_config(given: dict[str, Any]) -> Config:
-    """The configuration that the options of ``train`` make.
-
-    Raises:
-        ValueError: an option stands beside ``--resume``, or beside a loss that does not use it.
-        FileNotFoundError: there is no run to resume.
-    """
-    given = {name: value for name, value in given.items() if name != "command"}
-    if "resume" in given:
-        run = given.pop("resume")
-        if given:
-            others = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ValueError(f"--resume takes the options of {run}: leave out {others}")
-        return read_options(run)
-    options = {**DEFAULTS, **(PAPER if "data" in given else SYNTHETIC), **given}
-    for name, losses in LOSSES_WITH.items():
-        if name in given and options["loss"] not in losses:
-            flag, known = name.replace("_", "-"), ", ".join(losses)
-            raise ValueError(f"--{flag} is for --loss {known}, not for {options['loss']}")
-    # The run may be resumed from another folder.
-    for name in ("data", "split_file"):
-        options[name] = None if options[name] is None else options[name].absolute()
-    if options["weights"] not in ("none", "imagenet"):
-        options["weights"] = str(Path(options["weights"]).absolute())
-    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
-        options["init"] = "fresh" if options["weights"] == "none" else "fitted"
-    options["model"] = PAPER_MODELS.get(options["model"], options["model"])
-    if "out" not in options:
-        time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
-        options["out"] = Path("runs", f"{time}-{name}")
-    return Config(**options)
 
 
 _PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks"
 _WORKERS = "processes that load data"
 
 
+def _text(given: str) -> str:
+    """What a report can hold."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{given!r} is not UTF-8: rename it") from error
+    return given
+
+
+def _path(given: str) -> Path:
+    return Path(_text(given))
+
+
 def _add_data(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--data", type=Path, required=True, metavar="DIR", help="HAM10000 folder")
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help="HAM10000 folder")
 
 
 def _add(group: Any, flag: str, text: str, **settings: Any) -> None:
@@ -183,16 +128,16 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     text = (
         "HAM10000 folder" if rows else "HAM10000 folder; without it, SYNTHETIC pictures are drawn"
     )
-    _add(group, "--data", text, type=Path, metavar="DIR", required=rows)
+    _add(group, "--data", text, type=_path, metavar="DIR", required=rows)
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
     if rows:
         text = "folder for the runs and the table; default: runs/paper"
-    _add(group, "--out", text, type=Path, metavar="DIR")
+    _add(group, "--out", text, type=_path, metavar="DIR")
     split = group.add_mutually_exclusive_group()
     _add(split, "--protocol", _PROTOCOL, choices=list(PROTOCOLS))
     if not rows:
         text = "CSV as the split command writes it"
-        _add(split, "--split-file", text, type=Path, metavar="FILE.csv")
+        _add(split, "--split-file", text, type=_path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
     _add(group, "--skip-bad", text, action="store_true")
     _add(group, "--workers", _WORKERS, type=int)
@@ -214,9 +159,11 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
             f"of {BACKBONE} or --model, in rows with pre-training: imagenet, or a file; default: "
         )
         text += "imagenet"
-        group.add_argument("--weights", default=argparse.SUPPRESS, help=text, metavar="WEIGHTS")
+        group.add_argument(
+            "--weights", type=_text, default=argparse.SUPPRESS, help=text, metavar="WEIGHTS"
+        )
     else:
-        _add(group, "--weights", "none, imagenet, or a file", metavar="WEIGHTS")
+        _add(group, "--weights", "none, imagenet, or a file", type=_text, metavar="WEIGHTS")
     _add(group, "--image-size", "in pixels", type=int)
     text = "batch norm statistics from training images before each validation; auto: where the "
     text += "network's own average lags (momentum below 0.1)"

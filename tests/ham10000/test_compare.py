@@ -1,6 +1,7 @@
 """Runs side by side: against scikit-learn, scipy, and a bootstrap that draws lesion by lesion."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -21,10 +22,11 @@ from examples.ham10000.comparison.mcnemar import holm, mcnemar
 from examples.ham10000.comparison.picture import forest
 from examples.ham10000.comparison.tested import read_runs
 from examples.ham10000.config import NOTICE, options_for_json
+from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.evaluation.metrics import HEADLINES, summarise
-from examples.ham10000.options import parse, train_config
+from examples.ham10000.options import parse
 
 OPTIONS = train_config(vars(parse(["train", "--data", "x"])))
 
@@ -350,7 +352,11 @@ def test_printed_and_written(case, tmp_path, capsys):
 
 def test_the_picture_shows_every_difference(case):
     result = compare(list(case[2].values()))
-    (axes,) = forest(result).axes
+    for run in result["runs"]:
+        run["name"] += "$x{$"  # which pictures would take for a formula
+    picture = forest(result)
+    picture.savefig(io.BytesIO())
+    (axes,) = picture.axes
     lines = [line.get_xdata() for line in axes.lines]
     texts = [text.get_text() for text in axes.texts]
     for pair in result["comparisons"]:

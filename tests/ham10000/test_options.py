@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from examples.ham10000.cli import main
+from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import read_index
-from examples.ham10000.options import parse, train_config
+from examples.ham10000.options import parse
 from tests.ham10000.runs import QUICK
 
 
@@ -103,7 +104,7 @@ def test_a_folder_that_exists_is_not_written_to(folder, tmp_path, capsys):
 def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(run / "synthetic", data)
-    split = tmp_path / "split.csv"
+    split = tmp_path / "$split{$.csv"  # which pictures would take for a formula
     assert main(["split", "--data", str(data), "--out", str(split)]) == 0
     bad = [row["image_id"] for row in csv.DictReader(split.open()) if row["split"] == "train"][:3]
     paths = {image.image_id: image.path for image in read_index(data)}
@@ -116,7 +117,7 @@ def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
     assert main([*options, "--split-file", str(split), "--skip-bad"]) == 0
     printed = capsys.readouterr().out
     assert "left out 3 of 361 images" in printed
-    assert "292 train, 33 val, 33 test images, split.csv, leak 0.00" in printed
+    assert "292 train, 33 val, 33 test images, $split{$.csv, leak 0.00" in printed
     with (tmp_path / "r" / "left_out.csv").open() as file:
         left_out = {row["image_id"]: row["problem"] for row in csv.DictReader(file)}
     assert left_out == dict(zip(bad, ("missing", "unreadable", "truncated"), strict=True))
@@ -129,6 +130,14 @@ def test_paths_are_kept_whole_so_that_a_run_can_be_resumed_from_anywhere():
     assert (options.data, options.split_file) == (Path.cwd() / "x", Path.cwd() / "s.csv")
     assert options.weights == str(Path.cwd() / "w.pth")
     assert config("--weights", "imagenet").weights == "imagenet"
+
+
+@pytest.mark.parametrize("option", ["--data", "--out", "--weights", "--split-file"])
+def test_a_path_that_no_report_can_hold_is_refused(option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        config(option, "caf\udce9")  # as Python reads the bytes of another encoding
+    assert stopped.value.code == 2
+    assert f"argument {option}: 'caf\\udce9' is not UTF-8: rename it" in capsys.readouterr().err
 
 
 def test_options_are_not_abbreviated():

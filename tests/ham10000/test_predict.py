@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import sys
 import time
 import weakref
@@ -126,6 +127,19 @@ def test_a_failure_half_way_leaves_no_file(run, test_part, tmp_path, monkeypatch
     monkeypatch.setattr(module, "isic_rows", full)
     assert predict(run, test_part[0].path, "--out", tmp_path / "out.csv") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_no_file(run, test_part, tmp_path, monkeypatch, capsys):
+    def told_to_end(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "isic_rows", told_to_end)
+    assert predict(run, test_part[0].path, "--out", tmp_path / "out.csv") == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.endswith("error: stopped\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_many_batches_and_links_lose_nothing(run, test_part, tmp_path):

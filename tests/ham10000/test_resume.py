@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ import torch
 
 from examples.ham10000.cli import main
 from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
+from tests.ham10000.runs import QUICK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
 
@@ -100,6 +102,29 @@ def copy_of(run, folder, **options):
     return folder
 
 
+def test_a_run_goes_on_where_its_images_were_moved_to(run, tmp_path, capsys):
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    shutil.copytree(run / "synthetic", data)
+    out = tmp_path / "run"
+    assert main([*QUICK, "--data", str(data), "--out", str(out)]) == 0
+    (out / "test.json").unlink()  # as if it had been killed before
+    figures = (out / "test.csv").read_bytes()
+    shutil.rmtree(tmp_path / "ham10000-cache")
+    data.rename(moved)
+    assert main(["train", "--resume", str(out)]) == 2
+    assert "data: give the HAM10000 folder" in capsys.readouterr().err
+    image = next(moved.rglob("*.jpg"))
+    pixels = image.read_bytes()
+    image.write_bytes(next(p for p in moved.rglob("*.jpg") if p != image).read_bytes())
+    assert main(["train", "--resume", str(out), "--data", str(moved)]) == 2
+    assert f"the images of {moved} have changed" in capsys.readouterr().err
+    image.write_bytes(pixels)
+    assert main(["train", "--resume", str(out), "--data", str(moved)]) == 0
+    assert (out / "test.csv").read_bytes() == figures
+    options = json.loads((out / "config.json").read_text())["options"]
+    assert options["data"] == str(moved)
+
+
 def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
     def error(*options: str) -> str:
         assert main(["train", *options]) == 2
@@ -107,6 +132,7 @@ def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
 
     assert "no run in" in error("--resume", str(tmp_path))
     assert "leave out --epochs" in error("--resume", str(run), "--epochs", "3")
+    assert "leave out --data" in error("--resume", str(run), "--data", str(tmp_path))
     moved = copy_of(run, tmp_path / "moved")
     assert f"move it back to {run.resolve()}" in error("--resume", str(moved))
     (moved / "last.ckpt").write_bytes(b"")
@@ -121,4 +147,6 @@ def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
     assert "of another version" in error("--resume", str(moved))
     config.write_text(text[:100])
     assert "config.json is damaged" in error("--resume", str(moved))
-    assert (moved / "best.ckpt").exists()
+    config.write_text(text)
+    (moved / "best.ckpt").unlink()
+    assert "best.ckpt is gone: put it back" in error("--resume", str(moved))

@@ -37,13 +37,23 @@ def forest(comparison: dict[str, Any]) -> Figure:
         f"{comparison['data']}, {comparison['images']} test images\n"
         f"run 1: {_short(runs[0]['name'])}",
         fontsize=10,
+        parse_math=False,  # names of folders may hold $
     )
     return figure
 
 
 def _draw_block(axes: Axes, top: float, title: str, differences: dict[str, Any]) -> None:
     beside = axes.get_yaxis_transform()  # x from 0 to 1 over the axes, y in lines
-    axes.text(0, top, title, transform=beside, va="center", fontsize=9, fontweight="bold")
+    axes.text(
+        0,
+        top,
+        title,
+        transform=beside,
+        va="center",
+        fontsize=9,
+        fontweight="bold",
+        parse_math=False,
+    )
     # Not through the titles.
     axes.plot([0, 0], [top + 0.5, top + len(differences) + 0.5], color="black", linewidth=1)
     for line, row in enumerate(differences.values(), start=1):

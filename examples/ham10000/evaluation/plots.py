@@ -50,7 +50,7 @@ def curves(metrics: Path, label: str, title: str) -> Figure:
     loss.set_ylim(bottom=0)
     score.set_ylabel("validation part")
     score.set_ylim(0, 1)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # it may name a file with $
     return figure
 
 
@@ -90,7 +90,7 @@ def confusion(summary: dict[str, Any], title: str) -> Figure:
     figure = Figure(figsize=(6.4, 5.8), layout="constrained")
     axes = figure.subplots()
     picture = draw_confusion(axes, summary)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     figure.colorbar(picture, ax=axes, shrink=0.8)
     return figure
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from examples.ham10000.config import PAPER, Config
-from examples.ham10000.options import DEFAULTS
+from examples.ham10000.configure import DEFAULTS
 from examples.ham10000.reproduce.results import SPLITS, Finished, Results
 from examples.ham10000.reproduce.rows import BACKBONE
 from examples.ham10000.training.models import PAPER_MODELS

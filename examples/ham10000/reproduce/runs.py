@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.config import Config, read_options
-from examples.ham10000.options import LOSSES_WITH, train_config
+from examples.ham10000.configure import LOSSES_WITH, train_config
 from examples.ham10000.reproduce.rows import BACKBONE, Row
 
 

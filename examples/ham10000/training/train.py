@@ -45,7 +45,7 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     """
     last = config.out / "last.ckpt"
     if last.exists():
-        _check_not_moved(last)
+        _check_checkpoints(config.out)
     description = describe(config, data, network)
     if processes.rank() == 0:
         write_json(config.out / "config.json", description)
@@ -144,9 +144,11 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
     return [best, last]
 
 
-def _check_not_moved(last: Path) -> None:
+def _check_checkpoints(run: Path) -> None:
     """Lightning forgets which checkpoint was best when the folder has another path."""
-    states = read_checkpoint(last)["callbacks"]
+    if not (run / "best.ckpt").exists():
+        raise ValueError(f"{run / 'best.ckpt'} is gone: put it back, or begin a new run")
+    states = read_checkpoint(run / "last.ckpt")["callbacks"]
     for folder in {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}:
-        if folder != os.path.realpath(last.parent):
+        if folder != os.path.realpath(run):
             raise ValueError(f"the run was moved: to resume it, move it back to {folder}")

@@ -1,0 +1,88 @@
+"""The configuration of a run: what was given, and the defaults for the rest."""
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from examples.ham10000.config import PAPER, SYNTHETIC, Config, read_options
+from examples.ham10000.training.losses import COSINE_LOSSES
+from examples.ham10000.training.models import PAPER_MODELS
+
+DEFAULTS: dict[str, Any] = {
+    "data": None,
+    "protocol": "lesion",
+    "split_file": None,
+    "skip_bad": False,
+    "model": "tv/mobilenet_v3_small",
+    "attention": "CaCo",
+    "init": None,
+    "weights": "none",
+    "loss": "cross-entropy",
+    "class_weights": "none",
+    "focal_weight": 1.0,
+    "ldam_weight": 1.0,
+    "drw_start": 0.8,
+    "weight_decay": 5e-2,
+    "schedule": "cosine",
+    "clip_grad_norm": None,
+    "precision": "32-true",
+    "recompute_bn": "auto",
+    "monitor": "val_mean_recall",
+    "seed": 0,
+    "workers": 0,
+}
+"""Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
+
+LOSSES_WITH = {
+    "class_weights": ("cross-entropy", "focal", "joint"),
+    "focal_weight": ("joint",),
+    "ldam_weight": ("joint",),
+    "drw_start": COSINE_LOSSES,
+}
+"""The losses that use an option; for the others it is an error."""
+
+
+def train_config(given: dict[str, Any]) -> Config:
+    """The configuration that the options of ``train`` make.
+
+    Raises:
+        ValueError: an option stands beside ``--resume``, or beside a loss that does not use it.
+        FileNotFoundError: there is no run to resume.
+    """
+    given = {name: value for name, value in given.items() if name != "command"}
+    if "resume" in given:
+        return _resumed(**given)
+    options = {**DEFAULTS, **(PAPER if "data" in given else SYNTHETIC), **given}
+    for name, losses in LOSSES_WITH.items():
+        if name in given and options["loss"] not in losses:
+            flag, known = name.replace("_", "-"), ", ".join(losses)
+            raise ValueError(f"--{flag} is for --loss {known}, not for {options['loss']}")
+    # The run may be resumed from another folder.
+    for name in ("data", "split_file"):
+        options[name] = None if options[name] is None else options[name].absolute()
+    if options["weights"] not in ("none", "imagenet"):
+        options["weights"] = str(Path(options["weights"]).absolute())
+    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
+        options["init"] = "fresh" if options["weights"] == "none" else "fitted"
+    options["model"] = PAPER_MODELS.get(options["model"], options["model"])
+    if "out" not in options:
+        time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
+        options["out"] = Path("runs", f"{time}-{name}")
+    return Config(**options)
+
+
+def _resumed(resume: Path, data: Path | None = None, **others: Any) -> Config:
+    """The options of a run; its images may have been moved, which their digests will show."""
+    if others:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ValueError(f"--resume takes the options of {resume}: leave out {flags}")
+    config = read_options(resume)
+    if data is None:
+        return config
+    if config.data is None:
+        raise ValueError(f"{resume} has drawn its own SYNTHETIC pictures: leave out --data")
+    moved = replace(config, data=data.absolute())
+    moved.check()
+    return moved
