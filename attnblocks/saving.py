@@ -1,15 +1,12 @@
 """Whole models in one file: where they come from, what stands where in them, and their weights."""
 
 import copy
-import difflib
 import json
 import os
 import stat
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks._version import __version__
+from attnblocks.bases import build, need, no_larger_than, outline
 from attnblocks.recipes import apply_recipe, recipe
 from attnblocks.registry import block_name
 from attnblocks.sites import find_se
@@ -24,21 +22,7 @@ from attnblocks.sites import find_se
 FORMAT = 1
 """Counted up when older versions of this library could not read a file any more."""
 
-# Arguments with which timm and torchvision would download weights, read other files, or take memory
-# for a network that is only looked at.
-_FORBIDDEN = {
-    "cache_dir",
-    "checkpoint_path",
-    "device",
-    "dtype",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "weights",
-    "weights_backbone",
-}
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_PLAIN = (bool, int, float, str, type(None))
 
 
 def save_model(
@@ -79,7 +63,7 @@ def save_model(
         >>> [site.kind for site in find_se(loaded)][0]
         'attnblocks.caco.CaCo'
     """
-    _need("safetensors", "pip install 'attnblocks[save]'")
+    need("safetensors", "pip install 'attnblocks[save]'")
     from safetensors.torch import save_file
 
     path = Path(os.path.realpath(path))  # a link stays one
@@ -96,7 +80,7 @@ def save_model(
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
     kwargs = dict(base_kwargs or {})
     if base is not None:
-        rebuilt = apply_recipe(_outline(base, kwargs), made_of)
+        rebuilt = apply_recipe(outline(base, kwargs), made_of)
         _check_shapes(state, rebuilt, f"base {base!r}")
         _check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
@@ -163,16 +147,20 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
-    _need("safetensors", "pip install 'attnblocks[save]'")
+    need("safetensors", "pip install 'attnblocks[save]'")
     header, state = _read(path)
     name, kwargs = header["base"], header["base_kwargs"]
     if base is None and name is None:
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
     # First without data: what does not fit takes no memory, and changes nothing.
-    outline = _outline(name, kwargs) if base is None else copy.deepcopy(base).to("meta")
-    _check_shapes(state, apply_recipe(outline, header["recipe"]), "the base")
+    if base is None:
+        with no_larger_than(state, kwargs):
+            empty = outline(name, kwargs)
+    else:
+        empty = copy.deepcopy(base).to("meta")
+    _check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")
     model = apply_recipe(
-        _build(name, kwargs) if base is None else copy.deepcopy(base), header["recipe"]
+        build(name, kwargs) if base is None else copy.deepcopy(base), header["recipe"]
     )
     _check_values(state, model)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -238,61 +226,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has a header that cannot be used: {error}") from error
     return header, state
-
-
-def _outline(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """The network of a base on the meta device, unless its builder reads values."""
-    try:
-        with torch.device("meta"):
-            return _build(base, kwargs)
-    except ValueError:
-        return _build(base, kwargs)
-
-
-def _build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """The network of a base, without weights."""
-    library, _, name = base.partition("/")
-    for key, value in kwargs.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        if key in _FORBIDDEN or not all(isinstance(v, _PLAIN) for v in values):
-            raise ValueError(
-                f"base_kwargs may hold plain values of the structure, not {key}={value!r}"
-            )
-    if library not in _LIBRARIES:
-        raise ValueError(f"base must be timm/NAME or torchvision/NAME, got {base!r}")
-    _need(library, f"pip install 'attnblocks[{library}]'")
-    known, build = _LIBRARIES[library]()
-    # A name of timm may end in the tag of its weights.
-    if (name.partition(".")[0] if library == "timm" else name) not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise LookupError(f"the installed {library} has no model {name!r}{hint}")
-    try:
-        return build(name, **kwargs)
-    except Exception as error:  # whatever a builder raises for arguments that it cannot use
-        raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error!r}") from error
-
-
-def _timm() -> tuple[Sequence[str], Callable[..., nn.Module]]:
-    import timm
-
-    return timm.list_models(), partial(timm.create_model, pretrained=False)
-
-
-def _torchvision() -> tuple[Sequence[str], Callable[..., nn.Module]]:
-    import torchvision
-
-    # Detection and segmentation would download the weights of their backbones.
-    names = torchvision.models.list_models(module=torchvision.models)
-    return names, partial(torchvision.models.get_model, weights=None)
-
-
-_LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
-
-
-def _need(library: str, install: str) -> None:
-    if find_spec(library) is None:
-        raise ImportError(f"{library} is needed for this: {install}")
 
 
 def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:

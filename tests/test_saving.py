@@ -205,7 +205,9 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
         ({"base_kwargs": {"num_classes": 3}}, ValueError, r"classifier.weight has shape \(1000"),
         ({"base_kwargs": {"pretrained": True}}, ValueError, "not pretrained=True"),
         ({"base_kwargs": {"device": "cpu"}}, ValueError, "not device='cpu'"),
-        ({"base_kwargs": {"num_classes": 10**12}}, ValueError, r"\(1000, 1024\), not \(10{12},"),
+        ({"base_kwargs": {"num_classes": 10**12}}, ValueError, "num_classes=10{12} is too much"),
+        ({"base_kwargs": {"num_classes": 10**6}}, ValueError, r"\(1000, 1024\), not \(10{6}, 1024"),
+        ({"base_kwargs": {"drop_rate": float("nan")}}, ValueError, "drop_rate=nan is too much"),
         ({"base_kwargs": {"act_layer": "os.system"}}, ValueError, "cannot be built with"),
         ({"base_kwargs": {"model_name": "x"}}, ValueError, "multiple values for argument"),
         ({"recipe": {}}, ValueError, "its entries are of the wrong kind"),
@@ -387,6 +389,22 @@ def test_a_recipe_too_large_for_its_weights_takes_no_memory(tmp_path):
         load_model(tmp_path / "m", base=Tied(False))
 
 
+@pytest.mark.parametrize(
+    ("base", "depth"),
+    [
+        ("timm/vit_tiny_patch16_224", {"depth": 20_000}),
+        ("timm/resnet18", {"layers": [2, 2, 20_000, 2]}),
+        ("torchvision/mobilenet_v2", {"width_mult": 1.0, "inverted_residual_setting": [10**9]}),
+    ],
+)
+def test_a_base_too_deep_for_its_weights_is_not_built(saved, base, depth, tmp_path):
+    """It would take minutes; with a depth in billions, all memory."""
+    changed_header(saved, tmp_path, base=base, base_kwargs=depth)
+    with pytest.raises(ValueError, match=r"too many layers for \d+ tensors|is too much for"):
+        load_model(tmp_path / "m")
+    nn.Sequential(*[nn.Sequential() for _ in range(100_000)])  # nothing is counted any more
+
+
 def header_of(path) -> str:
     with safetensors.safe_open(path, framework="pt") as file:
         return file.metadata()["attnblocks"]
@@ -396,6 +414,6 @@ def test_packages_that_are_not_there_are_named(monkeypatch, saved, tmp_path):
     (tmp_path / "m").write_bytes(saved)
     for library, extra in (("safetensors", "save"), ("timm", "timm")):
         found = {"safetensors", "timm"} - {library}
-        monkeypatch.setattr("attnblocks.saving.find_spec", lambda name, f=found: name in f or None)
+        monkeypatch.setattr("attnblocks.bases.find_spec", lambda name, f=found: name in f or None)
         with pytest.raises(ImportError, match=rf"{library} is needed.*attnblocks\[{extra}\]"):
             load_model(tmp_path / "m")

@@ -1,0 +1,126 @@
+"""The networks of timm and torchvision that a file may name, built without their weights."""
+
+import difflib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+LAYERS_PER_TENSOR = 100
+"""Far more than any network makes: of 625 of timm and torchvision, none made more than 3.3."""
+
+SMALL = 10_000
+"""Of anything, so many may be made: then an error says how few the weights are."""
+
+# Arguments with which timm and torchvision would download weights, read other files, or take memory
+# for a network that is only looked at.
+_FORBIDDEN = {
+    "cache_dir",
+    "checkpoint_path",
+    "device",
+    "dtype",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "weights",
+    "weights_backbone",
+}
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def outline(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The network of a base on the meta device, unless its builder reads values."""
+    try:
+        with torch.device("meta"):
+            return build(base, kwargs)
+    except ValueError:
+        return build(base, kwargs)
+
+
+def build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The network of a base, without weights."""
+    library, _, name = base.partition("/")
+    for key, value in kwargs.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if key in _FORBIDDEN or not all(isinstance(v, _PLAIN) for v in values):
+            raise ValueError(
+                f"base_kwargs may hold plain values of the structure, not {key}={value!r}"
+            )
+    if library not in _LIBRARIES:
+        raise ValueError(f"base must be timm/NAME or torchvision/NAME, got {base!r}")
+    need(library, f"pip install 'attnblocks[{library}]'")
+    known, make = _LIBRARIES[library]()
+    # A name of timm may end in the tag of its weights.
+    if (name.partition(".")[0] if library == "timm" else name) not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LookupError(f"the installed {library} has no model {name!r}{hint}")
+    try:
+        return make(name, **kwargs)
+    except Exception as error:  # whatever a builder raises for arguments that it cannot use
+        raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error!r}") from error
+
+
+def _timm() -> tuple[Sequence[str], Callable[..., nn.Module]]:
+    import timm
+
+    return timm.list_models(), partial(timm.create_model, pretrained=False)
+
+
+def _torchvision() -> tuple[Sequence[str], Callable[..., nn.Module]]:
+    import torchvision
+
+    # Detection and segmentation would download the weights of their backbones.
+    names = torchvision.models.list_models(module=torchvision.models)
+    return names, partial(torchvision.models.get_model, weights=None)
+
+
+_LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
+
+
+@contextmanager
+def no_larger_than(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Stop a builder that makes far more than ``state`` has weights for, as a stranger may ask.
+
+    Builders loop over depths, and make lists as long as these, before anything can be compared.
+
+    Args:
+        state: the weights of the network.
+        kwargs: the arguments of its builder. No depth, width or number of classes can be above
+            the count of its weights.
+
+    Raises:
+        ValueError: an argument is; in the block, a builder makes too many layers.
+    """
+    weights = sum(value.numel() for value in state.values())
+    for key, value in kwargs.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= max(weights, SMALL):
+                raise ValueError(f"{key}={value!r} is too much for a network of {weights} weights")
+    left = max(LAYERS_PER_TENSOR * len(state), SMALL)
+    thread = threading.get_ident()
+
+    def count(*_: object) -> None:
+        nonlocal left
+        if threading.get_ident() == thread:  # others may build networks meanwhile
+            left -= 1
+        if left < 0:
+            raise ValueError(f"it has too many layers for {len(state)} tensors")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def need(library: str, install: str) -> None:
+    """Raise ImportError, with what installs it, where a library is absent."""
+    if find_spec(library) is None:
+        raise ImportError(f"{library} is needed for this: {install}")
