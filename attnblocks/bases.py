@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 LAYERS_PER_TENSOR = 100
-"""Far more than any network makes: of 625 of timm and torchvision, none made more than 3.3."""
+"""Far more than networks make while they are built, with activations, containers and drafts."""
 
 SMALL = 10_000
 """Of anything, so many may be made: then an error says how few the weights are."""
