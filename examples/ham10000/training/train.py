@@ -145,9 +145,10 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
 
 
 def _check_checkpoints(run: Path) -> None:
-    """Lightning forgets which checkpoint was best when the folder has another path."""
+    """Raise ValueError unless the best checkpoint so far will still be known at the end."""
     if not (run / "best.ckpt").exists():
         raise ValueError(f"{run / 'best.ckpt'} is gone: put it back, or begin a new run")
+    # Lightning forgets which one it was when the folder has another path.
     states = read_checkpoint(run / "last.ckpt")["callbacks"]
     for folder in {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}:
         if folder != os.path.realpath(run):
