@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from attnblocks import registry, sites
+from attnblocks.blocks import registry
+from attnblocks.swap import sites
 
 SHARED = Path(__file__).parents[1] / "shared"
 

@@ -1,19 +1,20 @@
 """Drop-in channel and coordinate attention blocks for PyTorch, and the swap that installs them."""
 
-from attnblocks._block import AttentionBlock
+from attnblocks import _earlier as _earlier
 from attnblocks._version import __version__
-from attnblocks.caco import CaCo, SeCo
-from attnblocks.cbam import CBAM
-from attnblocks.coord_att import CoordAtt
-from attnblocks.eca import Eca
-from attnblocks.fit import SiteFit, WarmStart, warm_start
-from attnblocks.recipes import apply_recipe, recipe
-from attnblocks.registry import create_block, list_blocks, register_block
-from attnblocks.saving import load_model, save_model
-from attnblocks.se import SE
-from attnblocks.sites import SELayers, SESite, find_se, register_se
-from attnblocks.sites_table import summary
-from attnblocks.swap import replace_se
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.caco import CaCo, SeCo
+from attnblocks.blocks.cbam import CBAM
+from attnblocks.blocks.coord_att import CoordAtt
+from attnblocks.blocks.eca import Eca
+from attnblocks.blocks.registry import create_block, list_blocks, register_block
+from attnblocks.blocks.se import SE
+from attnblocks.files.recipes import apply_recipe, recipe
+from attnblocks.files.saving import load_model, save_model
+from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
+from attnblocks.swap.replace import replace_se
+from attnblocks.swap.sites import SELayers, SESite, find_se, register_se
+from attnblocks.swap.table import summary
 
 __all__ = [
     "CBAM",

@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from attnblocks._block import AttentionBlock
-from attnblocks._pair import eval_mode
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.fit.pair import eval_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -33,82 +33,94 @@ MUTATIONS = [
     *(
         Mutation(file, old, new, BLOCKS)
         for file, old, new in [
-            ("se.py", "self.gate(self.fc2(y))", "self.fc2(y)"),
-            ("se.py", "max(8, (width + 4) // 8 * 8)", "max(8, (width + 3) // 8 * 8)"),
-            ("se.py", "rounded < 0.9 * width", "rounded < 0.8 * width"),
-            ("se.py", "rd_ratio: float = 1 / 4", "rd_ratio: float = 1 / 8"),
-            ("se.py", "= nn.Hardsigmoid", "= nn.Sigmoid"),
-            ("eca.py", "self.gate(self.conv(y))", "self.conv(y)"),
-            ("eca.py", "padding=size // 2", 'padding=size // 2, padding_mode="circular"'),
-            ("eca.py", "/ 2 + 1 / 2", "/ 2 - 1 / 2"),
-            ("eca.py", "t if t % 2 else t + 1", "t if t % 2 else t - 1"),
-            ("eca.py", "max(3, t", "max(5, t"),
-            ("cbam.py", "self.gate(of_means + of_maxima)", "self.gate(of_means * of_maxima)"),
-            ("cbam.py", "torch.cat([means, maxima])", "torch.cat([means, means])"),
-            ("cbam.py", "self.fc2(self.act(self.fc1(v)))", "self.fc2(self.fc1(v))"),
+            ("blocks/se.py", "self.gate(self.fc2(y))", "self.fc2(y)"),
+            ("blocks/se.py", "max(8, (width + 4) // 8 * 8)", "max(8, (width + 3) // 8 * 8)"),
+            ("blocks/se.py", "rounded < 0.9 * width", "rounded < 0.8 * width"),
+            ("blocks/se.py", "rd_ratio: float = 1 / 4", "rd_ratio: float = 1 / 8"),
+            ("blocks/se.py", "= nn.Hardsigmoid", "= nn.Sigmoid"),
+            ("blocks/eca.py", "self.gate(self.conv(y))", "self.conv(y)"),
+            ("blocks/eca.py", "padding=size // 2", 'padding=size // 2, padding_mode="circular"'),
+            ("blocks/eca.py", "/ 2 + 1 / 2", "/ 2 - 1 / 2"),
+            ("blocks/eca.py", "t if t % 2 else t + 1", "t if t % 2 else t - 1"),
+            ("blocks/eca.py", "max(3, t", "max(5, t"),
             (
-                "cbam.py",
+                "blocks/cbam.py",
+                "self.gate(of_means + of_maxima)",
+                "self.gate(of_means * of_maxima)",
+            ),
+            ("blocks/cbam.py", "torch.cat([means, maxima])", "torch.cat([means, means])"),
+            ("blocks/cbam.py", "self.fc2(self.act(self.fc1(v)))", "self.fc2(self.fc1(v))"),
+            (
+                "blocks/cbam.py",
                 "self.gate(self.bn(self.conv(statistics)))",
                 "self.gate(self.conv(statistics))",
             ),
-            ("cbam.py", "F.position_statistics(x, channel)", "F.position_statistics(x)"),
-            ("cbam.py", "momentum=0.01", "momentum=0.1"),
-            ("coord_att.py", "self.act(self.bn1(y))", "self.bn1(y)"),
-            ("coord_att.py", "self.gate(self.conv_h(y_h))", "self.gate(self.conv_h(y_h)) * 0.99"),
-            ("coord_att.py", "self.gate(self.conv_w(y_w))", "self.gate(self.conv_h(y_w))"),
+            ("blocks/cbam.py", "F.position_statistics(x, channel)", "F.position_statistics(x)"),
+            ("blocks/cbam.py", "momentum=0.01", "momentum=0.1"),
+            ("blocks/coord_att.py", "self.act(self.bn1(y))", "self.bn1(y)"),
             (
-                "coord_att.py",
+                "blocks/coord_att.py",
+                "self.gate(self.conv_h(y_h))",
+                "self.gate(self.conv_h(y_h)) * 0.99",
+            ),
+            ("blocks/coord_att.py", "self.gate(self.conv_w(y_w))", "self.gate(self.conv_h(y_w))"),
+            (
+                "blocks/coord_att.py",
                 "y.split([height, y.shape[2] - height]",
                 "y.split([y.shape[2] - height, height]",
             ),
-            ("coord_att.py", "MIN_WIDTH = 8", "MIN_WIDTH = 4"),
-            ("caco.py", "F.channel_maxima(x))", "F.channel_means(x))"),
+            ("blocks/coord_att.py", "MIN_WIDTH = 8", "MIN_WIDTH = 4"),
+            ("blocks/caco.py", "F.channel_maxima(x))", "F.channel_means(x))"),
             (
-                "caco.py",
+                "blocks/caco.py",
                 "self.se.channel_gate(F.channel_means(x, means))",
                 "self.se.channel_gate(F.channel_maxima(x))",
             ),
-            ("_block.py", "channels * rd_ratio + 1e-6", "channels * rd_ratio"),
-            ("_block.py", "size % 2 == 0", "size % 2 == 1"),
-            ("_block.py", "x.shape[1] != channels", "x.shape[1] < channels"),
-            ("_eager.py", "return x.mean(dim, keepdim=True)", "return x.sum(dim, keepdim=True)"),
-            ("_eager.py", "(grad / ctx.count).expand", "grad.expand"),
+            ("blocks/base.py", "channels * rd_ratio + 1e-6", "channels * rd_ratio"),
+            ("blocks/base.py", "size % 2 == 0", "size % 2 == 1"),
+            ("blocks/base.py", "x.shape[1] != channels", "x.shape[1] < channels"),
+            ("ops/eager.py", "return x.mean(dim, keepdim=True)", "return x.sum(dim, keepdim=True)"),
+            ("ops/eager.py", "(grad / ctx.count).expand", "grad.expand"),
             (
-                "_eager.py",
+                "ops/eager.py",
                 "torch.cat([rows, columns.transpose(2, 3)], dim=2)",
                 "torch.cat([columns.transpose(2, 3), rows], dim=2)",
             ),
             (
-                "_eager.py",
+                "ops/eager.py",
                 "rows, columns = mean(x, (3,)), mean(x, (2,))",
                 "rows, columns = mean(x, (3,)), mean(x, (3,)).transpose(2, 3)",
             ),
             (
-                "_eager.py",
+                "ops/eager.py",
                 "return x.amax((2, 3), keepdim=True)",
                 "return x.amax((2, 3), keepdim=True).abs()",
             ),
-            ("_eager.py", "_multiply(hits, (grad / count)", "_multiply(hits, (grad)"),
-            ("_eager.py", ".add_(grad_mean / x.shape[1])", ".add_(grad_mean)"),
+            ("ops/eager.py", "_multiply(hits, (grad / count)", "_multiply(hits, (grad)"),
+            ("ops/eager.py", ".add_(grad_mean / x.shape[1])", ".add_(grad_mean)"),
             (
-                "_eager.py",
+                "ops/eager.py",
                 "return y.amax(1, keepdim=True), y.mean(1, keepdim=True)",
                 "return y.mean(1, keepdim=True), y.amax(1, keepdim=True)",
             ),
             (
-                "_eager.py",
+                "ops/eager.py",
                 "return _product(v * scale, weight, bias)\n\n    @",
                 "return _product(v, weight, bias)\n\n    @",
             ),
-            ("_eager.py", "grad_scaled * scale,", "grad_scaled,"),
-            ("_eager.py", "(grad_scaled * v).sum(2", "grad_scaled.sum(2"),
-            ("_eager.py", "grad_product = grad * x", "grad_product = grad"),
-            ("_eager.py", "small[:i] + small[i + 1 :]", "small[: i + 1] + small[i + 2 :]"),
-            ("_eager.py", "x * factor if torch.is_grad_enabled()", "x if torch.is_grad_enabled()"),
+            ("ops/eager.py", "grad_scaled * scale,", "grad_scaled,"),
+            ("ops/eager.py", "(grad_scaled * v).sum(2", "grad_scaled.sum(2"),
+            ("ops/eager.py", "grad_product = grad * x", "grad_product = grad"),
+            ("ops/eager.py", "small[:i] + small[i + 1 :]", "small[: i + 1] + small[i + 2 :]"),
+            (
+                "ops/eager.py",
+                "x * factor if torch.is_grad_enabled()",
+                "x if torch.is_grad_enabled()",
+            ),
         ]
     ),
     *(
-        Mutation("functional.py", old, new, (*BLOCKS, *EXPORT))
+        Mutation("ops/functional.py", old, new, (*BLOCKS, *EXPORT))
         for old, new in [
             ("lines.narrow(2, 0, x.shape[2])", "lines.narrow(2, 0, x.shape[3])"),
             (
@@ -124,32 +136,32 @@ MUTATIONS = [
     *(
         Mutation(file, old, new, SWAP)
         for file, old, new in [
-            ("swap.py", "if not inplace:", "if inplace:"),
-            ("swap.py", "makers.setdefault(name, make)", "makers[name] = make"),
-            ("swap.py", "return new.get(model, model)", "return model"),
-            ("swap.py", "if where(site)", "if not where(site)"),
-            ("sites.py", "if module in sites:", "if False:"),
+            ("swap/replace.py", "if not inplace:", "if inplace:"),
+            ("swap/replace.py", "makers.setdefault(name, make)", "makers[name] = make"),
+            ("swap/replace.py", "return new.get(model, model)", "return model"),
+            ("swap/replace.py", "if where(site)", "if not where(site)"),
+            ("swap/sites.py", "if module in sites:", "if False:"),
             (
-                "sites.py",
+                "swap/sites.py",
                 "if m.add_maxpool:\n        return None\n    return SELayers(m.fc1",
                 "if False:\n        return None\n    return SELayers(m.fc1",
             ),
-            ("_build.py", ".train(training)", ".train(True)"),
-            ("_build.py", "se.fc2.weight.mul_(2)", "se.fc2.weight.mul_(1)"),
+            ("swap/build.py", ".train(training)", ".train(True)"),
+            ("swap/build.py", "se.fc2.weight.mul_(2)", "se.fc2.weight.mul_(1)"),
             (
-                "_build.py",
+                "swap/build.py",
                 "new.to(memory_format=torch.channels_last)",
                 "new.to(memory_format=torch.contiguous_format)",
             ),
-            ("_build.py", "requires_grad_(old_bias.requires_grad)", "requires_grad_(trained)"),
+            ("swap/build.py", "requires_grad_(old_bias.requires_grad)", "requires_grad_(trained)"),
             (
-                "carry_over.py",
+                "swap/inherit.py",
                 "scale * mlp.b2 + shift)\n\n\ndef _start_channel",
                 "scale * mlp.b2)\n\n\ndef _start_channel",
             ),
-            ("carry_over.py", "mlp.w1 * 2 / (1 + PEAK), scale", "mlp.w1, scale"),
-            ("carry_over.py", "return gate**2", "return gate"),
-            ("carry_over.py", "scale * b1 + shift", "b1 + shift"),
+            ("swap/inherit.py", "mlp.w1 * 2 / (1 + PEAK), scale", "mlp.w1, scale"),
+            ("swap/inherit.py", "return gate**2", "return gate"),
+            ("swap/inherit.py", "scale * b1 + shift", "b1 + shift"),
         ]
     ),
 ]
@@ -158,7 +170,9 @@ MUTATIONS = [
 def main() -> int:
     """Try all mutations, or those of one file; 1 if the tests miss any."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
-    parser.add_argument("--file", help="only those of this file of attnblocks/, such as se.py")
+    parser.add_argument(
+        "--file", help="only those of this file of attnblocks/, such as blocks/se.py"
+    )
     chosen = parser.parse_args().file
     mutations = [m for m in MUTATIONS if chosen in (None, m.file)]
     survivors = []
@@ -173,7 +187,8 @@ def main() -> int:
             return 1
         for number, mutation in enumerate(mutations, start=1):
             caught = not passes(mutate(copy, mutation), mutation.tests)
-            shutil.copy(ROOT / "attnblocks" / mutation.file, copy / "attnblocks")
+            file = Path("attnblocks", mutation.file)
+            shutil.copy(ROOT / file, copy / file)
             print(f"{number}/{len(mutations)} {'caught' if caught else 'MISSED'}: ", end="")
             print(f"{mutation.file}: {mutation.old!r} -> {mutation.new!r}", flush=True)
             if not caught:

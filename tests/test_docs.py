@@ -71,7 +71,7 @@ def test_every_public_name_has_an_entry_in_the_api():
 def test_messages_that_the_docs_explain_are_those_of_the_library():
     text = (ROOT / "docs" / "swap.md").read_text(encoding="utf-8").partition("## Errors")[2]
     messages = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
-    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "attnblocks").glob("*.py"))
+    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "attnblocks").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # a string over several lines
     assert len(messages) > 10
     assert [message for message in messages if message not in source] == []

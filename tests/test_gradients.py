@@ -9,7 +9,8 @@ import torch.distributed
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from attnblocks import create_block, functional
+from attnblocks import create_block
+from attnblocks.ops import functional
 from tests.helpers import BLOCKS, random_block, random_map
 
 FORMATS = [torch.contiguous_format, torch.channels_last]

@@ -39,7 +39,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
     folders = {name.split("/")[0] for name in names}
     assert folders == {"attnblocks", next(f for f in folders if f.endswith(".dist-info"))}
     assert "attnblocks/py.typed" in names
-    source = {f"attnblocks/{p.name}" for p in (ROOT / "attnblocks").glob("*.py")}
+    source = {str(p.relative_to(ROOT)) for p in (ROOT / "attnblocks").rglob("*.py")}
     assert {n for n in names if n.endswith(".py")} == source
 
 

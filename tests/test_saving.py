@@ -414,6 +414,8 @@ def test_packages_that_are_not_there_are_named(monkeypatch, saved, tmp_path):
     (tmp_path / "m").write_bytes(saved)
     for library, extra in (("safetensors", "save"), ("timm", "timm")):
         found = {"safetensors", "timm"} - {library}
-        monkeypatch.setattr("attnblocks.bases.find_spec", lambda name, f=found: name in f or None)
+        monkeypatch.setattr(
+            "attnblocks.files.builders.find_spec", lambda name, f=found: name in f or None
+        )
         with pytest.raises(ImportError, match=rf"{library} is needed.*attnblocks\[{extra}\]"):
             load_model(tmp_path / "m")

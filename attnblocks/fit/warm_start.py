@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks._pair import Pair, eval_mode, pair_up
-from attnblocks._stages import descend, errors, inexact
+from attnblocks.fit.pair import Pair, eval_mode, pair_up
+from attnblocks.fit.stages import descend, errors, inexact
 
 
 @dataclass(frozen=True)

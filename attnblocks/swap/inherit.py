@@ -15,12 +15,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnblocks.caco import CaCo, SeCo
-from attnblocks.cbam import CBAM, ChannelAttention, SpatialAttention
-from attnblocks.coord_att import CoordAtt
-from attnblocks.eca import Eca
-from attnblocks.se import SE
-from attnblocks.sites import SELayers, SESite
+from attnblocks.blocks.caco import CaCo, SeCo
+from attnblocks.blocks.cbam import CBAM, ChannelAttention, SpatialAttention
+from attnblocks.blocks.coord_att import CoordAtt
+from attnblocks.blocks.eca import Eca
+from attnblocks.blocks.se import SE
+from attnblocks.swap.sites import SELayers, SESite
 
 OPEN = 5.0
 """Logit of a gate that does next to nothing: sigmoid(5) is 0.993."""

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from attnblocks._build import Block, Maker, block_maker, build, is_channels_last
-from attnblocks.sites import SESite, find_se, known_classes
+from attnblocks.swap.build import Block, Maker, block_maker, build, is_channels_last
+from attnblocks.swap.sites import SESite, find_se, known_classes
 
 Where = Callable[[SESite], bool] | str | Sequence[str]
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from attnblocks.sites import SESite, find_se
+from attnblocks.swap.sites import SESite, find_se
 
 
 def summary(model: nn.Module, original: nn.Module | None = None) -> str:

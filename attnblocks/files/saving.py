@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks._version import __version__
-from attnblocks.bases import build, need, no_larger_than, outline
-from attnblocks.recipes import apply_recipe, recipe
-from attnblocks.registry import block_name
-from attnblocks.sites import find_se
+from attnblocks.blocks.registry import block_name
+from attnblocks.files.builders import build, need, no_larger_than, outline
+from attnblocks.files.recipes import apply_recipe, recipe
+from attnblocks.swap.sites import find_se
 
 FORMAT = 1
 """Counted up when older versions of this library could not read a file any more."""
@@ -61,7 +61,7 @@ def save_model(
         ...                base="torchvision/mobilenet_v3_small", base_kwargs={"num_classes": 7})
         ...     loaded = load_model(f"{folder}/lesions.safetensors")
         >>> [site.kind for site in find_se(loaded)][0]
-        'attnblocks.caco.CaCo'
+        'attnblocks.blocks.caco.CaCo'
     """
     need("safetensors", "pip install 'attnblocks[save]'")
     from safetensors.torch import save_file

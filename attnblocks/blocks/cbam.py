@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks import functional as F
-from attnblocks._block import (
+from attnblocks.blocks.base import (
     AttentionBlock,
     LayerFactory,
     Pointwise,
@@ -20,7 +19,8 @@ from attnblocks._block import (
     odd_kernel,
     positive_int,
 )
-from attnblocks.layer_names import name_function, name_norm
+from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.ops import functional as F
 
 SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""

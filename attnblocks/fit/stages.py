@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnblocks._pair import Pair
+from attnblocks.fit.pair import Pair
 
 EXACT = 1e-5
 """Relative error below which a block computes what the original does: there is nothing to fit."""

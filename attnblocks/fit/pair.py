@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks.sites import find_se
+from attnblocks.swap.sites import find_se
 
 
 @dataclass(frozen=True)

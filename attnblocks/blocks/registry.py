@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from attnblocks.caco import CaCo, SeCo
-from attnblocks.cbam import CBAM
-from attnblocks.coord_att import CoordAtt
-from attnblocks.eca import Eca
-from attnblocks.se import SE
+from attnblocks.blocks.caco import CaCo, SeCo
+from attnblocks.blocks.cbam import CBAM
+from attnblocks.blocks.coord_att import CoordAtt
+from attnblocks.blocks.eca import Eca
+from attnblocks.blocks.se import SE
 
 BlockFactory = Callable[..., nn.Module]
 """A block class, or a function called as ``factory(channels, **kwargs)``."""

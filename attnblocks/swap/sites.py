@@ -13,12 +13,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from attnblocks._block import LayerFactory
-from attnblocks.caco import CaCo, SeCo
-from attnblocks.cbam import CBAM, ChannelAttention
-from attnblocks.coord_att import CoordAtt
-from attnblocks.eca import Eca
-from attnblocks.se import SE
+from attnblocks.blocks.base import LayerFactory
+from attnblocks.blocks.caco import CaCo, SeCo
+from attnblocks.blocks.cbam import CBAM, ChannelAttention
+from attnblocks.blocks.coord_att import CoordAtt
+from attnblocks.blocks.eca import Eca
+from attnblocks.blocks.se import SE
 
 
 @dataclass(frozen=True)

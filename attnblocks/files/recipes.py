@@ -6,10 +6,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from attnblocks.layer_names import function_layer, name_function, norm_layer
-from attnblocks.registry import block_name, create_block, list_blocks
-from attnblocks.sites import SESite, find_se
-from attnblocks.swap import replace_se
+from attnblocks.blocks.registry import block_name, create_block, list_blocks
+from attnblocks.files.layer_names import function_layer, name_function, norm_layer
+from attnblocks.swap.replace import replace_se
+from attnblocks.swap.sites import SESite, find_se
 
 Recipe = list[dict[str, Any]]
 """One entry per site: "site", "block", "channels" and "arguments"."""

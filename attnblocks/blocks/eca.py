@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks import functional as F
-from attnblocks._block import AttentionBlock, LayerFactory, new_layer, odd_kernel, positive_int
-from attnblocks.layer_names import name_function
+from attnblocks.blocks.base import AttentionBlock, LayerFactory, new_layer, odd_kernel, positive_int
+from attnblocks.files.layer_names import name_function
+from attnblocks.ops import functional as F
 
 
 class Eca(AttentionBlock):

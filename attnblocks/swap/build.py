@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from attnblocks.carry_over import PEAK, carry_over, linear_weight
-from attnblocks.registry import BlockFactory, get_block
-from attnblocks.se import SE
-from attnblocks.sites import SESite
+from attnblocks.blocks.registry import BlockFactory, get_block
+from attnblocks.blocks.se import SE
+from attnblocks.swap.inherit import PEAK, carry_over, linear_weight
+from attnblocks.swap.sites import SESite
 
 Factory = Callable[[SESite], nn.Module]
 Block = type[nn.Module] | str | Factory

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks import functional as F
-from attnblocks._block import (
+from attnblocks.blocks.base import (
     AttentionBlock,
     LayerFactory,
     Pointwise,
@@ -18,7 +17,8 @@ from attnblocks._block import (
     new_norm,
     positive_int,
 )
-from attnblocks.layer_names import name_function, name_norm
+from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.ops import functional as F
 
 MIN_WIDTH = 8
 """Least default width of the bottleneck."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks import functional as F
-from attnblocks._block import AttentionBlock, LayerFactory, bottleneck
-from attnblocks.cbam import ChannelAttention
-from attnblocks.coord_att import MIN_WIDTH, CoordAtt
-from attnblocks.layer_names import name_function, name_norm
-from attnblocks.se import SE
+from attnblocks.blocks.base import AttentionBlock, LayerFactory, bottleneck
+from attnblocks.blocks.cbam import ChannelAttention
+from attnblocks.blocks.coord_att import MIN_WIDTH, CoordAtt
+from attnblocks.blocks.se import SE
+from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.ops import functional as F
 
 
 class SeCo(AttentionBlock):
@@ -106,7 +106,7 @@ class SeCo(AttentionBlock):
 class CaCo(AttentionBlock):
     """CBAM's channel attention, then coordinate attention.
 
-    Parameters: those of :class:`~attnblocks.cbam.ChannelAttention` plus those of
+    Parameters: those of :class:`~attnblocks.blocks.cbam.ChannelAttention` plus those of
     :class:`CoordAtt`. The composition is worked out from the parameter counts of the paper.
 
     The two stages are computed together: hooks on their layers run, those on the stages do not.

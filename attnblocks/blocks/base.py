@@ -9,7 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from attnblocks import functional as F
+from attnblocks.ops import functional as F
 
 LayerFactory = Callable[..., nn.Module]
 """A class such as ``nn.ReLU``, or any callable that returns a new module."""

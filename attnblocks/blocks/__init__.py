@@ -1,0 +1,1 @@
+"""The attention blocks, a file for each family, and their registry."""

@@ -1,0 +1,1 @@
+"""Swapped networks as recipes and as files."""

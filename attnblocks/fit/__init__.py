@@ -1,0 +1,1 @@
+"""Fitting replaced blocks to the network that they came from."""

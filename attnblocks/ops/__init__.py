@@ -1,0 +1,1 @@
+"""What blocks are made of: statistics of a map, and its product with gates."""
