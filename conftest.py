@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from attnblocks.blocks import registry
-from attnblocks.swap import sites
+from attnblocks.swap import adapters
 
 SHARED = Path(__file__).parents[1] / "shared"
 
@@ -20,7 +20,7 @@ settings.load_profile("suite")
 def _registries_stay_as_they_are(monkeypatch):
     """What a test or a docstring registers is gone after it."""
     monkeypatch.setattr(registry, "_BLOCKS", registry._BLOCKS.copy())
-    monkeypatch.setattr(sites, "_ADAPTERS", sites._ADAPTERS.copy())
+    monkeypatch.setattr(adapters, "_REGISTERED", adapters._REGISTERED.copy())
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ from attnblocks.blocks.coord_att import CoordAtt
 from attnblocks.blocks.eca import Eca
 from attnblocks.blocks.registry import create_block, list_blocks, register_block
 from attnblocks.blocks.se import SE
+from attnblocks.blocks.se_layers import SELayers
 from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
+from attnblocks.swap.adapters import register_se
 from attnblocks.swap.replace import replace_se
-from attnblocks.swap.sites import SELayers, SESite, find_se, register_se
+from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.table import summary
 
 __all__ = [

@@ -5,7 +5,6 @@ from attnblocks.ops.functional import (
     channel_maxima,
     channel_means,
     coordinate_means,
-    pointwise,
     position_statistics,
 )
 
@@ -14,6 +13,5 @@ __all__ = [
     "channel_maxima",
     "channel_means",
     "coordinate_means",
-    "pointwise",
     "position_statistics",
 ]

@@ -230,8 +230,9 @@ def test_wrong_maps_are_named(name):
     block = create_block(name, 16)
     with pytest.raises(ValueError, match=r"4 dimensions.*got 3.*\(16, 7, 7\)"):
         block(torch.rand(16, 7, 7))
-    with pytest.raises(ValueError, match=r"built for 16 channels, got 24"):
-        block(torch.rand(2, 24, 7, 7))
+    if name != "Eca":  # whose one layer runs over however many there are
+        with pytest.raises(ValueError, match=r"built for 16 channels, got 24"):
+            block(torch.rand(2, 24, 7, 7))
     for height, width in ((0, 7), (7, 0)):  # a mean of nothing is NaN, and so were gradients
         with pytest.raises(ValueError, match=rf"map with positions, got .*16, {height}, {width}\)"):
             block(torch.rand(2, 16, height, width))

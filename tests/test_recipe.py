@@ -10,16 +10,15 @@ from torch import nn
 from attnblocks import (
     CBAM,
     SE,
+    AttentionBlock,
     CaCo,
     CoordAtt,
     SeCo,
-    SELayers,
     apply_recipe,
     find_se,
     list_blocks,
     recipe,
     register_block,
-    register_se,
     replace_se,
     summary,
 )
@@ -120,19 +119,17 @@ def test_a_layer_that_computes_the_same_is_no_other_one():
 
 
 def test_a_class_of_the_users_own():
-    class Half(nn.Module):
+    @register_block("Half")
+    class Half(AttentionBlock):
+        gate_names = ("channel",)
+
         def __init__(self, channels: int, by: int = 2) -> None:
-            super().__init__()
-            self.channels, self.by, self.gate = channels, by, nn.Sigmoid()
+            super().__init__(channels)
+            self.by = by
 
-        def forward(self, x):
-            return x / self.by
+        def gates(self, x):
+            return [x.new_full((len(x), self.channels, 1, 1), 1 / self.by)]
 
-        def arguments(self):
-            return {"by": self.by}
-
-    register_block("Half", Half)
-    register_se(Half, lambda m: SELayers(m.channels, m.gate))
     model = replace_se(small_network(), "Half", by=3)
     assert there_and_back(model, small_network()).features[1].block[1].by == 3
 

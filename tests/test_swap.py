@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 from attnblocks import (
     CBAM,
     SE,
+    AttentionBlock,
     CaCo,
     CoordAtt,
     Eca,
@@ -83,8 +84,9 @@ def test_se_after_caco_takes_over_its_channel_mlp():
     model = replace_se(small_network(), CaCo, rd_channels="match", act_layer=nn.Identity)
     old = {s.name: randomized(s.module.channel) for s in find_se(model)}
     for site in find_se(replace_se(model, SE)):
-        mlp, se, means = old[site.name].mlp, site.module, random_map(4, site.channels, 1, 1)
-        wanted = (mlp(means) + mlp(3 * means)).sigmoid()
+        mlp, se, means = old[site.name], site.module, random_map(4, site.channels, 1, 1)
+        logits = (mlp.fc2(mlp.act(mlp.fc1(v))) for v in (means, 3 * means))
+        wanted = sum(logits).sigmoid()
         torch.testing.assert_close(se(means) / means, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -178,8 +180,13 @@ def test_a_shared_block_is_replaced_once_and_stays_shared():
 
 
 def test_a_part_of_a_block_that_also_stands_alone_is_a_site_of_its_own():
-    seco = SeCo(16)
-    model = nn.Sequential(seco, seco.se)
+    class Outer(AttentionBlock):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.inner = SE(channels)
+
+    outer = Outer(16)
+    model = nn.Sequential(outer, outer.inner)
     assert [site.name for site in find_se(model)] == ["0", "1"]
 
 

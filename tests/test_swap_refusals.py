@@ -112,15 +112,18 @@ def test_wrapped_networks_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", list_blocks())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_swapped_network_can_still_be_traced_and_scripted(name):
+def test_a_swapped_network_can_still_be_traced(name):
     model = replace_se(small_network(), name)
     x = torch.rand(2, 3, 64, 64)
-    for finished in (torch.fx.symbolic_trace(model), torch.jit.script(model)):
+    traced = torch.jit.trace(model, torch.rand(1, 3, 96, 64))
+    for finished in (torch.fx.symbolic_trace(model), traced):
         torch.testing.assert_close(finished(x), model(x))
+    with pytest.raises(TypeError, match=rf"torch.jit.script.*{name}: use torch.jit.trace"):
+        torch.jit.script(model)
     features = create_feature_extractor(model, ["features.4", "avgpool"])(x)
     torch.testing.assert_close(features["features.4"], model.features[:5](x))
-    with pytest.raises(ValueError, match="built for 16 channels, got 8"):
-        torch.fx.symbolic_trace(find_se(model)[0].module)(torch.rand(1, 8, 4, 4))
+    with pytest.raises(ValueError, match="4 dimensions"):
+        torch.fx.symbolic_trace(find_se(model)[0].module)(torch.rand(16, 4, 4))
     with pytest.raises(LookupError, match="swap before tracing or exporting it"):
         replace_se(torch.fx.symbolic_trace(small_network()), CaCo)
 

@@ -1,31 +1,57 @@
-"""What all blocks share: their widths, and the checks that turn a wrong call into a clear error."""
+"""The base of all blocks: a block owns what is known about it.
 
-import math
-import operator
-from collections.abc import Callable
-from typing import Any, ClassVar
+A subclass says in one place what it computes, what its gates are for, which of its layers are those
+of an SE block, and how it starts from one. The swap, recipes, files and pictures ask the block.
+"""
 
-import torch
+from collections.abc import Mapping
+from inspect import signature
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeVar
+
 import torch.fx
 from torch import Tensor, nn
 
+from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
 
-LayerFactory = Callable[..., nn.Module]
-"""A class such as ``nn.ReLU``, or any callable that returns a new module."""
+PLACE = ("device", "dtype")
+"""Constructor arguments that say where a block is, and not what it is."""
+
+B = TypeVar("B", bound="AttentionBlock")
+
+
+class OldGate(Protocol):
+    """The channel gate of the block that a new one replaces, as ``inherit`` is told of it."""
+
+    def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
+        """Logits at which ``count`` equal gates multiply to the old gate of usual means.
+
+        Args:
+            gate: the function from logits to gates.
+            count: how many such gates are multiplied.
+
+        Returns:
+            (C,), float64, on the CPU.
+        """
+        ...
 
 
 class AttentionBlock(nn.Module):
     """Base of the blocks: an ``nn.Module`` that multiplies its input by gates.
 
-    A block defines ``gates``; what it does to the map is the same for all of them.
+    A block defines ``gates``; what it does to the map is the same for all of them. The arguments
+    that it is built with are noted, so that a recipe can name them: numbers, words and flags as
+    they are, or as an attribute of that name says later; layers by what stands in the block.
 
     Args:
-        channels: channels C of the map that comes in and goes out.
+        channels: channels C of the map that comes in and goes out; left out by a block that has
+            them from its layers.
         rd_channels: width of the block's bottleneck; None for a block that has none.
 
     Attributes:
         gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
+        any_channels: whether a built block takes a map of any channels.
 
     Example:
         >>> class Mean(AttentionBlock):
@@ -37,25 +63,90 @@ class AttentionBlock(nn.Module):
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ()
+    any_channels: ClassVar[bool] = False
+    _built_with: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, channels: int, rd_channels: int | None = None) -> None:
+    def __new__(cls: type[B], *args: Any, **kwargs: Any) -> B:
+        """Note the arguments; here, since the class that is built comes by once, and no base."""
+        block = super().__new__(cls)
+        try:
+            given = signature(cls.__init__).bind(block, *args, **kwargs)
+        except TypeError:  # a copy is made without any; wrong ones are named by __init__
+            return block
+        given.apply_defaults()
+        vars(block)["_built_with"] = {
+            name: value for name, value in list(given.arguments.items())[1:] if is_plain(value)
+        }
+        return block
+
+    def __init__(self, channels: int | None = None, rd_channels: int | None = None) -> None:
         super().__init__()
-        self.channels = channels
-        self.rd_channels = rd_channels
+        vars(self).update(channels=channels, rd_channels=rd_channels)
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless ``x`` is (N, channels, H, W)."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            check_map(x, type(self).__name__, self.channels)
+    @property
+    def channels(self) -> int:
+        """Channels of the map; a block whose layers know them reads them there."""
+        channels: int = vars(self)["channels"]
+        return channels
+
+    @property
+    def rd_channels(self) -> int | None:
+        """Width of the bottleneck, likewise; None for a block that has none."""
+        rd_channels: int | None = vars(self)["rd_channels"]
+        return rd_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gates."""
         self.check_input(x)
         return F.apply_gates(x, self.gates(x))
 
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` is a map (N, channels, H, W), H and W not 0."""
+        check_map(x, type(self).__name__, None if self.any_channels else self.channels)
+
     def gates(self, x: Tensor) -> list[Tensor]:
         """The gates of ``x``: tensors that broadcast to it, each in [0, 1] by default."""
         raise NotImplementedError(f"{type(self).__name__} defines no gates")
+
+    def se_layers(self) -> SELayers | None:
+        """Which layers are those of an SE block; None, the default, for a block without them.
+
+        ``replace_se`` writes the weights of the block that stood there into them, and a block that
+        later takes this one's place reads them.
+        """
+        return None
+
+    def inherit(self, old: OldGate) -> float:
+        """Start all other layers for the place of an SE block; by default they stay fresh.
+
+        Args:
+            old: the channel gate of that block.
+
+        Returns:
+            The product of the gates of the other layers at the start. The gate of ``se_layers`` is
+            started afterwards, and makes up for it.
+        """
+        return 1.0
+
+    @classmethod
+    def from_se(cls, layers: SELayers) -> "AttentionBlock | None":
+        """A block that computes exactly what an SE block does, if there is one.
+
+        Args:
+            layers: those of the SE block.
+
+        Returns:
+            The block, on the device of these layers; None, the default, if there is none. Then the
+            block is built with its published widths, and inherits.
+        """
+        return None
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which knows no forms of a function."""
+        raise TypeError(
+            f"torch.jit.script, which torch has deprecated, does not take {type(self).__name__}: "
+            "use torch.jit.trace, torch.export or torch.compile"
+        )
 
     def extra_repr(self) -> str:
         """The widths, for ``print(model)``."""
@@ -63,103 +154,34 @@ class AttentionBlock(nn.Module):
         return f"channels={self.channels}{rd}"
 
 
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution with bias of vectors (N, C, L, 1), computed as a matrix product.
-
-    Args:
-        in_channels: C of what comes in.
-        out_channels: C of what goes out.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-    """
-
-    bias: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, 1, device=device, dtype=dtype)
-
-    def forward(self, input: Tensor, scale: Tensor | None = None) -> Tensor:
-        """The layer on ``input``, multiplied by ``scale`` (N, C, 1, 1) first where it is given."""
-        return F.pointwise(input, self.weight, self.bias, scale)
-
-    def extra_repr(self) -> str:
-        """The widths, for ``print(model)``."""
-        return f"{self.in_channels}, {self.out_channels}"
+def is_plain(value: object) -> bool:
+    """Whether JSON can hold a value as it is."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 @torch.fx.wrap
-def check_map(x: Tensor, block: str, channels: int) -> None:
+def check_map(x: Tensor, block: str, channels: int | None) -> None:
     """Raise ValueError unless ``x`` is (N, channels, H, W), H and W not 0; one step of a trace."""
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if x.dim() != 4:
-            raise ValueError(
-                f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
-                f"shape {tuple(x.shape)}"
-            )
-        if x.shape[1] != channels:
-            raise ValueError(
-                f"{block} was built for {channels} channels, got {x.shape[1]}: "
-                f"shape {tuple(x.shape)}"
-            )
-        if x.shape[2] == 0 or x.shape[3] == 0:
-            raise ValueError(f"{block} takes a map with positions, got shape {tuple(x.shape)}")
-
-
-def positive_int(name: str, value: int) -> int:
-    """Return ``value`` as an int of at least 1, or raise an error that names the argument."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
-
-
-def odd_kernel(name: str, value: int) -> int:
-    """Return ``value`` as an odd int: an even kernel cannot be padded to keep the size."""
-    size = positive_int(name, value)
-    if size % 2 == 0:
-        raise ValueError(f"{name} must be odd, so that padding keeps the size; got {size}")
-    return size
-
-
-def bottleneck(
-    channels: int, rd_channels: int | None, rd_ratio: float, *, least: int = 1, prefix: str = ""
-) -> int:
-    """``rd_channels`` where it is given, else ``floor(channels * rd_ratio)``, at least ``least``.
-
-    ``prefix`` completes the argument names in errors. The small term keeps 1/49 of 49 channels
-    at 1: in floating point the product is 0.99...
-    """
-    if rd_channels is not None:
-        return positive_int(f"{prefix}rd_channels", rd_channels)
-    if not 0 < rd_ratio < math.inf:
-        raise ValueError(f"{prefix}rd_ratio must be above 0 and finite, got {rd_ratio}")
-    return max(least, int(channels * rd_ratio + 1e-6))
-
-
-def new_layer(name: str, factory: LayerFactory, *args: Any, **kwargs: Any) -> nn.Module:
-    """Call ``factory``, and raise a TypeError that names the argument if it makes no module."""
-    if not callable(factory) or isinstance(factory, nn.Module):
-        raise TypeError(
-            f"{name} must be a class or function that makes a module, such as nn.ReLU; "
-            f"got {factory!r}"
+    if x.dim() != 4:
+        raise ValueError(
+            f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
+            f"shape {tuple(x.shape)}"
         )
-    layer = factory(*args, **kwargs)
-    if not isinstance(layer, nn.Module):
-        raise TypeError(f"{name} must make an nn.Module, got {layer!r} from {factory!r}")
-    return layer
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(
+            f"{block} was built for {channels} channels, got {x.shape[1]}: shape {tuple(x.shape)}"
+        )
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"{block} takes a map with positions, got shape {tuple(x.shape)}")
 
 
-def new_norm(factory: LayerFactory | None, channels: int, **dd: Any) -> nn.Module:
-    """The norm of ``channels``, or ``nn.Identity`` where ``factory`` is None."""
-    if factory is None:
-        return nn.Identity()
-    return new_layer("norm_layer", factory, channels, **dd)
+@torch.fx.wrap
+def check_means(means: Tensor, channels: int) -> None:
+    """Raise ValueError unless ``means`` are (N, channels, 1, 1); one step of a trace."""
+    if tuple(means.shape[1:]) != (channels, 1, 1):
+        raise ValueError(
+            f"the channel gate of a block takes the means of its map, (N, {channels}, 1, 1), "
+            f"got shape {tuple(means.shape)}"
+        )

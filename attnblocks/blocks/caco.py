@@ -4,49 +4,39 @@ Paper: Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improve
 MobileNetV3-Small (in Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.base import AttentionBlock, LayerFactory, bottleneck
-from attnblocks.blocks.cbam import ChannelAttention
-from attnblocks.blocks.coord_att import MIN_WIDTH, CoordAtt
-from attnblocks.blocks.se import SE
-from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.cbam import ChannelGate
+from attnblocks.blocks.coord_att import MIN_WIDTH, CoordGate
+from attnblocks.blocks.layers import LayerFactory, bottleneck
+from attnblocks.blocks.registry import register_block
+from attnblocks.blocks.se import SEGate
+from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
 
 
+@register_block("SeCo")
 class SeCo(AttentionBlock):
     """Squeeze-and-excitation, then coordinate attention.
 
     Parameters: those of :class:`SE` plus those of :class:`CoordAtt`.
 
-    The two stages are computed together: hooks on their layers run, those on the stages do not.
-
     timm's builders (``se_layer=SeCo``, ``attn_layer=SeCo``) set the ratio and the activation of
     the first stage themselves; :func:`attnblocks.replace_se` gives the published block.
 
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
+
     Args:
-        channels: channels C of the map.
         rd_channels: squeeze width of the SE stage. Default: as in :class:`SE`.
-        rd_ratio: squeeze width over channels, used where ``rd_channels`` is None.
-        act_layer: makes the activation of the SE stage, called without arguments.
-        gate_layer: makes the gate function of the SE stage, called without arguments.
+        act_layer: of the SE stage.
+        gate_layer: of the SE stage.
         coord_rd_channels: width of the coordinate stage. Default:
             ``floor(C * coord_rd_ratio)``, at least 8.
         coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
-        norm_layer: makes the norm of the coordinate stage, called as
-            ``norm_layer(coord_rd_channels, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
-        TypeError: a width that is no int, a layer argument that makes no module.
+        norm_layer: of the coordinate stage.
 
     Example:
         >>> SeCo(64)(torch.rand(2, 64, 14, 20)).shape
@@ -69,7 +59,8 @@ class SeCo(AttentionBlock):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        se = SE(
+        super().__init__()
+        self.se = SEGate(
             channels,
             rd_channels,
             rd_ratio=rd_ratio,
@@ -78,63 +69,63 @@ class SeCo(AttentionBlock):
             device=device,
             dtype=dtype,
         )
-        super().__init__(se.channels, se.rd_channels)
-        self.se = se
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "rd_channels": self.rd_channels,
-            "act_layer": name_function(self.se.act),
-            "gate_layer": name_function(self.se.gate),
-            "coord_rd_channels": self.coord.rd_channels,
-            "norm_layer": name_norm(self.coord.bn1),
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.se.channels
+
+    @property
+    def rd_channels(self) -> int:
+        """Squeeze width of the SE stage."""
+        return self.se.rd_channels
+
+    @property
+    def coord_rd_channels(self) -> int:
+        """Width of the coordinate stage."""
+        return self.coord.rd_channels
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel = self.se.channel_gate(F.channel_means(x, means))
-        a_h, a_w = self.coord.line_gates(means, x.shape[2], channel)
-        return [channel, a_h, a_w]
+        channel = self.se(F.channel_means(x, means))
+        return [channel, *self.coord(means, x.shape[2], channel)]
+
+    def se_layers(self) -> SELayers:
+        """Those of the SE stage."""
+        return self.se.se_layers()
+
+    def inherit(self, old: OldGate) -> float:
+        """The coordinate stage starts open."""
+        return self.coord.open()
 
 
+@register_block("CaCo")
 class CaCo(AttentionBlock):
-    """CBAM's channel attention, then coordinate attention.
+    """CBAM's channel gate, then coordinate attention.
 
-    Parameters: those of :class:`~attnblocks.blocks.cbam.ChannelAttention` plus those of
+    Parameters: those of :class:`~attnblocks.blocks.cbam.ChannelGate` plus those of
     :class:`CoordAtt`. The composition is worked out from the parameter counts of the paper.
-
-    The two stages are computed together: hooks on their layers run, those on the stages do not.
 
     timm's builders (``se_layer=CaCo``, ``attn_layer=CaCo``) set the ratio and the activation of
     the first stage themselves, which is not the published CaCo;
     :func:`attnblocks.replace_se` gives the published one.
 
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
+
     Args:
-        channels: channels C of the map.
         rd_channels: width of the channel MLP. Default: ``floor(C * rd_ratio)``, at least 1.
-        rd_ratio: that width over channels, used where ``rd_channels`` is None.
-        act_layer: makes the activation of the channel MLP, called without arguments.
-        gate_layer: makes the gate function of the channel stage, called without arguments.
+        act_layer: of the channel MLP.
+        gate_layer: of the channel stage.
         coord_rd_channels: width of the coordinate stage. Default:
             ``floor(C * coord_rd_ratio)``, at least 8.
         coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
-        norm_layer: makes the norm of the coordinate stage, called as
-            ``norm_layer(coord_rd_channels, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
-        TypeError: a width that is no int, a layer argument that makes no module.
+        norm_layer: of the coordinate stage.
 
     Example:
         >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
@@ -157,7 +148,8 @@ class CaCo(AttentionBlock):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        channel = ChannelAttention(
+        super().__init__()
+        self.channel = ChannelGate(
             channels,
             rd_channels,
             rd_ratio=rd_ratio,
@@ -166,26 +158,36 @@ class CaCo(AttentionBlock):
             device=device,
             dtype=dtype,
         )
-        super().__init__(channel.channels, channel.rd_channels)
-        self.channel = channel
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordAtt(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "rd_channels": self.rd_channels,
-            "act_layer": name_function(self.channel.act),
-            "gate_layer": name_function(self.channel.gate),
-            "coord_rd_channels": self.coord.rd_channels,
-            "norm_layer": name_norm(self.coord.bn1),
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.channel.channels
+
+    @property
+    def rd_channels(self) -> int:
+        """Width of the channel MLP."""
+        return self.channel.rd_channels
+
+    @property
+    def coord_rd_channels(self) -> int:
+        """Width of the coordinate stage."""
+        return self.coord.rd_channels
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel = self.channel.channel_gate(F.channel_means(x, means), F.channel_maxima(x))
-        a_h, a_w = self.coord.line_gates(means, x.shape[2], channel)
-        return [channel, a_h, a_w]
+        channel = self.channel(F.channel_means(x, means), F.channel_maxima(x))
+        return [channel, *self.coord(means, x.shape[2], channel)]
+
+    def se_layers(self) -> SELayers:
+        """Those of the channel stage."""
+        return self.channel.layers()
+
+    def inherit(self, old: OldGate) -> float:
+        """The coordinate stage starts open."""
+        return self.coord.open()

@@ -4,57 +4,45 @@ Paper: CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06
 """
 
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.base import (
-    AttentionBlock,
+from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.layers import (
+    FRESH_SHARE,
     LayerFactory,
-    Pointwise,
     bottleneck,
+    float64_copy,
     new_layer,
     new_norm,
     odd_kernel,
+    open_logit,
     positive_int,
 )
-from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.blocks.registry import register_block
+from attnblocks.blocks.se_layers import SELayers, input_width, output_width
 from attnblocks.ops import functional as F
 
 SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""
 
 
-class ChannelAttention(AttentionBlock):
+class ChannelGate(nn.Module):
     """CBAM's channel gate: mean and maximum of each channel through one shared MLP.
 
-    ``x * gate(mlp(mean(x)) + mlp(max(x)))`` with ``mlp(v) = fc2(act(fc1(v)))``, both layers with
-    bias. Parameters: ``2 C h + h + C`` with width h.
-
-    Args:
-        channels: channels C of the map.
-        rd_channels: width h of the MLP. Default: ``floor(C * rd_ratio)``, at least 1.
-        rd_ratio: width over channels, used where ``rd_channels`` is None.
-        act_layer: makes the activation of the MLP, called without arguments.
-        gate_layer: makes the gate function, called without arguments.
-        device: where to create the parameters.
-        dtype: type of the parameters.
+    ``gate(mlp(means) + mlp(maxima))`` with ``mlp(v) = fc2(act(fc1(v)))``, both layers with bias.
+    Parameters: ``2 C h + h + C`` with width h. Arguments are those of :class:`CBAM`.
 
     Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
-        TypeError: a width that is no int, a layer argument that makes no module.
+        Inputs: means and maxima of the channels, both (N, C, 1, 1). Output: their gates, of the
+        same shape.
 
     Example:
-        >>> ChannelAttention(64)(torch.rand(2, 64, 14, 14)).shape
-        torch.Size([2, 64, 14, 14])
+        >>> ChannelGate(64)(torch.rand(2, 64, 1, 1), torch.rand(2, 64, 1, 1)).shape
+        torch.Size([2, 64, 1, 1])
     """
-
-    gate_names = ("channel",)
-    rd_channels: int
 
     def __init__(
         self,
@@ -67,55 +55,49 @@ class ChannelAttention(AttentionBlock):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        super().__init__()
         channels = positive_int("channels", channels)
-        super().__init__(channels, bottleneck(channels, rd_channels, rd_ratio))
-        self.fc1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
+        width = bottleneck(channels, rd_channels, rd_ratio)
+        self.fc1 = nn.Conv2d(channels, width, 1, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.fc2 = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
+        self.fc2 = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def gates(self, x: Tensor) -> list[Tensor]:
-        """One gate per channel; (N, C, 1, 1)."""
-        return [self.channel_gate(F.channel_means(x), F.channel_maxima(x))]
+    @property
+    def channels(self) -> int:
+        """Channels of the map, as the first layer has them."""
+        return cast(int, input_width(self.fc1))
 
-    def channel_gate(self, means: Tensor, maxima: Tensor) -> Tensor:
-        """The gates that belong to the means and maxima of the channels; all (N, C, 1, 1)."""
-        # One run of the MLP for both, on a batch twice as long.
-        n = means.shape[0]
-        of_means, of_maxima = torch.split(self.mlp(torch.cat([means, maxima])), [n, n])
-        gate: Tensor = self.gate(of_means + of_maxima)
+    @property
+    def rd_channels(self) -> int:
+        """Width of the MLP, as the first layer has it."""
+        return cast(int, output_width(self.fc1))
+
+    def forward(self, means: Tensor, maxima: Tensor) -> Tensor:
+        """The gates that belong to the means and maxima of the channels."""
+        both = torch.cat([means, maxima], dim=2)  # (N, C, 2, 1): once through each layer
+        logits = self.fc2(self.act(self.fc1(both)))  # (N, C, 2, 1)
+        gate: Tensor = self.gate(logits.sum(2, keepdim=True))  # (N, C, 1, 1)
         return gate
 
-    def mlp(self, v: Tensor) -> Tensor:
-        """The shared MLP: (N, C, 1, 1) to logits of the same shape."""
-        logits: Tensor = self.fc2(self.act(self.fc1(v)))
-        return logits
+    def layers(self) -> SELayers:
+        """What a swap can take over."""
+        return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True)
 
 
-class SpatialAttention(nn.Module):
-    """CBAM's spatial gate: maximum and mean over the channels, one convolution, norm, gate.
+class SpatialGate(nn.Module):
+    """CBAM's spatial gate: ``gate(norm(conv([maxima, means])))``, the convolution without bias.
 
-    ``x * gate(norm(conv([max, mean])))``, the convolution without bias. Parameters:
-    ``2 k^2 + 2`` with kernel size k and a batch norm.
-
-    Args:
-        kernel_size: size k of the convolution; odd.
-        gate_layer: makes the gate function, called without arguments.
-        norm_layer: makes the norm of the one map, called as
-            ``norm_layer(1, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
+    Parameters: ``2 k^2 + 2`` with kernel size k and a batch norm. Arguments are those of
+    :class:`CBAM`.
 
     Shape:
-        Input and output (N, C, H, W) for any C, with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: an even kernel size; a batch norm in train mode that sees a single value.
-        TypeError: a size that is no int, a layer argument that makes no module.
+        Input: maximum, then mean, over the channels of a map, (N, 2, H, W). Output: a gate for
+        each position, (N, 1, H, W).
 
     Example:
-        >>> SpatialAttention()(torch.rand(2, 64, 14, 14)).shape
-        torch.Size([2, 64, 14, 14])
+        >>> SpatialGate()(torch.rand(2, 2, 14, 14)).shape
+        torch.Size([2, 1, 14, 14])
     """
 
     def __init__(
@@ -133,16 +115,24 @@ class SpatialAttention(nn.Module):
         self.bn = new_norm(norm_layer, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with every position scaled by its gate."""
-        return F.apply_gates(x, [self.position_gate(F.position_statistics(x))])
-
-    def position_gate(self, statistics: Tensor) -> Tensor:
-        """The gates (N, 1, H, W) that belong to the maxima and means (N, 2, H, W)."""
+    def forward(self, statistics: Tensor) -> Tensor:
+        """The gates that belong to the maxima and means of the positions."""
         gate: Tensor = self.gate(self.bn(self.conv(statistics)))
         return gate
 
+    def open(self) -> float:
+        """Let next to everything through, which needs the bias of a norm; returns the gate."""
+        self.conv.weight.mul_(FRESH_SHARE)
+        weight, bias = getattr(self.bn, "weight", None), getattr(self.bn, "bias", None)
+        if weight is None or bias is None:
+            return float(float64_copy(self.gate)(torch.zeros((), dtype=torch.float64)))
+        logit, gate = open_logit(self.gate)
+        weight.mul_(FRESH_SHARE)
+        bias.fill_(logit)
+        return gate
 
+
+@register_block("CBAM")
 class CBAM(AttentionBlock):
     """Convolutional block attention module: channel attention, then spatial attention.
 
@@ -150,30 +140,17 @@ class CBAM(AttentionBlock):
     [max, mean], and its batch norm has momentum 0.01. Parameters:
     ``2 C h + h + C + 2 k^2 + 2`` with MLP width h and kernel size k.
 
-    The two stages are computed together: hooks on their layers run, those on the stages do not.
-
     timm's builders (``se_layer=CBAM``, ``attn_layer=CBAM``) set the ratio and the activation
     themselves; :func:`attnblocks.replace_se` gives the published block.
 
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
+
     Args:
-        channels: channels C of the map.
         rd_channels: width h of the channel MLP. Default: ``floor(C * rd_ratio)``, at least 1.
-        rd_ratio: width over channels, used where ``rd_channels`` is None.
         kernel_size: size k of the spatial convolution; odd.
-        act_layer: makes the activation of the channel MLP, called without arguments.
-        gate_layer: makes the function of both gates, called without arguments.
-        norm_layer: makes the norm of the spatial gate, called as
-            ``norm_layer(1, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0, an even kernel size; in ``forward`` a map
-            that is not (N, C, H, W), or a single value (N = 1 at 1x1) in train mode.
-        TypeError: a width that is no int, a layer argument that makes no module.
+        gate_layer: of both gates.
+        norm_layer: of the spatial gate, for one channel.
 
     Example:
         >>> CBAM(64)(torch.rand(2, 64, 14, 14)).shape
@@ -195,7 +172,8 @@ class CBAM(AttentionBlock):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        channel = ChannelAttention(
+        super().__init__()
+        self.channel = ChannelGate(
             channels,
             rd_channels,
             rd_ratio=rd_ratio,
@@ -204,23 +182,34 @@ class CBAM(AttentionBlock):
             device=device,
             dtype=dtype,
         )
-        super().__init__(channel.channels, channel.rd_channels)
-        self.channel = channel
-        self.spatial = SpatialAttention(
+        self.spatial = SpatialGate(
             kernel_size, gate_layer=gate_layer, norm_layer=norm_layer, device=device, dtype=dtype
         )
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "rd_channels": self.rd_channels,
-            "kernel_size": self.spatial.conv.kernel_size[0],
-            "act_layer": name_function(self.channel.act),
-            "gate_layer": name_function(self.channel.gate),
-            "norm_layer": name_norm(self.spatial.bn),
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.channel.channels
+
+    @property
+    def rd_channels(self) -> int:
+        """Width of the channel MLP."""
+        return self.channel.rd_channels
+
+    @property
+    def kernel_size(self) -> int:
+        """Size of the spatial convolution."""
+        return self.spatial.conv.kernel_size[0]
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), and per position, (N, 1, H, W)."""
-        channel = self.channel.channel_gate(F.channel_means(x), F.channel_maxima(x)).to(x.dtype)
-        return [channel, self.spatial.position_gate(F.position_statistics(x, channel))]
+        channel = self.channel(F.channel_means(x), F.channel_maxima(x)).to(x.dtype)
+        return [channel, self.spatial(F.position_statistics(x, channel))]
+
+    def se_layers(self) -> SELayers:
+        """Those of the channel gate."""
+        return self.channel.layers()
+
+    def inherit(self, old: OldGate) -> float:
+        """The spatial gate starts open."""
+        return self.spatial.open()

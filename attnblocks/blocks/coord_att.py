@@ -3,27 +3,30 @@
 Paper: Coordinate Attention for Efficient Mobile Network Design, https://arxiv.org/abs/2103.02907
 """
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.base import (
-    AttentionBlock,
+from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.layers import (
+    FRESH_SHARE,
     LayerFactory,
-    Pointwise,
     bottleneck,
     new_layer,
     new_norm,
+    open_logit,
     positive_int,
 )
-from attnblocks.files.layer_names import name_function, name_norm
+from attnblocks.blocks.registry import register_block
+from attnblocks.blocks.se_layers import SELayers, input_width, output_width
 from attnblocks.ops import functional as F
 
 MIN_WIDTH = 8
 """Least default width of the bottleneck."""
 
 
+@register_block("CoordAtt")
 class CoordAtt(AttentionBlock):
     """Coordinate attention: gates for rows and for columns, from the means along each.
 
@@ -36,23 +39,13 @@ class CoordAtt(AttentionBlock):
     timm's builders (``se_layer=CoordAtt``, ``attn_layer=CoordAtt``) set the ratio and the
     activation themselves; :func:`attnblocks.replace_se` gives the published block.
 
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
+
     Args:
-        channels: channels C of the map.
         rd_channels: width m. Default: ``floor(C * rd_ratio)``, at least 8.
-        rd_ratio: width over channels, used where ``rd_channels`` is None.
-        act_layer: makes the activation, called without arguments.
-        gate_layer: makes the function of both gates, called without arguments.
-        norm_layer: makes the norm of the rows and columns, which come as (N, m, H + W, 1);
-            called as ``norm_layer(rd_channels, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0, an input that is not (N, C, H, W).
-        TypeError: a width that is no int, a layer argument that makes no module.
+        gate_layer: of both gates.
+        norm_layer: of the rows and columns, which come as (N, m, H + W, 1).
 
     Example:
         >>> block = CoordAtt(64)
@@ -63,7 +56,6 @@ class CoordAtt(AttentionBlock):
     """
 
     gate_names = ("rows", "columns")
-    rd_channels: int
 
     def __init__(
         self,
@@ -78,46 +70,77 @@ class CoordAtt(AttentionBlock):
         dtype: torch.dtype | None = None,
     ) -> None:
         channels = positive_int("channels", channels)
-        super().__init__(channels, bottleneck(channels, rd_channels, rd_ratio, least=MIN_WIDTH))
-        self.conv1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
-        self.bn1 = new_norm(norm_layer, self.rd_channels, device=device, dtype=dtype)
+        width = bottleneck(channels, rd_channels, rd_ratio, least=MIN_WIDTH)
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, device=device, dtype=dtype)
+        self.bn1 = new_norm(norm_layer, width, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.conv_h = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
-        self.conv_w = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
+        self.conv_h = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
+        self.conv_w = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "rd_channels": self.rd_channels,
-            "act_layer": name_function(self.act),
-            "gate_layer": name_function(self.gate),
-            "norm_layer": name_norm(self.bn1),
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of the map, as the first layer has them."""
+        return cast(int, input_width(self.conv1))
+
+    @property
+    def rd_channels(self) -> int:
+        """Width of the bottleneck, as the first layer has it."""
+        return cast(int, output_width(self.conv1))
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        a_h, a_w = self.line_gates(F.coordinate_means(x), x.shape[2])
-        return [a_h, a_w]
+        return list(self.coordinate_gates(F.coordinate_means(x), x.shape[2]))
 
-    def line_gates(
-        self, means: Tensor, height: int, scale: Tensor | None = None
+    def coordinate_gates(self, means: Tensor, height: int) -> tuple[Tensor, Tensor]:
+        """The gates that belong to the means (N, C, H + W, 1) of ``height`` rows and of columns."""
+        y = self.act(self.bn1(self.conv1(means)))  # (N, m, H + W, 1)
+        sizes = [height, means.shape[2] - height]
+        y_h, y_w = y.split(sizes, dim=2)
+        logits = torch.cat([self.conv_h(y_h), self.conv_w(y_w)], dim=2)  # (N, C, H + W, 1)
+        a_h, a_w = self.gate(logits).split(sizes, dim=2)
+        return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
+
+    def se_layers(self) -> SELayers:
+        """Gate and activation alone: there is no layer from channels to their gates."""
+        return SELayers(self.channels, self.gate, act=self.act)
+
+    def inherit(self, old: OldGate) -> float:
+        """Both gates start constant; their product is the usual gate of the site."""
+        self._start_at(old.usual_logits(self.gate, count=2))
+        return 1.0
+
+    def _start_at(self, logits: Tensor) -> None:
+        """Give both gates the same logits, and keep a little of what the input says."""
+        for conv in (self.conv_h, self.conv_w):
+            conv.weight.mul_(FRESH_SHARE)
+            cast(Tensor, conv.bias).copy_(logits)
+
+
+class CoordGate(CoordAtt):
+    """Coordinate attention as the stage of another block, behind a channel gate.
+
+    Shape:
+        Inputs: the means of the rows, then of the columns, (N, C, H + W, 1); how many rows H there
+        are; the channel gate (N, C, 1, 1) that multiplies the map before. Output: a gate per row,
+        (N, C, H, 1), and per column, (N, C, 1, W).
+
+    Example:
+        >>> gate = CoordGate(64)
+        >>> rows, columns = gate(torch.rand(2, 64, 14 + 20, 1), 14, torch.rand(2, 64, 1, 1))
+        >>> rows.shape, columns.shape
+        (torch.Size([2, 64, 14, 1]), torch.Size([2, 64, 1, 20]))
+    """
+
+    def forward(  # type: ignore[override]
+        self, means: Tensor, height: int, channel: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The gates that belong to the means of rows and columns.
+        """The gates that belong to the means of ``height`` rows and of the columns."""
+        return self.coordinate_gates(means * channel, height)
 
-        Args:
-            means: of the rows, then of the columns; (N, C, H + W, 1).
-            height: how many rows there are.
-            scale: gates (N, C, 1, 1) that a stage before multiplies the map by.
-        """
-        if scale is None:
-            y = self.conv1(means)
-        elif isinstance(self.conv1, Pointwise):
-            y = self.conv1(means, scale=scale)
-        else:  # what was put around it, such as an adapter, knows no scale
-            y = self.conv1(means * scale)
-        y = self.act(self.bn1(y))  # (N, m, H + W, 1)
-        y_h, y_w = y.split([height, y.shape[2] - height], dim=2)
-        a_h: Tensor = self.gate(self.conv_h(y_h))  # (N, C, H, 1)
-        a_w: Tensor = self.gate(self.conv_w(y_w))  # (N, C, W, 1)
-        return a_h, a_w.transpose(2, 3)
+    def open(self) -> float:
+        """Let next to everything through; returns the product of both gates."""
+        logit, gate = open_logit(self.gate)
+        self._start_at(torch.tensor(logit))
+        return gate**2

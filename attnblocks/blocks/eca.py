@@ -4,45 +4,46 @@ Paper: ECA-Net: Efficient Channel Attention for Deep CNNs, https://arxiv.org/abs
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.base import AttentionBlock, LayerFactory, new_layer, odd_kernel, positive_int
-from attnblocks.files.layer_names import name_function
+from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.layers import (
+    FRESH_SHARE,
+    LayerFactory,
+    new_layer,
+    odd_kernel,
+    positive_int,
+)
+from attnblocks.blocks.registry import register_block
+from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
 
 
+@register_block("Eca")
 class Eca(AttentionBlock):
     """Efficient channel attention: one gate per channel from the means of its neighbours.
 
     ``x * gate(conv1d(mean(x)))``: a convolution of k weights, without bias, runs over the
-    channels. Parameters: k.
+    channels. Parameters: k. Its weight knows no channels: a built block takes a map of any.
+
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
 
     Args:
-        channels: channels C of the map.
         kernel_size: k, odd. Default: the paper's adaptive size, ``t = int(|log2(C)/2 + 1/2|)``,
             plus 1 if even, at least 3. (The authors' module keeps 3 for every C unless told.)
-        gate_layer: makes the gate function, called without arguments.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: channels below 1, an even kernel size, an input that is not (N, C, H, W).
-        TypeError: a size that is no int, a layer argument that makes no module.
 
     Example:
-        >>> Eca(64).conv.kernel_size
-        (3,)
+        >>> Eca(64).kernel_size
+        3
         >>> Eca(64)(torch.rand(2, 64, 14, 14)).shape
         torch.Size([2, 64, 14, 14])
     """
 
     gate_names = ("channel",)
+    any_channels = True
 
     def __init__(
         self,
@@ -60,18 +61,25 @@ class Eca(AttentionBlock):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "kernel_size": self.conv.kernel_size[0],
-            "gate_layer": name_function(self.gate),
-        }
+    @property
+    def kernel_size(self) -> int:
+        """Size of the convolution."""
+        return self.conv.kernel_size[0]
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """One gate per channel; (N, C, 1, 1)."""
         y = F.channel_means(x).squeeze(3).transpose(1, 2)  # (N, 1, C): the channels are the length
         gate: Tensor = self.gate(self.conv(y))  # (N, 1, C)
         return [gate.transpose(1, 2).unsqueeze(3)]
+
+    def se_layers(self) -> SELayers:
+        """The gate alone: a convolution over the channels is no layer of an SE."""
+        return SELayers(self.channels, self.gate)
+
+    def inherit(self, old: OldGate) -> float:
+        """Without bias or mixing, every gate starts at about 1/2."""
+        self.conv.weight.mul_(FRESH_SHARE)
+        return 1.0
 
 
 def _adaptive_kernel_size(channels: int) -> int:

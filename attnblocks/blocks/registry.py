@@ -2,27 +2,16 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from torch import nn
-
-from attnblocks.blocks.caco import CaCo, SeCo
-from attnblocks.blocks.cbam import CBAM
-from attnblocks.blocks.coord_att import CoordAtt
-from attnblocks.blocks.eca import Eca
-from attnblocks.blocks.se import SE
 
 BlockFactory = Callable[..., nn.Module]
 """A block class, or a function called as ``factory(channels, **kwargs)``."""
 
-_BLOCKS: dict[str, BlockFactory] = {
-    "CBAM": CBAM,
-    "CaCo": CaCo,
-    "CoordAtt": CoordAtt,
-    "Eca": Eca,
-    "SE": SE,
-    "SeCo": SeCo,
-}
+F = TypeVar("F", bound=BlockFactory)
+
+_BLOCKS: dict[str, BlockFactory] = {}
 
 
 def list_blocks() -> list[str]:
@@ -73,21 +62,28 @@ def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
         ValueError: an unknown name; the message lists the known ones and the nearest.
 
     Example:
-        >>> create_block("CaCo", 64, coord_rd_channels=16).coord.rd_channels
+        >>> create_block("CaCo", 64, coord_rd_channels=16).coord_rd_channels
         16
     """
     return get_block(name)(channels, **kwargs)
 
 
-def register_block(name: str, block: BlockFactory) -> None:
-    """Make a block of your own known to :func:`create_block` and to ``replace_se``.
+@overload
+def register_block(name: str) -> Callable[[F], F]: ...
+@overload
+def register_block(name: str, block: F) -> F: ...
+def register_block(name: str, block: F | None = None) -> F | Callable[[F], F]:
+    """Make a block of your own known by its name: to ``replace_se``, recipes and files.
 
-    A recipe can name a class that has a method ``arguments()``, which returns the keyword
-    arguments that make such a block, for JSON, and that :func:`attnblocks.register_se` knows.
+    Decorates the class, or a function called as ``block(channels, **kwargs)``. All else that is
+    known about a block its class says, an :class:`attnblocks.AttentionBlock`.
 
     Args:
         name: a new name.
-        block: the class, or a function called as ``block(channels, **kwargs)``.
+        block: the class or function, where this is called and does not decorate.
+
+    Returns:
+        The block; without one, what decorates it.
 
     Raises:
         ValueError: the name is empty or taken.
@@ -95,7 +91,9 @@ def register_block(name: str, block: BlockFactory) -> None:
 
     Example:
         >>> from attnblocks import SE
-        >>> register_block("SE16", lambda channels: SE(channels, rd_ratio=1 / 16))
+        >>> @register_block("SE16")
+        ... def se16(channels):
+        ...     return SE(channels, rd_ratio=1 / 16)
         >>> create_block("SE16", 256).rd_channels
         16
     """
@@ -103,6 +101,9 @@ def register_block(name: str, block: BlockFactory) -> None:
         raise TypeError(f"name must be a str, got {name!r}")
     if not name or name in _BLOCKS:
         raise ValueError(f"name must be new and not empty, got {name!r}")
+    if block is None:
+        return lambda block: register_block(name, block)
     if not callable(block):
         raise TypeError(f"block must be a class or function, got {block!r}")
     _BLOCKS[name] = block
+    return block

@@ -3,24 +3,28 @@
 Paper: Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
 """
 
-from typing import Any
+import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
-from attnblocks.blocks.base import (
-    AttentionBlock,
-    LayerFactory,
-    Pointwise,
-    bottleneck,
-    new_layer,
-    new_norm,
-    positive_int,
+from attnblocks.blocks import base
+from attnblocks.blocks.base import AttentionBlock, B
+from attnblocks.blocks.layers import LayerFactory, bottleneck, new_layer, new_norm, positive_int
+from attnblocks.blocks.registry import register_block
+from attnblocks.blocks.se_layers import (
+    MAX_OVER_MEAN,
+    SELayers,
+    copy_linear,
+    input_width,
+    output_width,
 )
-from attnblocks.files.layer_names import name_function, name_norm
 from attnblocks.ops import functional as F
 
 
+@register_block("SE")
 class SE(AttentionBlock):
     """Squeeze-and-excitation: one gate per channel, computed from the mean of each channel.
 
@@ -29,25 +33,13 @@ class SE(AttentionBlock):
     and ``gate_layer=nn.Sigmoid``. Parameters: ``2 C S + S + C`` with squeeze width S. Parameter
     names are those of torchvision's ``SqueezeExcitation`` and timm's ``SEModule``: checkpoints fit.
 
+    Arguments, shapes and errors that the blocks share are those of
+    :class:`~attnblocks.AttentionBlock`.
+
     Args:
-        channels: channels C of the map.
         rd_channels: squeeze width S. Default: ``floor(C * rd_ratio)`` rounded to a multiple of 8,
             at least 8 and never below 0.9 times the unrounded width.
-        rd_ratio: squeeze width over channels, used where ``rd_channels`` is None.
-        act_layer: makes the activation after the squeeze, called without arguments.
-        gate_layer: makes the gate function, called without arguments.
-        norm_layer: makes the norm after the squeeze, called as
-            ``norm_layer(rd_channels, device=device, dtype=dtype)``; None for no norm.
-        device: where to create the parameters.
-        dtype: type of the parameters.
-
-    Shape:
-        Input and output (N, C, H, W), with the same dtype, device and memory format.
-
-    Raises:
-        ValueError: a width below 1, a ratio not above 0; in ``forward`` a map that is not
-            (N, C, H, W), or a batch norm in train mode that sees one value per channel.
-        TypeError: a width that is no int, a layer argument that makes no module.
+        norm_layer: of the squeezed vector, (N, S, 1, 1).
 
     Example:
         >>> block = SE(64)
@@ -58,7 +50,6 @@ class SE(AttentionBlock):
     """
 
     gate_names = ("channel",)
-    rd_channels: int
 
     def __init__(
         self,
@@ -74,21 +65,23 @@ class SE(AttentionBlock):
     ) -> None:
         channels = positive_int("channels", channels)
         width = bottleneck(channels, rd_channels, rd_ratio)
-        super().__init__(channels, _round_to_eight(width) if rd_channels is None else width)
-        self.fc1 = Pointwise(channels, self.rd_channels, device=device, dtype=dtype)
-        self.bn = new_norm(norm_layer, self.rd_channels, device=device, dtype=dtype)
+        width = _round_to_eight(width) if rd_channels is None else width
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, width, 1, device=device, dtype=dtype)
+        self.bn = new_norm(norm_layer, width, device=device, dtype=dtype)
         self.act = new_layer("act_layer", act_layer)
-        self.fc2 = Pointwise(self.rd_channels, channels, device=device, dtype=dtype)
+        self.fc2 = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
 
-    def arguments(self) -> dict[str, Any]:
-        """What makes a block of this structure, beside its channels, for JSON."""
-        return {
-            "rd_channels": self.rd_channels,
-            "act_layer": name_function(self.act),
-            "gate_layer": name_function(self.gate),
-            "norm_layer": name_norm(self.bn),
-        }
+    @property
+    def channels(self) -> int:
+        """Channels of the map, as the first layer has them."""
+        return cast(int, input_width(self.fc1))
+
+    @property
+    def rd_channels(self) -> int:
+        """Squeeze width, as the first layer has it."""
+        return cast(int, output_width(self.fc1))
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """One gate per channel; (N, C, 1, 1)."""
@@ -99,6 +92,62 @@ class SE(AttentionBlock):
         y = self.act(self.bn(self.fc1(means)))  # (N, S, 1, 1)
         gate: Tensor = self.gate(self.fc2(y))  # (N, C, 1, 1)
         return gate
+
+    def se_layers(self) -> SELayers:
+        """All of them."""
+        return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, self.bn)
+
+    @classmethod
+    @torch.no_grad()
+    def from_se(cls: type[B], layers: SELayers) -> B | None:
+        """An SE that computes what the block with these layers does; None where it has no MLP."""
+        if layers.expand is None or layers.gate is None:
+            return None
+        weight = cast(Tensor, layers.expand.weight)
+        # Every weight is filled below: nothing is drawn, and the random state stays as it is.
+        se = skip_init(  # type: ignore[no-untyped-call]
+            cls,
+            layers.channels,
+            layers.rd_channels or layers.channels,
+            act_layer=nn.Identity,
+            gate_layer=nn.Identity,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        se.act = nn.Identity() if layers.act is None else copy.deepcopy(layers.act)
+        se.gate = copy.deepcopy(layers.gate)
+        copy_linear(layers.expand, se.fc2)
+        if layers.uses_max:  # the terms of mean and maximum become one of the mean
+            se.fc2.weight.mul_(2)
+            se.fc2.bias.mul_(2)
+        if layers.norm is not None:
+            se.bn = layers.norm
+        if layers.squeeze is not None:
+            copy_linear(layers.squeeze, se.fc1)
+            if layers.uses_max:
+                se.fc1.weight.mul_((1 + MAX_OVER_MEAN) / 2)
+        else:
+            nn.init.dirac_(se.fc1.weight)
+            nn.init.zeros_(se.fc1.bias)
+            se.fc1.requires_grad_(se.fc2.weight.requires_grad)
+        return cast(B, se)
+
+
+class SEGate(SE):
+    """SE as the stage of another block, which measures the map and multiplies it.
+
+    Shape:
+        Input: the means of the channels, (N, C, 1, 1). Output: their gates, of the same shape.
+
+    Example:
+        >>> SEGate(64)(torch.rand(2, 64, 1, 1)).shape
+        torch.Size([2, 64, 1, 1])
+    """
+
+    def forward(self, means: Tensor) -> Tensor:
+        """The gates that belong to the means of the channels."""
+        base.check_means(means, self.channels)
+        return self.channel_gate(means)
 
 
 def _round_to_eight(width: int) -> int:

@@ -1,4 +1,4 @@
-"""The networks of timm and torchvision that a file may name, built without their weights."""
+"""Builders: the networks of timm and torchvision that a file may name, without their weights."""
 
 import difflib
 import threading
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 LAYERS_PER_TENSOR = 100
-"""Far more than networks make while they are built, with activations, containers and drafts."""
+"""A generous limit of modules per tensor; networks make a few."""
 
-SMALL = 10_000
-"""Of anything, so many may be made: then an error says how few the weights are."""
+LEAST_LIMIT = 10_000
+"""Tiny files may always build this many, so that they reach the clearer shape error."""
 
 # Arguments with which timm and torchvision would download weights, read other files, or take memory
 # for a network that is only looked at.
@@ -34,7 +34,7 @@ _FORBIDDEN = {
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def outline(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def build_on_meta(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
     """The network of a base on the meta device, unless its builder reads values."""
     try:
         with torch.device("meta"):
@@ -101,9 +101,9 @@ def no_larger_than(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> It
     weights = sum(value.numel() for value in state.values())
     for key, value in kwargs.items():
         for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, int | float) and not abs(number) <= max(weights, SMALL):
+            if isinstance(number, int | float) and not abs(number) <= max(weights, LEAST_LIMIT):
                 raise ValueError(f"{key}={value!r} is too much for a network of {weights} weights")
-    left = max(LAYERS_PER_TENSOR * len(state), SMALL)
+    left = max(LAYERS_PER_TENSOR * len(state), LEAST_LIMIT)
     thread = threading.get_ident()
 
     def count(*_: object) -> None:

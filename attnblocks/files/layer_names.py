@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules import activation
 
-from attnblocks.blocks.base import LayerFactory
+from attnblocks.blocks.layers import LayerFactory
 
 LayerSpec = str | dict[str, Any] | None
 """A name such as "ReLU", or a dictionary of "name" and the arguments that are not the defaults."""

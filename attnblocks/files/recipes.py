@@ -1,13 +1,13 @@
 """What stands where in a network, as JSON, and the way back."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 
-from attnblocks.blocks.registry import block_name, create_block, list_blocks
-from attnblocks.files.layer_names import function_layer, name_function, norm_layer
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.registry import block_name, list_blocks
+from attnblocks.files.arguments import arguments_of, build_block
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 
@@ -41,13 +41,12 @@ def recipe(model: nn.Module) -> Recipe:
 
 
 def _entry(site: SESite) -> dict[str, Any]:
-    name, block = block_name(site.module), cast(Any, site.module)
-    entry = {"site": site.name, "block": name, "channels": site.channels}
-    if name is None or not hasattr(block, "arguments"):
+    block, name = site.module, block_name(site.module)
+    entry: dict[str, Any] = {"site": site.name, "block": name, "channels": site.channels}
+    if name is None or not isinstance(block, AttentionBlock):
         return {**entry, "block": site.kind, "arguments": {"rd_channels": site.rd_channels}}
     try:
-        entry["arguments"] = block.arguments()
-        _check_same_layers(block, _outline(entry))
+        entry["arguments"] = arguments_of(block, name, site.channels)
     except ValueError as error:
         raise ValueError(f"the block at {site.name!r} has no recipe: {error}") from error
     return entry
@@ -91,7 +90,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
     if not ours:
         return model
     return replace_se(
-        model, lambda site: _build(entries[site.name]), where=lambda site: site.name in ours
+        model, lambda site: _new_block(entries[site.name]), where=lambda site: site.name in ours
     )
 
 
@@ -112,44 +111,6 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
     return recipe
 
 
-def _build(entry: Mapping[str, Any]) -> nn.Module:
+def _new_block(entry: Mapping[str, Any]) -> nn.Module:
     """The fresh block of an entry."""
-    readers = {"norm_layer": norm_layer, "act_layer": function_layer, "gate_layer": function_layer}
-    arguments = {
-        name: readers[name](value) if name in readers else value
-        for name, value in entry["arguments"].items()
-    }
-    return create_block(entry["block"], entry["channels"], **arguments)
-
-
-def _outline(entry: Mapping[str, Any]) -> nn.Module:
-    """The block of an entry without data, unless it is one of the user's own that reads values."""
-    try:
-        with torch.device("meta"):
-            return _build(entry)
-    except Exception:
-        with torch.random.fork_rng(devices=[]):
-            return _build(entry)
-
-
-def _check_same_layers(block: nn.Module, rebuilt: nn.Module) -> None:
-    """Raise ValueError where a layer of a block is not the one that its arguments make."""
-    ours, theirs = ({n: _described(m) for n, m in b.named_modules()} for b in (block, rebuilt))
-    for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name):
-            raise ValueError(
-                f"{name!r} is {ours.get(name)}, and its arguments make {theirs.get(name)}"
-            )
-
-
-def _described(layer: nn.Module) -> str:
-    """What a layer does, whatever class it is of."""
-    if isinstance(layer, nn.Conv2d) and not hasattr(layer, "parametrizations"):
-        return f"Conv2d({nn.Conv2d.extra_repr(layer)})"  # type: ignore[no-untyped-call]
-    if not any(True for _ in layer.children()) and not any(True for _ in layer.parameters()):
-        try:
-            with torch.device("cpu"):
-                return str(name_function(layer))
-        except Exception:  # none of one argument
-            pass
-    return f"{type(layer).__name__}({layer.extra_repr()})"
+    return build_block(entry["block"], entry["channels"], entry["arguments"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnblocks._version import __version__
 from attnblocks.blocks.registry import block_name
-from attnblocks.files.builders import build, need, no_larger_than, outline
+from attnblocks.files.builders import build, build_on_meta, need, no_larger_than
 from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.swap.sites import find_se
 
@@ -80,7 +80,7 @@ def save_model(
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
     kwargs = dict(base_kwargs or {})
     if base is not None:
-        rebuilt = apply_recipe(outline(base, kwargs), made_of)
+        rebuilt = apply_recipe(build_on_meta(base, kwargs), made_of)
         _check_shapes(state, rebuilt, f"base {base!r}")
         _check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
@@ -155,7 +155,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     # First without data: what does not fit takes no memory, and changes nothing.
     if base is None:
         with no_larger_than(state, kwargs):
-            empty = outline(name, kwargs)
+            empty = build_on_meta(name, kwargs)
     else:
         empty = copy.deepcopy(base).to("meta")
     _check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")

@@ -1,4 +1,4 @@
-"""The functions of :mod:`attnblocks.functional` in eager mode: few passes over the feature map.
+"""The functions of :mod:`attnblocks.functional` for eager mode: few passes over the feature map.
 
 - Every reduction is the operator that is fastest for device and memory format. On a CPU they
   differ by up to ten times.
@@ -15,6 +15,8 @@ import torch.nn.functional
 from torch import Tensor
 from torch.autograd import Function
 
+from attnblocks.ops import formulas
+
 
 def _is_nhwc(x: Tensor) -> bool:
     """Whether the map lies in memory as (N, H, W, C)."""
@@ -26,6 +28,11 @@ def _pools(x: Tensor) -> bool:
     if x.device.type != "cpu" or not _is_nhwc(x):
         return False
     return type(x.shape[2]) is int and type(x.shape[3]) is int  # a symbolic trace would freeze them
+
+
+def channel_means(x: Tensor) -> Tensor:
+    """The mean of every channel; (N, C, 1, 1)."""
+    return mean(x, (2, 3))
 
 
 def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
@@ -60,7 +67,7 @@ class _Mean(Function):
 
 
 def coordinate_means(x: Tensor) -> Tensor:
-    """The means of rows and columns in the layout of the map; (N, C, H + W, 1)."""
+    """The means of rows, then of columns, in the layout of the map; (N, C, H + W, 1)."""
     rows, columns = mean(x, (3,)), mean(x, (2,))
     if not _is_nhwc(x):
         return torch.cat([rows, columns.transpose(2, 3)], dim=2)
@@ -108,8 +115,10 @@ def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, .
     return _multiply(hits, (grad / count).to(grad.dtype))
 
 
-def position_statistics(x: Tensor, gate: Tensor) -> Tensor:
+def position_statistics(x: Tensor, gate: Tensor | None) -> Tensor:
     """Maximum and mean over the channels of ``x * gate``; (N, 2, H, W)."""
+    if gate is None:
+        return formulas.position_statistics(x, None)
     function = _PositionStatistics.apply if torch.is_grad_enabled() else _position_statistics
     return torch.cat(function(x, gate), dim=1)
 
@@ -139,66 +148,6 @@ class _PositionStatistics(Function):
         grad = _share_among_maxima(grad_peak, y, peak, (1,)).add_(grad_mean / x.shape[1])
         grad_gate = (grad * x).sum((2, 3), keepdim=True)
         return _reuse(grad, gate), grad_gate
-
-
-def pointwise(v: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
-    """``weight @ (scale * v) + bias`` of vectors (N, C, L, 1), in the layout that they have."""
-    if scale is None:
-        return _product(v, weight, bias)
-    if not torch.is_grad_enabled():
-        return _product(v * scale, weight, bias)
-    product: Tensor = _ScaledPointwise.apply(v, weight, bias, scale)
-    return product
-
-
-def _product(v: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    n = v.shape[0]
-    if n == 1 and v.is_contiguous():  # a convolution is faster there, and many times slower else
-        return torch.nn.functional.conv2d(v, weight, bias)
-    matrix = weight.flatten(1)
-    if v.stride(1) == 1:
-        return product_of_nlc(v, matrix, bias)
-    v = v.squeeze(3)  # (N, C, L)
-    if bias is None:
-        y = torch.matmul(matrix, v)
-    else:
-        y = torch.baddbmm(bias[:, None], matrix.expand(n, -1, -1), v)
-    return y.unsqueeze(3)
-
-
-def product_of_nlc(v: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """The product of vectors (N, C, L, 1) that lie in memory as (N, L, C)."""
-    # Permuted, not squeezed: the backward of a batch norm is wrong where the last dimension, of
-    # size 1, has a stride that fits neither memory format.
-    y = torch.nn.functional.linear(v.permute(0, 2, 3, 1), matrix, bias)  # (N, L, 1, O)
-    return y.permute(0, 3, 1, 2)
-
-
-class _ScaledPointwise(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(v: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
-        return _product(v * scale, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        v, weight, _, scale = inputs
-        ctx.save_for_backward(v, weight, scale)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        v, weight, scale = ctx.saved_tensors
-        # Autocast computes in a dtype that is not that of the parameters.
-        scaled = (v * scale).to(grad.dtype)
-        grad_weight = torch.tensordot(grad.squeeze(3), scaled.squeeze(3), dims=([0, 2], [0, 2]))
-        grad_scaled = _product(grad, weight.transpose(0, 1).to(grad.dtype), None).to(v.dtype)
-        return (
-            grad_scaled * scale,
-            grad_weight[..., None, None].to(weight.dtype),
-            grad.sum((0, 2, 3)).to(weight.dtype),
-            (grad_scaled * v).sum(2, keepdim=True),
-        )
 
 
 def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:

@@ -1,19 +1,18 @@
-"""Make the block that comes to a site: from a class, a name or a function, in the right place."""
+"""Build the replacement for a site, on its device and in its dtype and mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
+from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.registry import BlockFactory, get_block
-from attnblocks.blocks.se import SE
-from attnblocks.swap.inherit import PEAK, carry_over, linear_weight
-from attnblocks.swap.sites import SESite
+from attnblocks.blocks.se_layers import SELayers
+from attnblocks.swap.inherit import inherit
+from attnblocks.swap.sites import SESite, says
 
 Factory = Callable[[SESite], nn.Module]
 Block = type[nn.Module] | str | Factory
@@ -21,10 +20,17 @@ Block = type[nn.Module] | str | Factory
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes the new module of a site, and whether it is started from the block there."""
+    """What makes the new module of a site.
+
+    Args:
+        make: makes it from the site.
+        warm: whether it then inherits from the block there.
+        exact: tried first: makes one that computes what the block there does, or returns None.
+    """
 
     make: Factory
-    warm: bool
+    warm: bool = False
+    exact: Callable[[SELayers], nn.Module | None] | None = None
 
 
 def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
@@ -43,15 +49,24 @@ def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
         raise TypeError(
             f"{sorted(kwargs)} go with a block class or name; a function gets the site alone"
         )
-    return Maker(block, warm=False)
+    return Maker(block)
 
 
 def _from_channels(factory: BlockFactory, kwargs: dict[str, Any], warm: bool) -> Maker:
     if taken := kwargs.keys() & {"device", "dtype"}:
         raise TypeError(f"{sorted(taken)} of a new block are those of the site")
-    if factory is SE and warm and kwargs in ({}, {"rd_channels": "match"}):
-        return Maker(_se_of_site, warm=False)
-    return Maker(lambda site: factory(site.channels, **_match_width(kwargs, site)), warm)
+
+    def make(site: SESite) -> nn.Module:
+        return factory(site.channels, **_match_width(kwargs, site))
+
+    exact = _exact(factory) if kwargs in ({}, {"rd_channels": "match"}) else None
+    return Maker(make, warm, exact if warm else None)
+
+
+def _exact(factory: BlockFactory) -> Callable[[SELayers], nn.Module | None] | None:
+    if isinstance(factory, type) and issubclass(factory, AttentionBlock):
+        return factory.from_se if says(factory, "from_se") else None
+    return None
 
 
 def _match_width(kwargs: dict[str, Any], site: SESite) -> dict[str, Any]:
@@ -66,7 +81,8 @@ def build(site: SESite, maker: Maker, like: Tensor, channels_last: bool) -> nn.M
     like = next((p for p in site.module.parameters() if p.is_floating_point()), like)
     try:
         with like.device:
-            new = maker.make(site)
+            exact = None if maker.exact is None else maker.exact(site.layers)
+            new = maker.make(site) if exact is None else exact
         if not isinstance(new, nn.Module):
             raise TypeError(f"{new!r} is no nn.Module")
         _place(new, set(site.module.modules()), like, site.module.training)
@@ -74,9 +90,9 @@ def build(site: SESite, maker: Maker, like: Tensor, channels_last: bool) -> nn.M
             new.to(memory_format=torch.channels_last)
     except Exception as error:
         raise ValueError(f"the block for site {site.name!r} cannot be made: {error}") from error
-    if maker.warm:
+    if maker.warm and exact is None:
         try:
-            carry_over(new, site)
+            inherit(new, site)
         except Exception as error:
             raise ValueError(
                 f"the block for site {site.name!r} cannot start from the one there, but "
@@ -97,54 +113,6 @@ def _place(new: nn.Module, kept: set[nn.Module], like: Tensor, training: bool) -
         parameter.data = parameter.data.to(like.device, like.dtype)
     for child in new.children():
         _place(child, kept, like, training)
-
-
-@torch.no_grad()
-def _se_of_site(site: SESite) -> SE:
-    """An SE that computes what the channel MLP of the site computes; published without one."""
-    layers = site.layers
-    if layers.expand is None:
-        return SE(site.channels)
-    width = site.rd_channels or site.channels
-    # Every weight is filled below: nothing is drawn, and the random state stays as it is.
-    se: SE = skip_init(  # type: ignore[no-untyped-call]
-        SE,
-        site.channels,
-        width,
-        act_layer=nn.Identity,
-        gate_layer=nn.Identity,
-        device=cast(Tensor, layers.expand.weight).device,
-        dtype=cast(Tensor, layers.expand.weight).dtype,
-    )
-    se.act = nn.Identity() if site.act_layer is None else site.act_layer()
-    se.gate = site.gate_layer()
-    _copy_layer(layers.expand, se.fc2)
-    if layers.peak:  # the terms of mean and maximum become one of the mean
-        se.fc2.weight.mul_(2)
-        se.fc2.bias.mul_(2)
-    if layers.norm is not None:
-        se.bn = layers.norm
-    if layers.squeeze is not None:
-        _copy_layer(layers.squeeze, se.fc1)
-        if layers.peak:
-            se.fc1.weight.mul_((1 + PEAK) / 2)
-    else:
-        nn.init.dirac_(se.fc1.weight)
-        nn.init.zeros_(se.fc1.bias)
-        se.fc1.requires_grad_(se.fc2.weight.requires_grad)
-    return se
-
-
-def _copy_layer(old: nn.Module, new: nn.Conv2d) -> None:
-    """Copy a linear layer or 1x1 convolution, and whether it is trained; no bias means zero."""
-    weight = linear_weight(old, new.in_channels, new.out_channels)
-    old_bias, new_bias = cast(Tensor | None, old.bias), cast(Tensor, new.bias)
-    trained = any(p.requires_grad for p in old.parameters() if p is not old_bias)
-    new.weight.copy_(rearrange(weight, "o i -> o i 1 1")).requires_grad_(trained)
-    if old_bias is None:
-        new_bias.zero_().requires_grad_(trained)
-    else:
-        new_bias.copy_(old_bias).requires_grad_(old_bias.requires_grad)
 
 
 def is_channels_last(model: nn.Module) -> bool:

@@ -1,38 +1,22 @@
-"""Start a block from the SE block that it replaces.
+"""The mathematics of taking over the weights of an SE block.
 
-An SE block computes ``gate(W2 act(W1 mean + b1) + b2)``. The channel stage of SE, SeCo, CaCo and
-CBAM has the same form and takes over the weights. The stages after it have no counterpart: their
-gates start open, at ``sigmoid(OPEN)``, and the channel gate makes up for the little they take.
+An SE block computes ``gate(W2 act(W1 mean + b1) + b2)``. A block whose ``se_layers`` have the same
+form gets these weights, as near as width, activation and gate function allow, and its channel gate
+makes up for what the gates of its other stages take away.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnblocks.blocks.caco import CaCo, SeCo
-from attnblocks.blocks.cbam import CBAM, ChannelAttention, SpatialAttention
-from attnblocks.blocks.coord_att import CoordAtt
-from attnblocks.blocks.eca import Eca
-from attnblocks.blocks.se import SE
-from attnblocks.swap.sites import SELayers, SESite
-
-OPEN = 5.0
-"""Logit of a gate that does next to nothing: sigmoid(5) is 0.993."""
-
-LEAST_SLOPE = 0.006
-"""What an open gate keeps of its slope, so that gradients flow; sigmoid has 0.0066 at 5."""
-
-PEAK = 3.0
-"""Maximum over mean of a channel, assumed: from 1.7 to 6.5 at the sites of a trained network."""
-
-SMALL = 0.1
-"""What the weights behind an open gate keep of their published initialisation."""
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.layers import float64_copy
+from attnblocks.blocks.se_layers import MAX_OVER_MEAN, SELayers, linear_weight
+from attnblocks.swap.sites import SESite, says
 
 _F64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
@@ -60,13 +44,28 @@ class _MLP:
         return self.hidden(means) @ self.w2.T + self.b2
 
 
+@dataclass(frozen=True)
+class _Old:
+    """MLP and gate function of the block that is replaced: an ``OldGate`` for ``inherit``."""
+
+    mlp: _MLP
+    gate: nn.Module
+
+    def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
+        """Logits (C,) at which ``count`` equal gates multiply to the old gate of usual means."""
+        own = float64_copy(gate)
+        scale, shift = _match_gate(self.gate, lambda z: own(z) ** count)
+        usual = self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024)).mean(0)
+        return scale * usual + shift
+
+
 @torch.no_grad()
-def carry_over(new: nn.Module, site: SESite) -> None:
+def inherit(new: nn.Module, site: SESite) -> None:
     """Start a fresh block from the block of a site, as ``replace_se`` describes.
 
     Args:
-        new: the fresh block, changed in place. One that is no block of this library, or one on
-            the meta device, stays as it is.
+        new: the fresh block, changed in place. One that is no :class:`attnblocks.AttentionBlock`,
+            or one on the meta device, stays as it is.
         site: where it will stand.
     """
     old = site.module
@@ -74,23 +73,28 @@ def carry_over(new: nn.Module, site: SESite) -> None:
         return
     if type(new) is type(old) and repr(new) == repr(old) and _shapes(new) == _shapes(old):
         new.load_state_dict(old.state_dict())
-    elif type(new) in _STARTS and (mlp := _read(site.layers)) is not None:
-        _STARTS[type(new)](new, mlp, _function(site.layers.gate))
+    elif isinstance(new, AttentionBlock) and (before := _read(site.layers)) is not None:
+        cls = type(new)
+        later = new.inherit(before) if says(cls, "inherit") else 1.0
+        layers = new.se_layers() if says(cls, "se_layers") else None
+        if layers is not None and None not in (layers.squeeze, layers.expand, layers.gate):
+            _write(layers, before, later)
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in module.state_dict().items()}
 
 
-def _read(layers: SELayers) -> _MLP | None:
-    """The MLP of a block; None where it has none, or a norm that cannot be taken into it."""
-    if layers.expand is None:
+def _read(layers: SELayers) -> _Old | None:
+    """MLP and gate of a block; None without them, or with a norm that cannot be taken into it."""
+    if layers.expand is None or layers.gate is None:
         return None
+    gate = float64_copy(layers.gate)
     channels, width = layers.channels, layers.rd_channels or layers.channels
     w2, b2 = _linear(layers.expand, width, channels)
     if layers.squeeze is None:
         w1, b1 = torch.eye(channels, **_F64), torch.zeros(channels, **_F64)
-        return _MLP(w1, b1, nn.Identity(), w2, b2)
+        return _Old(_MLP(w1, b1, nn.Identity(), w2, b2), gate)
     w1, b1 = _linear(layers.squeeze, channels, width)
     norm = layers.norm
     if isinstance(norm, _BatchNorm) and norm.running_var is not None:
@@ -102,24 +106,9 @@ def _read(layers: SELayers) -> _MLP | None:
         w1, b1 = scale[:, None] * w1, scale * b1 + shift
     elif norm is not None and not isinstance(norm, nn.Identity):
         return None
-    if layers.peak:
-        w1, w2, b2 = w1 * (1 + PEAK) / 2, w2 * 2, b2 * 2
-    return _MLP(w1, b1, _function(layers.act or nn.Identity()), w2, b2)
-
-
-def linear_weight(layer: nn.Module, inputs: int, outputs: int) -> Tensor:
-    """The weight of a linear layer or 1x1 convolution; (outputs, inputs).
-
-    Raises:
-        ValueError: the layer is something else, or of another size.
-    """
-    weight = cast(Tensor, layer.weight)
-    if weight.shape[:2] != (outputs, inputs) or weight[0, 0].numel() != 1:
-        raise ValueError(
-            f"{type(layer).__name__} with a weight of shape {tuple(weight.shape)} is no linear "
-            f"map from {inputs} to {outputs} channels"
-        )
-    return rearrange(weight, "o i ... -> o (i ...)")
+    if layers.uses_max:
+        w1, w2, b2 = w1 * (1 + MAX_OVER_MEAN) / 2, w2 * 2, b2 * 2
+    return _Old(_MLP(w1, b1, float64_copy(layers.act or nn.Identity()), w2, b2), gate)
 
 
 def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -129,91 +118,20 @@ def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor
     return weight, weight.new_zeros(outputs) if bias is None else bias.cpu().double()
 
 
-def _function(module: nn.Module) -> nn.Module:
-    """A copy of an activation or gate for float64 on the CPU."""
-    return copy.deepcopy(module).cpu().double().eval()
-
-
-def _start_se(new: SE, mlp: _MLP, gate: nn.Module, later: float = 1.0) -> None:
-    """The MLP in the width of ``new``; ``later`` is the product of the gates of later stages."""
-    mlp = _resize(mlp, new.rd_channels, new.act)
-    scale, shift = _match_gate(gate, _function(new.gate), later)
-    _write(new, mlp.w1, mlp.b1, scale * mlp.w2, scale * mlp.b2 + shift)
-
-
-def _start_channel(new: ChannelAttention, mlp: _MLP, gate: nn.Module, later: float = 1.0) -> None:
-    """As for SE; here mean and maximum go through the MLP and their logits are summed."""
-    mlp = _resize(mlp, new.rd_channels, new.act)
-    scale, shift = _match_gate(gate, _function(new.gate), later)
-    w1, w2, b2 = mlp.w1 * 2 / (1 + PEAK), scale * mlp.w2 / 2, (scale * mlp.b2 + shift) / 2
-    _write(new, w1, mlp.b1, w2, b2)
-
-
-def _start_seco(new: SeCo, mlp: _MLP, gate: nn.Module) -> None:
-    _start_se(new.se, mlp, gate, _open_coord(new.coord))
-
-
-def _start_caco(new: CaCo, mlp: _MLP, gate: nn.Module) -> None:
-    _start_channel(new.channel, mlp, gate, _open_coord(new.coord))
-
-
-def _start_cbam(new: CBAM, mlp: _MLP, gate: nn.Module) -> None:
-    _start_channel(new.channel, mlp, gate, _open_spatial(new.spatial))
-
-
-def _start_coord(new: CoordAtt, mlp: _MLP, gate: nn.Module) -> None:
-    """Both gates constant at first: their product is the gate of the site for usual means."""
-    own = _function(new.gate)
-    scale, shift = _match_gate(gate, lambda z: own(z) ** 2)
-    usual = mlp.logits(_probes(mlp.w1.shape[1], 1024)).mean(0)
-    for conv in (new.conv_h, new.conv_w):
-        conv.weight.mul_(SMALL)
-        conv.bias.copy_(scale * usual + shift)
-
-
-def _start_eca(new: Eca, mlp: _MLP, gate: nn.Module) -> None:
-    """Nothing of an MLP fits into a convolution over the channels: every gate starts the same."""
-    new.conv.weight.mul_(SMALL)
-
-
-_STARTS: dict[type[nn.Module], Callable[[Any, _MLP, nn.Module], None]] = {
-    SE: _start_se,
-    SeCo: _start_seco,
-    CaCo: _start_caco,
-    CBAM: _start_cbam,
-    CoordAtt: _start_coord,
-    Eca: _start_eca,
-}
-
-
-def _open_coord(coord: CoordAtt) -> float:
-    """Open the gates of rows and columns; returns their product."""
-    logit, gate = _open(coord.gate)
-    for conv in (coord.conv_h, coord.conv_w):
-        conv.weight.mul_(SMALL)
-        conv.bias.fill_(logit)
-    return gate**2
-
-
-def _open_spatial(spatial: SpatialAttention) -> float:
-    """Open the gate of the positions, which needs the bias of a norm; returns it."""
-    weight, bias = getattr(spatial.bn, "weight", None), getattr(spatial.bn, "bias", None)
-    spatial.conv.weight.mul_(SMALL)
-    if weight is None or bias is None:
-        return float(_function(spatial.gate)(_LOGITS.new_zeros(())))
-    logit, gate = _open(spatial.gate)
-    weight.mul_(SMALL)
-    bias.fill_(logit)
-    return gate
-
-
-def _open(function: nn.Module) -> tuple[float, float]:
-    """The logit, up to ``OPEN``, where a gate is open and has a slope yet; and the gate there."""
-    values = _function(function)(_LOGITS.clone())
-    slopes = values.diff() / _LOGITS.diff()
-    usable = (slopes > LEAST_SLOPE) & (_LOGITS[:-1] < OPEN + 0.01)
-    place = int(usable.nonzero()[-1])
-    return float(_LOGITS[place]), float(values[place])
+def _write(layers: SELayers, old: _Old, later: float) -> None:
+    """Fill the layers with the old MLP; ``later`` is the product of the gates of other stages."""
+    act, gate = layers.act or nn.Identity(), cast(nn.Module, layers.gate)
+    mlp = _resize(old.mlp, cast(int, layers.rd_channels), act)
+    scale, shift = _match_gate(old.gate, float64_copy(gate), later)
+    w1, w2, b2 = mlp.w1, scale * mlp.w2, scale * mlp.b2 + shift
+    if layers.uses_max:  # the logits of mean and maximum are summed
+        w1, w2, b2 = w1 * 2 / (1 + MAX_OVER_MEAN), w2 / 2, b2 / 2
+    for layer, weight, bias in ((layers.squeeze, w1, mlp.b1), (layers.expand, w2, b2)):
+        linear = cast(nn.Conv2d, layer)
+        if linear.bias is None:
+            raise ValueError(f"{linear} has no bias that could take over the old one's")
+        linear.weight.copy_(weight.reshape(linear.weight.shape))
+        linear.bias.copy_(bias)
 
 
 def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
@@ -222,7 +140,7 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
     Units are kept by the norm of their weights, and the second layer is solved again by least
     squares on random means.
     """
-    act, wide = _function(act), 20 * _LOGITS
+    act, wide = float64_copy(act), 20 * _LOGITS
     if width == len(mlp.b1) and torch.allclose(act(wide.clone()), mlp.act(wide.clone()), rtol=1e-9):
         return mlp
     means = _probes(mlp.w1.shape[1], max(1024, 4 * width))
@@ -275,9 +193,3 @@ def _match_gate(
 
         fit.step(loss)  # type: ignore[no-untyped-call]
     return float(scale), float(shift)
-
-
-def _write(new: Any, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
-    for layer, weight, bias in ((new.fc1, w1, b1), (new.fc2, w2, b2)):
-        layer.weight.copy_(rearrange(weight, "o i -> o i 1 1"))
-        layer.bias.copy_(bias)

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from attnblocks.swap.adapters import known_classes
 from attnblocks.swap.build import Block, Maker, block_maker, build, is_channels_last
-from attnblocks.swap.sites import SESite, find_se, known_classes
+from attnblocks.swap.sites import SESite, find_se
 
 Where = Callable[[SESite], bool] | str | Sequence[str]
 
@@ -164,7 +165,8 @@ def _select(model: nn.Module, where: Where | None) -> tuple[SESite, ...]:
         traced = any(isinstance(module, GraphModule) for module in model.modules())
         advice = "swap before tracing or exporting it" if traced else "see register_se for others"
         raise LookupError(
-            f"{type(model).__name__} has no SE block. Looked for: {', '.join(known_classes())}. "
+            f"{type(model).__name__} has no SE block. Looked for: {', '.join(known_classes())} "
+            "and the blocks of attnblocks. "
             f"{_similar_modules(model)} What to do: {advice}"
         )
     if where is None:

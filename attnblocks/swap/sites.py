@@ -1,64 +1,16 @@
-"""Where the SE blocks of a network are, and what each of them is made of.
-
-Every class of SE block has an adapter: a function that names the layers of one such block. The
-classes of torchvision and timm are looked up among the modules that are imported already.
-"""
+"""Where the SE blocks of a network are, and the blocks of this library in it."""
 
 import copy
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from attnblocks.blocks.base import LayerFactory
-from attnblocks.blocks.caco import CaCo, SeCo
-from attnblocks.blocks.cbam import CBAM, ChannelAttention
-from attnblocks.blocks.coord_att import CoordAtt
-from attnblocks.blocks.eca import Eca
-from attnblocks.blocks.se import SE
-
-
-@dataclass(frozen=True)
-class SELayers:
-    """The layers of a block, as its adapter names them.
-
-    Args:
-        channels: channels C of the map.
-        gate: the gate function.
-        expand: the layer S to C (or C to C where there is no squeeze), a 1x1 convolution or a
-            linear layer; None for a block without one, whose weights an SE cannot take over.
-        squeeze: the layer C to S; None for a block with one layer only.
-        act: the activation between them, if any.
-        norm: the norm between them, if any.
-        peak: whether the maximum of each channel goes through the layers too, and the logits are
-            summed, as in CBAM.
-    """
-
-    channels: int
-    gate: nn.Module
-    expand: nn.Module | None = None
-    squeeze: nn.Module | None = None
-    act: nn.Module | None = None
-    norm: nn.Module | None = None
-    peak: bool = False
-
-    @property
-    def rd_channels(self) -> int | None:
-        """Squeeze width S, the outputs of the squeeze layer; None where there is none."""
-        if self.squeeze is None:
-            return None
-        # First what it says: to read a weight with spectral norm changes its buffers.
-        for name in ("out_channels", "out_features"):
-            if isinstance(width := getattr(self.squeeze, name, None), int):
-                return width
-        return len(cast(Tensor, self.squeeze.weight))
-
-
-Adapter = Callable[[Any], SELayers | None]
-"""Names the layers of one block, or returns None for a block that is no SE after all."""
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.layers import LayerFactory
+from attnblocks.blocks.se_layers import SELayers
+from attnblocks.swap.adapters import Adapter, known_adapters
 
 
 @dataclass(frozen=True)
@@ -71,9 +23,9 @@ class SESite:
         channels: its channels.
         rd_channels: its squeeze width; None where it has no squeeze.
         act_layer: makes a new copy of its activation; None where it has none.
-        gate_layer: makes a new copy of its gate function.
+        gate_layer: makes a new copy of its gate function; None where it names none.
         kind: qualified name of its class, such as "torchvision.ops.misc.SqueezeExcitation".
-        layers: what its adapter read.
+        layers: what the block or its adapter says of them.
     """
 
     name: str
@@ -81,75 +33,18 @@ class SESite:
     channels: int
     rd_channels: int | None
     act_layer: LayerFactory | None = field(repr=False, compare=False)
-    gate_layer: LayerFactory = field(repr=False, compare=False)
+    gate_layer: LayerFactory | None = field(repr=False, compare=False)
     kind: str
     layers: SELayers = field(repr=False, compare=False)
-
-
-def _torchvision_se(m: Any) -> SELayers:
-    return SELayers(m.fc1.in_channels, m.scale_activation, m.fc2, m.fc1, m.activation)
-
-
-def _timm_mobile_se(m: Any) -> SELayers:
-    return SELayers(m.conv_reduce.in_channels, m.gate, m.conv_expand, m.conv_reduce, m.act1)
-
-
-# With add_maxpool, timm's two modules squeeze the maximum as well: they are no SE then.
-def _timm_se(m: Any) -> SELayers | None:
-    if m.add_maxpool:
-        return None
-    return SELayers(m.fc1.in_channels, m.gate, m.fc2, m.fc1, m.act, m.bn)
-
-
-def _timm_legacy_se(m: Any) -> SELayers:
-    return SELayers(m.fc1.in_channels, m.sigmoid, m.fc2, m.fc1, m.relu)
-
-
-def _timm_effective_se(m: Any) -> SELayers | None:
-    if m.add_maxpool:
-        return None
-    return SELayers(m.fc.in_channels, m.gate, m.fc)
-
-
-def _timm_ese(m: Any) -> SELayers:
-    return SELayers(m.conv.in_channels, m.sigmoid, m.conv)
-
-
-def _own_se(m: SE) -> SELayers:
-    return SELayers(m.channels, m.gate, m.fc2, m.fc1, m.act, m.bn)
-
-
-def _channel_attention(m: ChannelAttention) -> SELayers:
-    return SELayers(m.channels, m.gate, m.fc2, m.fc1, m.act, peak=True)
-
-
-_ADAPTERS: dict[type[nn.Module], Adapter] = {
-    SE: _own_se,
-    ChannelAttention: _channel_attention,
-    CBAM: lambda m: _channel_attention(m.channel),
-    SeCo: lambda m: _own_se(m.se),
-    CaCo: lambda m: _channel_attention(m.channel),
-    CoordAtt: lambda m: SELayers(m.channels, m.gate, act=m.act),
-    Eca: lambda m: SELayers(m.channels, m.gate),
-}
-
-# (module, class) of the classes that are looked up only where their module is imported already.
-_LIBRARY_ADAPTERS: dict[tuple[str, str], Adapter] = {
-    ("torchvision.ops.misc", "SqueezeExcitation"): _torchvision_se,
-    ("timm.models._efficientnet_blocks", "SqueezeExcite"): _timm_mobile_se,
-    ("timm.layers.squeeze_excite", "SEModule"): _timm_se,
-    ("timm.layers.squeeze_excite", "EffectiveSEModule"): _timm_effective_se,
-    ("timm.models.senet", "SEModule"): _timm_legacy_se,
-    ("timm.models.hgnet", "EseModule"): _timm_ese,
-}
 
 
 def find_se(model: nn.Module) -> tuple[SESite, ...]:
     """List the SE blocks of a network, and the blocks of this library in it.
 
-    Known are the SE classes of torchvision and timm, the blocks of attnblocks, and what
-    :func:`register_se` added; a subclass counts unless it overrides what its base computes. A
-    block that is registered in several places is listed once; what is inside one is not listed.
+    Known are the SE classes of torchvision and timm, every :class:`attnblocks.AttentionBlock`, and
+    what :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it overrides
+    what its base computes. A block that is registered in several places is listed once; what is
+    inside one is not listed.
 
     Args:
         model: the network; it is only read.
@@ -158,7 +53,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
         The sites in the order of ``model.named_modules()``; empty where there is none.
 
     Raises:
-        TypeError: ``model`` is no ``nn.Module``, or an adapter returns no :class:`SELayers`.
+        TypeError: ``model`` is no ``nn.Module``, or an adapter returns no
+            :class:`attnblocks.SELayers`.
 
     Example:
         >>> from attnblocks import SE
@@ -167,7 +63,7 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {model!r}")
-    adapters = _known_adapters()
+    adapters = known_adapters()
     sites: dict[nn.Module, SESite] = {}
     inside: str | None = None
     for name, module in model.named_modules(remove_duplicate=False):
@@ -181,65 +77,35 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
     return tuple(sites.values())
 
 
-def register_se(cls: type[nn.Module], adapter: Adapter) -> None:
-    """Make an SE class of your own known to :func:`find_se` and ``replace_se``.
-
-    Args:
-        cls: the class; its subclasses count too unless they override what it computes.
-        adapter: called with one such block, returns its :class:`SELayers`, or None if this one
-            is no SE.
-
-    Raises:
-        TypeError: ``cls`` is no module class, or the adapter cannot be called.
-        ValueError: the class is known already.
-
-    Example:
-        >>> class MySE(nn.Module):
-        ...     def __init__(self, dim):
-        ...         super().__init__()
-        ...         self.down, self.up = nn.Linear(dim, dim // 4), nn.Linear(dim // 4, dim)
-        ...     def forward(self, x):
-        ...         y = self.up(self.down(x.mean((2, 3))).relu()).sigmoid()
-        ...         return x * y[:, :, None, None]
-        >>> register_se(MySE, lambda m: SELayers(
-        ...     m.up.out_features, nn.Sigmoid(), expand=m.up, squeeze=m.down, act=nn.ReLU()))
-        >>> find_se(MySE(64))[0].rd_channels
-        16
-    """
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise TypeError(f"cls must be a subclass of nn.Module, got {cls!r}")
-    if not callable(adapter):
-        raise TypeError(f"adapter must be a function of one block, got {adapter!r}")
-    if cls in _known_adapters():
-        raise ValueError(f"{cls.__qualname__} is registered already")
-    _ADAPTERS[cls] = adapter
-
-
-def known_classes() -> list[str]:
-    """Qualified names of all classes that :func:`find_se` looks for, imported or not."""
-    libraries = [f"{module}.{name}" for module, name in _LIBRARY_ADAPTERS]
-    return libraries + [f"{cls.__module__}.{cls.__qualname__}" for cls in _ADAPTERS]
-
-
-def _known_adapters() -> dict[type[nn.Module], Adapter]:
-    imported = {
-        getattr(sys.modules[module], name): adapter
-        for (module, name), adapter in _LIBRARY_ADAPTERS.items()
-        if hasattr(sys.modules.get(module), name)
-    }
-    return {**imported, **_ADAPTERS}
-
-
-def _read_layers(module: nn.Module, adapters: dict[type[nn.Module], Adapter]) -> SELayers | None:
-    """The layers of a block of a known class that computes what its class computes."""
+def _read_layers(module: nn.Module, adapters: Mapping[type, Adapter]) -> SELayers | None:
+    """The layers of a block; None if it is none, or a subclass overrides what is computed."""
     cls = type(module)
+    if "forward" in vars(module):  # replaced by hand
+        return None
     known = next((base for base in cls.__mro__ if base in adapters), None)
-    if known is None or "forward" in vars(module) or _overridden(cls, known):
+    if known is None:
+        return _own_layers(module) if isinstance(module, AttentionBlock) else None
+    if _overridden(cls, known):
         return None
     layers = adapters[known](module)
     if layers is not None and not isinstance(layers, SELayers):
         raise TypeError(f"the adapter of {known.__qualname__} must return SELayers, got {layers!r}")
     return layers
+
+
+def _own_layers(block: AttentionBlock) -> SELayers:
+    """What a block says of its layers; its channels alone if they do not make its gates."""
+    layers = block.se_layers() if says(type(block), "se_layers") else None
+    return SELayers(block.channels) if layers is None else layers
+
+
+def says(cls: type[AttentionBlock], method: str) -> bool:
+    """Whether what a method says is true of a class: no subclass computes other gates."""
+    speaker, gates, forward = (
+        next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
+        for name in (method, "gates", "forward")
+    )
+    return speaker <= gates and speaker <= forward
 
 
 def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
@@ -257,7 +123,7 @@ def _site(name: str, module: nn.Module, layers: SELayers) -> SESite:
         channels=layers.channels,
         rd_channels=layers.rd_channels,
         act_layer=None if layers.act is None else partial(copy.deepcopy, layers.act),
-        gate_layer=partial(copy.deepcopy, layers.gate),
+        gate_layer=None if layers.gate is None else partial(copy.deepcopy, layers.gate),
         kind=f"{type(module).__module__}.{type(module).__qualname__}",
         layers=layers,
     )

@@ -1,0 +1,164 @@
+"""The arguments that make a block, as JSON: read off the block, and turned into a block again.
+
+Numbers, words and flags are what an attribute of that name says, as the widths that are read from
+layers do, or else what the block was built with. The argument that makes a layer is named after the
+layer that stands in the block.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnblocks.blocks.base import AttentionBlock, is_plain
+from attnblocks.blocks.registry import create_block, get_block
+from attnblocks.files.layer_names import (
+    LayerSpec,
+    function_layer,
+    name_function,
+    name_norm,
+    norm_layer,
+)
+
+_PLACE = ("device", "dtype")
+
+
+def arguments_of(block: AttentionBlock, name: str, channels: int) -> dict[str, Any]:
+    """What makes a block like this one, beside its channels, for JSON.
+
+    Args:
+        block: a block of a registered class.
+        name: the name of its class.
+        channels: of its map.
+
+    Raises:
+        ValueError: a layer is not what the arguments make, or no recipe can name it.
+    """
+    makers = {
+        key: _Watched(parameter.default if callable(parameter.default) else nn.Identity)
+        for key, parameter in _parameters(type(block)).items()
+        if _makes_a_layer(key, parameter)
+    }
+    plain = {key: _plain(block, key) for key in _parameters(type(block)) if key not in makers}
+    example = _on_meta(lambda: create_block(name, channels, **plain, **makers))
+    for key in plain:  # an attribute may mean something else than the argument of its name
+        if getattr(example, key, None) != getattr(block, key, None):
+            plain[key] = block._built_with.get(key)
+    places = {layer: place for place, layer in example.named_modules()}
+    standing = dict(block.named_modules())
+    layers = {
+        key: _layer_name(key, standing.get(places.get(maker.made, "none")))
+        for key, maker in makers.items()
+    }
+    # A width says more than the ratio that it came from.
+    arguments = {
+        key: plain.get(key, layers.get(key))
+        for key in _parameters(type(block))
+        if not (key.endswith("_ratio") and key.replace("_ratio", "_channels") in plain)
+    }
+    _check_same(block, _on_meta(lambda: build_block(name, channels, arguments)), plain)
+    return arguments
+
+
+def build_block(name: str, channels: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """The fresh block that arguments from JSON make.
+
+    Raises:
+        ValueError: an unknown block, or a layer that is none of those a recipe can name.
+    """
+    made_by = _parameters(get_block(name))
+    return create_block(
+        name,
+        channels,
+        **{
+            key: _layer_factory(key, value) if _makes_a_layer(key, made_by.get(key)) else value
+            for key, value in arguments.items()
+        },
+    )
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
+    """The arguments of a block after its channels that say what it is."""
+    _, *others = signature(factory).parameters.values()
+    return {
+        p.name: p
+        for p in others
+        if p.name not in _PLACE and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    }
+
+
+def _makes_a_layer(name: str, parameter: Parameter | None) -> bool:
+    return name.endswith("_layer") or (parameter is not None and callable(parameter.default))
+
+
+def _layer_factory(name: str, spec: Any) -> Any:
+    return norm_layer(spec) if "norm" in name else function_layer(spec)
+
+
+def _plain(block: AttentionBlock, name: str) -> Any:
+    value = getattr(block, name, None)
+    if value is None or not is_plain(value):
+        value = block._built_with.get(name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Watched:
+    """A factory that remembers the first layer it made."""
+
+    def __init__(self, factory: Callable[..., nn.Module]) -> None:
+        self.factory = factory
+        self.made: nn.Module | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> nn.Module:
+        layer = self.factory(*args, **kwargs)
+        self.made = layer if self.made is None else self.made
+        return layer
+
+
+def _layer_name(argument: str, layer: nn.Module | None) -> LayerSpec:
+    if "norm" in argument:
+        return None if layer is None else name_norm(layer)
+    if layer is None:
+        raise ValueError(f"no layer of it is made by its argument {argument!r}")
+    return name_function(layer)
+
+
+def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """A block without data, unless it is one of the user's own that reads values."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+
+
+def _check_same(block: nn.Module, rebuilt: nn.Module, plain: Iterable[str]) -> None:
+    """Raise ValueError where a block is not the one that its arguments make."""
+    ours, theirs = ({n: _described(m) for n, m in b.named_modules()} for b in (block, rebuilt))
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{name!r} is {ours.get(name)}, and its arguments make {theirs.get(name)}"
+            )
+    for name in plain:
+        if getattr(block, name, None) != getattr(rebuilt, name, None):
+            raise ValueError(f"no argument makes its {name} {getattr(block, name)!r}")
+    shapes, wanted = ({n: v.shape for n, v in b.state_dict().items()} for b in (block, rebuilt))
+    if shapes != wanted:
+        raise ValueError(f"its weights have shapes {shapes}, and its arguments make {wanted}")
+
+
+def _described(layer: nn.Module) -> str:
+    """What a layer does, whatever class it is of."""
+    if isinstance(layer, nn.Conv2d) and not hasattr(layer, "parametrizations"):
+        return f"Conv2d({nn.Conv2d.extra_repr(layer)})"  # type: ignore[no-untyped-call]
+    if not any(True for _ in layer.children()) and not any(True for _ in layer.parameters()):
+        try:
+            with torch.device("cpu"):
+                return str(name_function(layer))
+        except Exception:  # none of one argument
+            pass
+    return f"{type(layer).__name__}({layer.extra_repr()})"
