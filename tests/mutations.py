@@ -15,9 +15,15 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-BLOCKS = ("test_blocks.py", "test_properties.py", "test_gradients.py")
+BLOCKS = ("test_blocks.py", "test_properties.py", "test_gradients.py", "test_called_layers.py")
 EXPORT = ("test_export.py",)
-SWAP = ("test_swap.py", "test_swap_properties.py", "test_swap_refusals.py", "test_carry_over.py")
+SWAP = (
+    "test_swap.py",
+    "test_swap_properties.py",
+    "test_swap_refusals.py",
+    "test_inherit.py",
+    "test_users_block.py",
+)
 
 
 class Mutation(NamedTuple):
@@ -48,8 +54,12 @@ MUTATIONS = [
                 "self.gate(of_means + of_maxima)",
                 "self.gate(of_means * of_maxima)",
             ),
-            ("blocks/cbam.py", "torch.cat([means, maxima])", "torch.cat([means, means])"),
-            ("blocks/cbam.py", "self.fc2(self.act(self.fc1(v)))", "self.fc2(self.fc1(v))"),
+            (
+                "blocks/cbam.py",
+                "torch.cat([means, maxima], dim=2)",
+                "torch.cat([means, means], dim=2)",
+            ),
+            ("blocks/cbam.py", "self.fc2(self.act(self.fc1(both)))", "self.fc2(self.fc1(both))"),
             (
                 "blocks/cbam.py",
                 "self.gate(self.bn(self.conv(statistics)))",
@@ -57,34 +67,36 @@ MUTATIONS = [
             ),
             ("blocks/cbam.py", "F.position_statistics(x, channel)", "F.position_statistics(x)"),
             ("blocks/cbam.py", "momentum=0.01", "momentum=0.1"),
-            ("blocks/coord_att.py", "self.act(self.bn1(y))", "self.bn1(y)"),
+            ("blocks/coord_att.py", "self.act(self.bn1(", "self.bn1(("),
+            ("blocks/coord_att.py", "self.gate(logits).split", "(self.gate(logits) * 0.99).split"),
+            ("blocks/coord_att.py", "self.conv_w(y_w)]", "self.conv_h(y_w)]"),
             (
                 "blocks/coord_att.py",
-                "self.gate(self.conv_h(y_h))",
-                "self.gate(self.conv_h(y_h)) * 0.99",
+                "sizes = [height, means.shape[2] - height]",
+                "sizes = [means.shape[2] - height, height]",
             ),
-            ("blocks/coord_att.py", "self.gate(self.conv_w(y_w))", "self.gate(self.conv_h(y_w))"),
-            (
-                "blocks/coord_att.py",
-                "y.split([height, y.shape[2] - height]",
-                "y.split([y.shape[2] - height, height]",
-            ),
+            ("blocks/coord_att.py", "coordinate_gates(means * channel", "coordinate_gates(means"),
             ("blocks/coord_att.py", "MIN_WIDTH = 8", "MIN_WIDTH = 4"),
             ("blocks/caco.py", "F.channel_maxima(x))", "F.channel_means(x))"),
             (
                 "blocks/caco.py",
-                "self.se.channel_gate(F.channel_means(x, means))",
-                "self.se.channel_gate(F.channel_maxima(x))",
+                "self.se(F.channel_means(x, means))",
+                "self.se(F.channel_maxima(x))",
             ),
-            ("blocks/base.py", "channels * rd_ratio + 1e-6", "channels * rd_ratio"),
-            ("blocks/base.py", "size % 2 == 0", "size % 2 == 1"),
+            ("blocks/layers.py", "channels * rd_ratio + 1e-6", "channels * rd_ratio"),
+            ("blocks/layers.py", "size % 2 == 0", "size % 2 == 1"),
             ("blocks/base.py", "x.shape[1] != channels", "x.shape[1] < channels"),
+            (
+                "blocks/se_layers.py",
+                "if isinstance(width := getattr",
+                "if False and isinstance(width := getattr",
+            ),
             ("ops/eager.py", "return x.mean(dim, keepdim=True)", "return x.sum(dim, keepdim=True)"),
             ("ops/eager.py", "(grad / ctx.count).expand", "grad.expand"),
             (
                 "ops/eager.py",
-                "torch.cat([rows, columns.transpose(2, 3)], dim=2)",
-                "torch.cat([columns.transpose(2, 3), rows], dim=2)",
+                "torch.cat([rows, columns], dim=1)",
+                "torch.cat([columns, rows], dim=1)",
             ),
             (
                 "ops/eager.py",
@@ -103,13 +115,6 @@ MUTATIONS = [
                 "return y.amax(1, keepdim=True), y.mean(1, keepdim=True)",
                 "return y.mean(1, keepdim=True), y.amax(1, keepdim=True)",
             ),
-            (
-                "ops/eager.py",
-                "return _product(v * scale, weight, bias)\n\n    @",
-                "return _product(v, weight, bias)\n\n    @",
-            ),
-            ("ops/eager.py", "grad_scaled * scale,", "grad_scaled,"),
-            ("ops/eager.py", "(grad_scaled * v).sum(2", "grad_scaled.sum(2"),
             ("ops/eager.py", "grad_product = grad * x", "grad_product = grad"),
             ("ops/eager.py", "small[:i] + small[i + 1 :]", "small[: i + 1] + small[i + 2 :]"),
             (
@@ -120,17 +125,30 @@ MUTATIONS = [
         ]
     ),
     *(
-        Mutation("ops/functional.py", old, new, (*BLOCKS, *EXPORT))
-        for old, new in [
-            ("lines.narrow(2, 0, x.shape[2])", "lines.narrow(2, 0, x.shape[3])"),
+        Mutation(file, old, new, (*BLOCKS, *EXPORT))
+        for file, old, new in [
             (
-                "torch.cat([x.mean(2), x.mean(1)], dim=1)",
-                "torch.cat([x.mean(1), x.mean(2)], dim=1)",
+                "ops/functional.py",
+                "means.narrow(2, 0, x.shape[2])",
+                "means.narrow(2, 0, x.shape[3])",
             ),
-            ("return x.amax((2, 3), keepdim=True)", "return x.amin((2, 3), keepdim=True)"),
-            ("y = x if gate is None else x * gate", "y = x"),
-            ("product = product * gate", "product = product + gate"),
-            ("conv2d(v if scale is None else v * scale", "conv2d(v"),
+            (
+                "ops/functional.py",
+                "        return formulas\n    return eager",
+                "        return eager\n    return eager",
+            ),
+            (
+                "ops/formulas.py",
+                "torch.cat([rows, columns.transpose(2, 3)], dim=2)",
+                "torch.cat([columns.transpose(2, 3), rows], dim=2)",
+            ),
+            (
+                "ops/formulas.py",
+                "return x.amax((2, 3), keepdim=True)",
+                "return x.amin((2, 3), keepdim=True)",
+            ),
+            ("ops/formulas.py", "y = x if gate is None else x * gate", "y = x"),
+            ("ops/formulas.py", "product = product * gate", "product = product + gate"),
         ]
     ),
     *(
@@ -141,26 +159,27 @@ MUTATIONS = [
             ("swap/replace.py", "return new.get(model, model)", "return model"),
             ("swap/replace.py", "if where(site)", "if not where(site)"),
             ("swap/sites.py", "if module in sites:", "if False:"),
+            ("swap/sites.py", "return speaker <= gates and speaker <= forward", "return True"),
             (
-                "swap/sites.py",
+                "swap/adapters.py",
                 "if m.add_maxpool:\n        return None\n    return SELayers(m.fc1",
                 "if False:\n        return None\n    return SELayers(m.fc1",
             ),
             ("swap/build.py", ".train(training)", ".train(True)"),
-            ("swap/build.py", "se.fc2.weight.mul_(2)", "se.fc2.weight.mul_(1)"),
             (
                 "swap/build.py",
                 "new.to(memory_format=torch.channels_last)",
                 "new.to(memory_format=torch.contiguous_format)",
             ),
-            ("swap/build.py", "requires_grad_(old_bias.requires_grad)", "requires_grad_(trained)"),
+            ("blocks/se.py", "se.fc2.weight.mul_(2)", "se.fc2.weight.mul_(1)"),
             (
-                "swap/inherit.py",
-                "scale * mlp.b2 + shift)\n\n\ndef _start_channel",
-                "scale * mlp.b2)\n\n\ndef _start_channel",
+                "blocks/se_layers.py",
+                "requires_grad_(old_bias.requires_grad)",
+                "requires_grad_(trained)",
             ),
-            ("swap/inherit.py", "mlp.w1 * 2 / (1 + PEAK), scale", "mlp.w1, scale"),
-            ("swap/inherit.py", "return gate**2", "return gate"),
+            ("blocks/coord_att.py", "return gate**2", "return gate"),
+            ("swap/inherit.py", "scale * mlp.b2 + shift", "scale * mlp.b2"),
+            ("swap/inherit.py", "w1 * 2 / (1 + MAX_OVER_MEAN)", "w1"),
             ("swap/inherit.py", "scale * b1 + shift", "b1 + shift"),
         ]
     ),

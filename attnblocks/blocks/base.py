@@ -41,8 +41,19 @@ class AttentionBlock(nn.Module):
     """Base of the blocks: an ``nn.Module`` that multiplies its input by gates.
 
     A block defines ``gates``; what it does to the map is the same for all of them. The arguments
-    that it is built with are noted, so that a recipe can name them: numbers, words and flags as
-    they are, or as an attribute of that name says later; layers by what stands in the block.
+    that it is built with are noted, so that a recipe can name them.
+
+    The blocks of this library share these arguments, as far as they have them; each says its
+    defaults in its signature:
+
+    - ``channels``: channels C of the map, first and positional.
+    - ``rd_channels``: width of the bottleneck; ``rd_ratio``: that width over channels, used where
+      ``rd_channels`` is None.
+    - ``act_layer``, ``gate_layer``: make the activation and the gate function, called without
+      arguments: a class such as ``nn.ReLU``, or any function that returns a new module.
+    - ``norm_layer``: makes the norm, called as ``norm_layer(width, device=device, dtype=dtype)``;
+      None for no norm.
+    - ``device``, ``dtype``: where and in which type to create the parameters.
 
     Args:
         channels: channels C of the map that comes in and goes out; left out by a block that has
@@ -52,6 +63,15 @@ class AttentionBlock(nn.Module):
     Attributes:
         gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
         any_channels: whether a built block takes a map of any channels.
+
+    Shape:
+        Input and output (N, C, H, W), with the same dtype, device and memory format.
+
+    Raises:
+        ValueError: a width or kernel size below 1, an even kernel size, a ratio not above 0; in
+            ``forward`` a map that is not (N, C, H, W) with positions, or, in train mode, a batch
+            norm that sees a single value for a channel.
+        TypeError: a width or size that is no int, a layer argument that makes no module.
 
     Example:
         >>> class Mean(AttentionBlock):
@@ -75,7 +95,9 @@ class AttentionBlock(nn.Module):
             return block
         given.apply_defaults()
         vars(block)["_built_with"] = {
-            name: value for name, value in list(given.arguments.items())[1:] if is_plain(value)
+            name: value
+            for name, value in list(given.arguments.items())[1:]
+            if name not in PLACE and is_plain(value)
         }
         return block
 

@@ -76,8 +76,8 @@ class ChannelGate(nn.Module):
     def forward(self, means: Tensor, maxima: Tensor) -> Tensor:
         """The gates that belong to the means and maxima of the channels."""
         both = torch.cat([means, maxima], dim=2)  # (N, C, 2, 1): once through each layer
-        logits = self.fc2(self.act(self.fc1(both)))  # (N, C, 2, 1)
-        gate: Tensor = self.gate(logits.sum(2, keepdim=True))  # (N, C, 1, 1)
+        of_means, of_maxima = self.fc2(self.act(self.fc1(both))).split(1, dim=2)
+        gate: Tensor = self.gate(of_means + of_maxima)  # (N, C, 1, 1)
         return gate
 
     def layers(self) -> SELayers:

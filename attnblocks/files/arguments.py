@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnblocks.blocks.base import AttentionBlock, is_plain
+from attnblocks.blocks.base import PLACE, AttentionBlock, is_plain
 from attnblocks.blocks.registry import create_block, get_block
 from attnblocks.files.layer_names import (
     LayerSpec,
@@ -21,8 +21,6 @@ from attnblocks.files.layer_names import (
     name_norm,
     norm_layer,
 )
-
-_PLACE = ("device", "dtype")
 
 
 def arguments_of(block: AttentionBlock, name: str, channels: int) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
     return {
         p.name: p
         for p in others
-        if p.name not in _PLACE and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        if p.name not in PLACE and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional
+from einops import rearrange
 from torch import Tensor
 from torch.autograd import Function
 
@@ -67,12 +68,13 @@ class _Mean(Function):
 
 
 def coordinate_means(x: Tensor) -> Tensor:
-    """The means of rows, then of columns, in the layout of the map; (N, C, H + W, 1)."""
+    """The means of rows, then of columns; (N, C, H + W, 1), in memory as (N, H + W, C).
+
+    Convolutions of vectors take up to six times as long in the other layout.
+    """
     rows, columns = mean(x, (3,)), mean(x, (2,))
-    if not _is_nhwc(x):
-        return torch.cat([rows, columns.transpose(2, 3)], dim=2)
-    rows, columns = rows.permute(0, 2, 3, 1), columns.permute(0, 3, 2, 1)  # (N, H or W, 1, C)
-    return torch.cat([rows, columns], dim=1).permute(0, 3, 1, 2)
+    rows, columns = rearrange(rows, "n c h 1 -> n h c"), rearrange(columns, "n c 1 w -> n w c")
+    return rearrange(torch.cat([rows, columns], dim=1), "n l c -> n c l 1")
 
 
 def channel_maxima(x: Tensor) -> Tensor:
@@ -152,6 +154,8 @@ class _PositionStatistics(Function):
 
 def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
     """The map times its gates, all in the dtype of the map."""
+    if x.is_contiguous():  # gates in another layout take up to three times as long
+        gates = [gate.contiguous() for gate in gates]
     return _Gated.apply(x, *gates) if torch.is_grad_enabled() else _gated(x, *gates)
 
 

@@ -1,0 +1,58 @@
+"""The layout of the library: imports go downwards, and no table lists the blocks."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from attnblocks import list_blocks
+
+LIBRARY = Path(__file__).parents[1] / "attnblocks"
+FLOORS = ["ops", "blocks", "swap", "fit", "files"]
+FILES = sorted(LIBRARY.rglob("*.py"))
+FAMILIES = {
+    "SE": "se",
+    "Eca": "eca",
+    "CBAM": "cbam",
+    "CoordAtt": "coord_att",
+    "SeCo": "caco",
+    "CaCo": "caco",
+}
+
+
+def imported(file: Path) -> list[str]:
+    """The modules of the library that a file imports, by their paths from its folder."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
+    return [module.split(".", 1)[1] for module in modules if module.startswith("attnblocks.")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(LIBRARY)))
+def test_imports_go_downwards(file):
+    folder = file.parent.name
+    if folder not in FLOORS:  # the top may import anything
+        return
+    below = FLOORS[: FLOORS.index(folder) + 1]
+    allowed = {*below, "_version"} - ({"fit"} if folder == "files" else set())
+    assert [module for module in imported(file) if module.split(".")[0] not in allowed] == []
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_its_own_file_names_a_block(name):
+    """Beside what exports the names, and what loads the pickles of version 0.1.0."""
+    assert sorted(FAMILIES) == sorted(list_blocks())
+    named = set()
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            words = [
+                getattr(node, "id", None) if isinstance(node, ast.Name) else None,
+                node.attr if isinstance(node, ast.Attribute) else None,
+                node.name if isinstance(node, ast.alias) else None,
+                node.value if isinstance(node, ast.Constant) else None,
+            ]
+            if name in words:
+                named.add(str(file.relative_to(LIBRARY)))
+    own = f"blocks/{FAMILIES[name]}.py"
+    users = {"SE": {"blocks/se.py"}, "CoordAtt": {"blocks/coord_att.py"}}.get(name, set())
+    assert named <= {own, "__init__.py", "_earlier.py", *users}
