@@ -1,7 +1,7 @@
 """The attention of a network: its gates at every site, on the image, and how open they are.
 
-A block multiplies its map by gates between 0 and 1. A gate for rows or columns says where the
-block looks; one for channels says what for.
+A block multiplies its map by gates between 0 and 1. Gates for rows, columns or positions say where
+the block looks; channel gates weight features.
 """
 
 import threading

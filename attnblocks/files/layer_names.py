@@ -25,14 +25,14 @@ _NORMS: dict[str, type[nn.Module]] = {
     "SyncBatchNorm": nn.SyncBatchNorm,
 }
 
-# Those change nothing that is computed, or are given by the block.
+# No numerical effect, or set by the block.
 _LEFT_OUT = {"self", "inplace", "num_features", "num_channels", "device", "dtype", "process_group"}
 
 
 def name_function(module: nn.Module) -> LayerSpec:
     """Name an activation or a gate.
 
-    A class that is not torch's own gets the name of the one in torch.nn that computes the same.
+    A class that is not torch's own is named after the torch.nn layer with equal outputs.
 
     Raises:
         ValueError: there is none.

@@ -41,7 +41,7 @@ def _flat(calls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def inexact(pair: Pair, inputs: Sequence[Tensor]) -> list[nn.Module]:
     """The blocks that do not compute what the original's do, given the same input.
 
-    Adam makes a full step of the smallest gradient: an exact block would get worse.
+    Adam's step does not shrink with the gradient: an exact block would get worse.
     """
     sums = torch.zeros(len(pair.sites), 2, dtype=torch.float64)
     for x in inputs:

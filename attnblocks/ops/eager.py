@@ -101,17 +101,17 @@ class _ChannelMaxima(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, peak = ctx.saved_tensors
-        return _share_among_maxima(grad, x.detach().clone(), peak, (2, 3))
+        x, maxima = ctx.saved_tensors
+        return _share_among_maxima(grad, x.detach().clone(), maxima, (2, 3))
 
 
-def _share_among_maxima(grad: Tensor, y: Tensor, peak: Tensor, dim: tuple[int, ...]) -> Tensor:
+def _share_among_maxima(grad: Tensor, y: Tensor, maxima: Tensor, dim: tuple[int, ...]) -> Tensor:
     """The gradient of a maximum over ``dim`` of ``y``: equal parts for all places that reach it.
 
     It is written in place of ``y``, and has no gradient to ``y``.
     """
     # In the dtype of y: comparisons that write bools are not vectorised, and sum slowly.
-    hits = y.eq_(peak.detach())
+    hits = y.eq_(maxima.detach())
     # In half precision the number of places may be too large for the dtype.
     count = hits.sum(dim, keepdim=True, dtype=torch.promote_types(y.dtype, torch.float32))
     return _multiply(hits, (grad / count).to(grad.dtype))
@@ -144,10 +144,10 @@ class _PositionStatistics(Function):
         ctx.save_for_backward(*inputs, output[0])
 
     @staticmethod
-    def backward(ctx: Any, grad_peak: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
-        x, gate, peak = ctx.saved_tensors
+    def backward(ctx: Any, grad_maxima: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
+        x, gate, maxima = ctx.saved_tensors
         y = x.detach() * gate.detach()
-        grad = _share_among_maxima(grad_peak, y, peak, (1,)).add_(grad_mean / x.shape[1])
+        grad = _share_among_maxima(grad_maxima, y, maxima, (1,)).add_(grad_mean / x.shape[1])
         grad_gate = (grad * x).sum((2, 3), keepdim=True)
         return _reuse(grad, gate), grad_gate
 

@@ -145,7 +145,7 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
         return mlp
     means = _probes(mlp.w1.shape[1], max(1024, 4 * width))
     if isinstance(mlp.act, nn.Identity):
-        # A linear map: its strongest directions, shifted to where the activation is straight.
+        # A linear map: its strongest directions, biased into the activation's linear range.
         w1 = torch.linalg.svd(mlp.w2 @ mlp.w1)[2][:width]
         b1 = 4 * (means @ w1.T).std(0)
     else:
