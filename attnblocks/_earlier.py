@@ -1,7 +1,7 @@
-"""Pickles of whole networks from version 0.1.0: its module names, and blocks in today's form.
+"""Pickles of whole networks from version 0.1.0: its module names, loaded as today's blocks.
 
 A pickle names each class by its module. The modules of that version are found under their old
-names, with classes that take their state as it was and then become what they are now.
+names, with classes that take the old state and then turn into the current classes.
 """
 
 import sys
@@ -16,11 +16,11 @@ _STAGES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "se": (se.SE, se.SEGate),
     "coord": (coord_att.CoordAtt, coord_att.CoordGate),
 }
-"""Stages that were blocks of their own, by their names in a block: class then, class now."""
+"""Stages that used to be blocks of their own, by their names in a block: old class, new class."""
 
 
 def _earlier(cls: type[nn.Module]) -> type[nn.Module]:
-    """A class that takes the state of an object of that version, and makes it one of ``cls``."""
+    """A class whose objects take a state of that version, and then become objects of ``cls``."""
 
     def set_state(self: nn.Module, state: dict[str, Any]) -> None:
         self.__class__ = cls

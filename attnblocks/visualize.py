@@ -28,8 +28,8 @@ class SiteAttention:
 
     Attributes:
         gates: by what they are for: ``channel`` (N, C, 1, 1), ``rows`` (N, C, H, 1), ``columns``
-            (N, C, 1, W) and ``positions`` (N, 1, H, W), as far as the block has them.
-        on_image: the product of all gates, its mean over the channels, upsampled to the images
+            (N, C, 1, W) and ``positions`` (N, 1, H, W), where the block has them.
+        on_image: the product of all gates, averaged over the channels, upsampled to the images
             (bilinear); (N, H of the images, W of the images), float32 at least.
     """
 
@@ -38,7 +38,7 @@ class SiteAttention:
 
     @property
     def is_spatial(self) -> bool:
-        """Whether the block gates rows, columns or positions, and not channels alone."""
+        """Whether the block gates rows, columns or positions, and not only channels."""
         return self.gates.keys() != {"channel"}
 
 
@@ -50,8 +50,8 @@ class GateStatistics:
         site: qualified name of the block.
         gate: what the gate is for.
         mean: of all its values.
-        spread: standard deviation over images and positions, its mean over the channels. At 0 the
-            gate does not depend on what it sees: it is a fixed scale, which a weight could be.
+        spread: standard deviation over images and positions, averaged over the channels. At 0 the
+            gate does not depend on its input: it is a fixed scale, which a weight could absorb.
         closed: share of the values below 0.1.
         open: share of the values above 0.9.
     """
@@ -69,7 +69,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
     """Run a network on images and read the gates of every block of this library in it.
 
     The network runs in eval mode, not compiled, and is left in the mode that it was in; no other
-    thread should train it meanwhile. Everything is kept at once, so give a few images at a time.
+    thread should train it meanwhile. All maps are kept in memory, so give a few images at a time.
 
     Args:
         model: the network. Its own SE blocks of torchvision or timm are not read: swap them with
@@ -125,7 +125,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
         for name, block in blocks.items()
     ]
     try:
-        # What is compiled already would not see the hooks.
+        # Code that is compiled already would not run the hooks.
         with eval_mode(model), torch.compiler.set_stance("force_eager"):
             model(images)
     finally:
@@ -138,7 +138,7 @@ def site_statistics(maps: dict[str, SiteAttention]) -> list[GateStatistics]:
     """How open every gate is, to find blocks that do nothing.
 
     Args:
-        maps: of :func:`attention_maps`, over as many images as possible.
+        maps: from :func:`attention_maps`, over as many images as possible.
 
     Returns:
         One entry for each gate of each site, in the order of the sites.
@@ -162,16 +162,16 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
     Args:
         image: as a person sees it, not normalised: (3, H, W), uint8 or floats from 0 to 1.
         attention: of one site, see :func:`attention_maps`.
-        index: place of the image in the batch that was given to :func:`attention_maps`.
+        index: index of the image in the batch that was given to :func:`attention_maps`.
 
     Returns:
         A figure of matplotlib, which has to be installed; a notebook shows it after
-        ``%matplotlib inline``. Every scale runs from the least to the most of this image, however
-        little they differ: the numbers at its ends say how much.
+        ``%matplotlib inline``. Every scale runs from the minimum to the maximum of this image,
+        however little they differ: the numbers at its ends show them.
 
     Raises:
         ValueError: the image is not (3, H, W), or has another size than ``attention``.
-        IndexError: the batch has no such place.
+        IndexError: the batch has no such index.
 
     Example:
         >>> from attnblocks import CaCo
@@ -233,7 +233,7 @@ def _draw_gates(axes: "Axes", name: str, means: Tensor, length: int) -> None:
 
 
 def _is_whole(block: nn.Module, name: str, model: nn.Module) -> bool:
-    """Whether a module is a block that is no stage of another one."""
+    """Whether a module is a block, and not a stage of another block."""
     parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
     outer = [model, *(model.get_submodule(parent) for parent in parents)] if name else []
     return isinstance(block, AttentionBlock) and not any(

@@ -194,6 +194,17 @@ class Halving(AttentionBlock):
         return [torch.full_like(x[:, :, :1, :1], self.scale)]
 
 
+class Scaled(AttentionBlock):
+    """Its parameter has the name of an argument."""
+
+    def __init__(self, channels: int, scale: float = 1.0) -> None:
+        super().__init__(channels)
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), scale))
+
+    def gates(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.scale.sigmoid()[None]]
+
+
 class Secret(AttentionBlock):
     """Built with something that JSON cannot hold."""
 
@@ -218,6 +229,7 @@ class Secret(AttentionBlock):
         (lambda: Narrow(32, share=0.25), {"share": 0.25}),
         (lambda: Brightness(32, power=2.0), {"power": 2.0}),
         (lambda: Halving(32, scale=4.0), {"scale": 4.0}),
+        (lambda: Scaled(32, 3.0), {"scale": 3.0}),
     ],
 )
 def test_what_it_was_built_with_is_its_recipe(make, arguments):

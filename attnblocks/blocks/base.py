@@ -22,10 +22,10 @@ B = TypeVar("B", bound="AttentionBlock")
 
 
 class OldGate(Protocol):
-    """The channel gate of the block that a new one replaces, as ``inherit`` is told of it."""
+    """The channel gate of the block that a new one replaces, as ``inherit`` gets it."""
 
     def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
-        """Logits at which ``count`` equal gates multiply to the old gate of usual means.
+        """Logits at which the product of ``count`` equal gates is the old gate for usual means.
 
         Args:
             gate: the function from logits to gates.
@@ -40,11 +40,11 @@ class OldGate(Protocol):
 class AttentionBlock(nn.Module):
     """Base of the blocks: an ``nn.Module`` that multiplies its input by gates.
 
-    A block defines ``gates``; what it does to the map is the same for all of them. The arguments
-    that it is built with are noted, so that a recipe can name them.
+    A block defines ``gates``; how the gates are applied is the same for all blocks. The arguments
+    that it is built with are recorded, so that a recipe can name them.
 
-    The blocks of this library share these arguments, as far as they have them; each says its
-    defaults in its signature:
+    The blocks of this library share these arguments, where they have them; the defaults are
+    in each signature:
 
     - ``channels``: channels C of the map, first and positional.
     - ``rd_channels``: width of the bottleneck; ``rd_ratio``: that width over channels, used where
@@ -56,22 +56,22 @@ class AttentionBlock(nn.Module):
     - ``device``, ``dtype``: where and in which type to create the parameters.
 
     Args:
-        channels: channels C of the map that comes in and goes out; left out by a block that has
-            them from its layers.
+        channels: channels C of the map that comes in and goes out; left out by a block that
+            reads them off its layers.
         rd_channels: width of the block's bottleneck; None for a block that has none.
 
     Attributes:
         gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
-        any_channels: whether a built block takes a map of any channels.
+        any_channels: whether a built block takes maps with any number of channels.
 
     Shape:
         Input and output (N, C, H, W), with the same dtype, device and memory format.
 
     Raises:
         ValueError: a width or kernel size below 1, an even kernel size, a ratio not above 0; in
-            ``forward`` a map that is not (N, C, H, W) with positions, or, in train mode, a batch
-            norm that sees a single value for a channel.
-        TypeError: a width or size that is no int, a layer argument that makes no module.
+            ``forward`` a map that is not (N, C, H, W) with H and W above 0, or, in train mode, a
+            batch norm that sees a single value for a channel.
+        TypeError: a width or size that is not an int, a layer argument that makes no module.
 
     Example:
         >>> class Mean(AttentionBlock):
@@ -87,11 +87,11 @@ class AttentionBlock(nn.Module):
     _built_with: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls: type[B], *args: Any, **kwargs: Any) -> B:
-        """Note the arguments; here, since the class that is built comes by once, and no base."""
+        """Record the arguments; in ``__init__``, a base would overwrite them with its own."""
         block = super().__new__(cls)
         try:
             given = signature(cls.__init__).bind(block, *args, **kwargs)
-        except TypeError:  # a copy is made without any; wrong ones are named by __init__
+        except TypeError:  # copies are made without any; __init__ reports wrong ones
             return block
         given.apply_defaults()
         vars(block)["_built_with"] = {
@@ -139,32 +139,32 @@ class AttentionBlock(nn.Module):
         return None
 
     def inherit(self, old: OldGate) -> float:
-        """Start all other layers for the place of an SE block; by default they stay fresh.
+        """Initialise all other layers to replace an SE block; by default they stay fresh.
 
         Args:
             old: the channel gate of that block.
 
         Returns:
             The product of the gates of the other layers at the start. The gate of ``se_layers`` is
-            started afterwards, and makes up for it.
+            initialised afterwards, and makes up for it.
         """
         return 1.0
 
     @classmethod
     def from_se(cls, layers: SELayers) -> "AttentionBlock | None":
-        """A block that computes exactly what an SE block does, if there is one.
+        """A block that takes over all of an SE block, if its class has such a form.
 
         Args:
             layers: those of the SE block.
 
         Returns:
-            The block, on the device of these layers; None, the default, if there is none. Then the
-            block is built with its published widths, and inherits.
+            The block, on the device of these layers, with their widths and functions; None, the
+            default, if there is none. Then a block with its published widths inherits.
         """
         return None
 
     def __prepare_scriptable__(self) -> None:
-        """Called by ``torch.jit.script``, which knows no forms of a function."""
+        """Called by ``torch.jit.script``, which cannot choose between forms of a function."""
         raise TypeError(
             f"torch.jit.script, which torch has deprecated, does not take {type(self).__name__}: "
             "use torch.jit.trace, torch.export or torch.compile"
@@ -185,7 +185,7 @@ def is_plain(value: object) -> bool:
 
 @torch.fx.wrap
 def check_map(x: Tensor, block: str, channels: int | None) -> None:
-    """Raise ValueError unless ``x`` is (N, channels, H, W), H and W not 0; one step of a trace."""
+    """Raise ValueError unless ``x`` is (N, channels, H, W), H and W not 0; one step in a trace."""
     if x.dim() != 4:
         raise ValueError(
             f"{block} takes a map of 4 dimensions (N, C, H, W), got {x.dim()}: "
@@ -201,7 +201,7 @@ def check_map(x: Tensor, block: str, channels: int | None) -> None:
 
 @torch.fx.wrap
 def check_means(means: Tensor, channels: int) -> None:
-    """Raise ValueError unless ``means`` are (N, channels, 1, 1); one step of a trace."""
+    """Raise ValueError unless ``means`` are (N, channels, 1, 1); one step in a trace."""
     if tuple(means.shape[1:]) != (channels, 1, 1):
         raise ValueError(
             f"the channel gate of a block takes the means of its map, (N, {channels}, 1, 1), "

@@ -17,10 +17,27 @@ from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
 
 
+class _BeforeCoordAtt(AttentionBlock):
+    """The shared part of blocks with a channel stage before coordinate attention."""
+
+    gate_names = ("channel", "rows", "columns")
+    coord: CoordGate
+
+    @property
+    def coord_rd_channels(self) -> int:
+        """Width of the coordinate stage."""
+        return self.coord.rd_channels
+
+    def inherit(self, old: OldGate) -> float:
+        """The coordinate stage starts open."""
+        return self.coord.open()
+
+
 @register_block("SeCo")
-class SeCo(AttentionBlock):
+class SeCo(_BeforeCoordAtt):
     """Squeeze-and-excitation, then coordinate attention.
 
+    ``y = x * gate(fc2(act(fc1(mean(x)))))``, then ``y * a_w * a_h`` as in :class:`CoordAtt`.
     Parameters: those of :class:`SE` plus those of :class:`CoordAtt`.
 
     timm's builders (``se_layer=SeCo``, ``attn_layer=SeCo``) set the ratio and the activation of
@@ -42,8 +59,6 @@ class SeCo(AttentionBlock):
         >>> SeCo(64)(torch.rand(2, 64, 14, 20)).shape
         torch.Size([2, 64, 14, 20])
     """
-
-    gate_names = ("channel", "rows", "columns")
 
     def __init__(
         self,
@@ -84,11 +99,6 @@ class SeCo(AttentionBlock):
         """Squeeze width of the SE stage."""
         return self.se.rd_channels
 
-    @property
-    def coord_rd_channels(self) -> int:
-        """Width of the coordinate stage."""
-        return self.coord.rd_channels
-
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
@@ -99,15 +109,14 @@ class SeCo(AttentionBlock):
         """Those of the SE stage."""
         return self.se.se_layers()
 
-    def inherit(self, old: OldGate) -> float:
-        """The coordinate stage starts open."""
-        return self.coord.open()
-
 
 @register_block("CaCo")
-class CaCo(AttentionBlock):
+class CaCo(_BeforeCoordAtt):
     """CBAM's channel gate, then coordinate attention.
 
+    ``y = x * gate(mlp(mean(x)) + mlp(max(x)))`` with ``mlp(v) = fc2(act(fc1(v)))``, then
+    ``y * a_w * a_h`` as in :class:`CoordAtt`. The means of the rows and columns of y are those of x
+    times the channel gate, so y itself is never computed.
     Parameters: those of :class:`~attnblocks.blocks.cbam.ChannelGate` plus those of
     :class:`CoordAtt`. The composition is worked out from the parameter counts of the paper.
 
@@ -131,8 +140,6 @@ class CaCo(AttentionBlock):
         >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
         torch.Size([2, 64, 14, 20])
     """
-
-    gate_names = ("channel", "rows", "columns")
 
     def __init__(
         self,
@@ -173,11 +180,6 @@ class CaCo(AttentionBlock):
         """Width of the channel MLP."""
         return self.channel.rd_channels
 
-    @property
-    def coord_rd_channels(self) -> int:
-        """Width of the coordinate stage."""
-        return self.coord.rd_channels
-
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
         means = F.coordinate_means(x)  # (N, C, H + W, 1)
@@ -186,8 +188,4 @@ class CaCo(AttentionBlock):
 
     def se_layers(self) -> SELayers:
         """Those of the channel stage."""
-        return self.channel.layers()
-
-    def inherit(self, old: OldGate) -> float:
-        """The coordinate stage starts open."""
-        return self.coord.open()
+        return self.channel.se_layers()

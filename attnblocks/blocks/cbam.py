@@ -80,8 +80,8 @@ class ChannelGate(nn.Module):
         gate: Tensor = self.gate(of_means + of_maxima)  # (N, C, 1, 1)
         return gate
 
-    def layers(self) -> SELayers:
-        """What a swap can take over."""
+    def se_layers(self) -> SELayers:
+        """The layers that a swap can take over."""
         return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True)
 
 
@@ -121,7 +121,7 @@ class SpatialGate(nn.Module):
         return gate
 
     def open(self) -> float:
-        """Let next to everything through, which needs the bias of a norm; returns the gate."""
+        """Let almost everything through, which needs a norm with a bias; returns the gate."""
         self.conv.weight.mul_(FRESH_SHARE)
         weight, bias = getattr(self.bn, "weight", None), getattr(self.bn, "bias", None)
         if weight is None or bias is None:
@@ -208,7 +208,7 @@ class CBAM(AttentionBlock):
 
     def se_layers(self) -> SELayers:
         """Those of the channel gate."""
-        return self.channel.layers()
+        return self.channel.se_layers()
 
     def inherit(self, old: OldGate) -> float:
         """The spatial gate starts open."""

@@ -23,16 +23,16 @@ from attnblocks.blocks.se_layers import SELayers, input_width, output_width
 from attnblocks.ops import functional as F
 
 MIN_WIDTH = 8
-"""Least default width of the bottleneck."""
+"""Smallest default width of the bottleneck."""
 
 
 @register_block("CoordAtt")
 class CoordAtt(AttentionBlock):
     """Coordinate attention: gates for rows and for columns, from the means along each.
 
-    The mean over W gives one vector per row, the mean over H one per column. Both go through
-    one layer C to m, norm and activation together; a layer m to C and a gate for each direction
-    follow: ``x * a_w * a_h``. All layers are 1x1 convolutions with bias. Parameters:
+    The mean over W gives one vector per row, the mean over H one per column. Both go
+    together through a layer C to m, a norm and an activation; then each direction has a layer
+    m to C and a gate: ``x * a_w * a_h``. All layers are 1x1 convolutions with bias. Parameters:
     ``C m + 3 m + 2 (m C + C)`` with width m and a batch norm. Parameter names are those of the
     authors' code: its checkpoints fit.
 
@@ -45,7 +45,7 @@ class CoordAtt(AttentionBlock):
     Args:
         rd_channels: width m. Default: ``floor(C * rd_ratio)``, at least 8.
         gate_layer: of both gates.
-        norm_layer: of the rows and columns, which come as (N, m, H + W, 1).
+        norm_layer: of the rows and columns together, (N, m, H + W, 1).
 
     Example:
         >>> block = CoordAtt(64)
@@ -103,16 +103,16 @@ class CoordAtt(AttentionBlock):
         return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
 
     def se_layers(self) -> SELayers:
-        """Gate and activation alone: there is no layer from channels to their gates."""
+        """Gate and activation only: there is no layer from channels to their gates."""
         return SELayers(self.channels, self.gate, act=self.act)
 
     def inherit(self, old: OldGate) -> float:
-        """Both gates start constant; their product is the usual gate of the site."""
+        """Both gates start nearly constant; their product is the usual gate of the site."""
         self._start_at(old.usual_logits(self.gate, count=2))
         return 1.0
 
     def _start_at(self, logits: Tensor) -> None:
-        """Give both gates the same logits, and keep a little of what the input says."""
+        """Give both gates the same logits, and keep a little of their dependence on the input."""
         for conv in (self.conv_h, self.conv_w):
             conv.weight.mul_(FRESH_SHARE)
             cast(Tensor, conv.bias).copy_(logits)
@@ -121,9 +121,11 @@ class CoordAtt(AttentionBlock):
 class CoordGate(CoordAtt):
     """Coordinate attention as the stage of another block, behind a channel gate.
 
+    A subclass of CoordAtt, so that tools that know layers by the class of their block know these.
+
     Shape:
         Inputs: the means of the rows, then of the columns, (N, C, H + W, 1); how many rows H there
-        are; the channel gate (N, C, 1, 1) that multiplies the map before. Output: a gate per row,
+        are; the channel gate (N, C, 1, 1) that multiplies the map first. Output: a gate per row,
         (N, C, H, 1), and per column, (N, C, 1, W).
 
     Example:
@@ -137,10 +139,11 @@ class CoordGate(CoordAtt):
         self, means: Tensor, height: int, channel: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means of ``height`` rows and of the columns."""
+        # The means of the gated map are the means times the gate.
         return self.coordinate_gates(means * channel, height)
 
     def open(self) -> float:
-        """Let next to everything through; returns the product of both gates."""
+        """Let almost everything through; returns the product of both gates."""
         logit, gate = open_logit(self.gate)
         self._start_at(torch.tensor(logit))
         return gate**2

@@ -26,14 +26,14 @@ class Eca(AttentionBlock):
     """Efficient channel attention: one gate per channel from the means of its neighbours.
 
     ``x * gate(conv1d(mean(x)))``: a convolution of k weights, without bias, runs over the
-    channels. Parameters: k. Its weight knows no channels: a built block takes a map of any.
+    channels. Parameters: k. Its weight does not depend on C: a built block takes any C.
 
     Arguments, shapes and errors that the blocks share are those of
     :class:`~attnblocks.AttentionBlock`.
 
     Args:
         kernel_size: k, odd. Default: the paper's adaptive size, ``t = int(|log2(C)/2 + 1/2|)``,
-            plus 1 if even, at least 3. (The authors' module keeps 3 for every C unless told.)
+            plus 1 if even, at least 3. (The authors' module keeps 3 for every C by default.)
 
     Example:
         >>> Eca(64).kernel_size
@@ -73,11 +73,11 @@ class Eca(AttentionBlock):
         return [gate.transpose(1, 2).unsqueeze(3)]
 
     def se_layers(self) -> SELayers:
-        """The gate alone: a convolution over the channels is no layer of an SE."""
+        """The gate only: a convolution over the channels is not a layer of an SE."""
         return SELayers(self.channels, self.gate)
 
     def inherit(self, old: OldGate) -> float:
-        """Without bias or mixing, every gate starts at about 1/2."""
+        """Every gate starts near 1/2: a few shared weights cannot hold one for each channel."""
         self.conv.weight.mul_(FRESH_SHARE)
         return 1.0
 

@@ -12,14 +12,17 @@ from torch import nn
 LayerFactory = Callable[..., nn.Module]
 """A class such as ``nn.ReLU``, or any callable that returns a new module."""
 
+LOGITS = torch.linspace(-6, 6, 241, dtype=torch.float64, device="cpu")
+"""Logits at which functions of a logit are evaluated."""
+
 OPEN = 5.0
 """Logit of a gate that does next to nothing: sigmoid(5) is 0.993."""
 
 LEAST_SLOPE = 0.006
-"""What an open gate keeps of its slope, so that gradients flow; sigmoid has 0.0066 at 5."""
+"""Least slope of an open gate, so that gradients flow; sigmoid has 0.0066 at 5."""
 
 FRESH_SHARE = 0.1
-"""What the weights behind an open gate keep of their published initialisation."""
+"""The share of their published initialisation that the weights of an open gate keep."""
 
 
 def positive_int(name: str, value: int) -> int:
@@ -82,10 +85,9 @@ def float64_copy(function: nn.Module) -> nn.Module:
 
 
 def open_logit(gate: nn.Module) -> tuple[float, float]:
-    """The logit, up to ``OPEN``, where a gate is open and has a slope yet; and the gate there."""
-    logits = torch.linspace(-6, 6, 241, dtype=torch.float64, device="cpu")
-    values = float64_copy(gate)(logits.clone())
-    slopes = values.diff() / logits.diff()
-    usable = (slopes > LEAST_SLOPE) & (logits[:-1] < OPEN + 0.01)
+    """The highest logit, up to ``OPEN``, where a gate still has a slope; and the gate there."""
+    values = float64_copy(gate)(LOGITS.clone())
+    slopes = values.diff() / LOGITS.diff()
+    usable = (slopes > LEAST_SLOPE) & (LOGITS[:-1] < OPEN + 0.01)
     place = int(usable.nonzero()[-1])
-    return float(logits[place]), float(values[place])
+    return float(LOGITS[place]), float(values[place])

@@ -9,7 +9,7 @@ from torch import nn
 BlockFactory = Callable[..., nn.Module]
 """A block class, or a function called as ``factory(channels, **kwargs)``."""
 
-F = TypeVar("F", bound=BlockFactory)
+T = TypeVar("T", bound=BlockFactory)
 
 _BLOCKS: dict[str, BlockFactory] = {}
 
@@ -28,7 +28,7 @@ def get_block(name: str) -> BlockFactory:
     """Return the class or function registered as ``name``.
 
     Args:
-        name: one of :func:`list_blocks`, in this spelling.
+        name: one of :func:`list_blocks`, in exactly that spelling.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones and the nearest.
@@ -54,9 +54,9 @@ def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
     """Build a block by its name.
 
     Args:
-        name: one of :func:`list_blocks`, in this spelling.
+        name: one of :func:`list_blocks`, in exactly that spelling.
         channels: channels of the map.
-        **kwargs: handed to the block; one that it does not have is a TypeError.
+        **kwargs: passed to the block; one that it does not have is a TypeError.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones and the nearest.
@@ -69,25 +69,26 @@ def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
 
 
 @overload
-def register_block(name: str) -> Callable[[F], F]: ...
+def register_block(name: str) -> Callable[[T], T]: ...
 @overload
-def register_block(name: str, block: F) -> F: ...
-def register_block(name: str, block: F | None = None) -> F | Callable[[F], F]:
-    """Make a block of your own known by its name: to ``replace_se``, recipes and files.
+def register_block(name: str, block: T) -> T: ...
+def register_block(name: str, block: T | None = None) -> T | Callable[[T], T]:
+    """Register a block of your own under a name.
 
-    Decorates the class, or a function called as ``block(channels, **kwargs)``. All else that is
-    known about a block its class says, an :class:`attnblocks.AttentionBlock`.
+    Decorates the class, or a function called as ``block(channels, **kwargs)``. An
+    :class:`attnblocks.AttentionBlock` says the rest itself: it is found, saved, drawn and replaced
+    again. Any other module can only be swapped in.
 
     Args:
         name: a new name.
-        block: the class or function, where this is called and does not decorate.
+        block: the class or function; leave it out to use this as a decorator.
 
     Returns:
-        The block; without one, what decorates it.
+        The block; without one, a decorator.
 
     Raises:
         ValueError: the name is empty or taken.
-        TypeError: the name is no string, or the block cannot be called.
+        TypeError: the name is not a string, or the block cannot be called.
 
     Example:
         >>> from attnblocks import SE

@@ -100,7 +100,10 @@ class SE(AttentionBlock):
     @classmethod
     @torch.no_grad()
     def from_se(cls: type[B], layers: SELayers) -> B | None:
-        """An SE that computes what the block with these layers does; None where it has no MLP."""
+        """An SE with the width, functions and weights of these layers; None where they have no MLP.
+
+        It computes the same to float rounding, unless a maximum went through the layers too.
+        """
         if layers.expand is None or layers.gate is None:
             return None
         weight = cast(Tensor, layers.expand.weight)
@@ -117,7 +120,7 @@ class SE(AttentionBlock):
         se.act = nn.Identity() if layers.act is None else copy.deepcopy(layers.act)
         se.gate = copy.deepcopy(layers.gate)
         copy_linear(layers.expand, se.fc2)
-        if layers.uses_max:  # the terms of mean and maximum become one of the mean
+        if layers.uses_max:  # the terms of mean and maximum merge into one of the mean
             se.fc2.weight.mul_(2)
             se.fc2.bias.mul_(2)
         if layers.norm is not None:
@@ -134,7 +137,10 @@ class SE(AttentionBlock):
 
 
 class SEGate(SE):
-    """SE as the stage of another block, which measures the map and multiplies it.
+    """SE as a stage of another block, which computes the means and multiplies the map.
+
+    A subclass of SE, so that tools that know layers by the class of their block, such as pruners,
+    know these.
 
     Shape:
         Input: the means of the channels, (N, C, 1, 1). Output: their gates, of the same shape.
@@ -146,11 +152,11 @@ class SEGate(SE):
 
     def forward(self, means: Tensor) -> Tensor:
         """The gates that belong to the means of the channels."""
-        base.check_means(means, self.channels)
+        base.check_means(means, self.channels)  # by its module, where a symbolic trace finds it
         return self.channel_gate(means)
 
 
 def _round_to_eight(width: int) -> int:
-    """The multiple of 8 nearest to ``width``, at least 8; the next one if it is below 0.9 of it."""
+    """The multiple of 8 nearest to ``width``, at least 8; the next if that is below 0.9 width."""
     rounded = max(8, (width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded

@@ -1,4 +1,4 @@
-"""The layers of an SE block, whatever class it is of."""
+"""The layers of an SE block, whatever its class."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 MAX_OVER_MEAN = 3.0
-"""Maximum over mean of a channel, assumed: from 1.7 to 6.5 at the sites of a trained network."""
+"""Assumed ratio of maximum to mean of a channel; 1.7 to 6.5 at the sites of a trained network."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class SELayers:
 
 
 def input_width(layer: nn.Module) -> int | None:
-    """The inputs of a convolution or linear layer, or of the one that an adapter wraps."""
+    """The inputs of a convolution or linear layer, or of the layer that an adapter wraps."""
     return _width(layer, ("in_channels", "in_features"))
 
 
 def output_width(layer: nn.Module) -> int | None:
-    """The outputs of such a layer; read off what it says, since some weights change when read."""
+    """The outputs of such a layer, from its attributes: some weights change when they are read."""
     return _width(layer, ("out_channels", "out_features"))
 
 
@@ -77,7 +77,7 @@ def linear_weight(layer: nn.Module, inputs: int, outputs: int) -> Tensor:
 
 
 def copy_linear(old: nn.Module, new: nn.Conv2d) -> None:
-    """Copy a linear layer or 1x1 convolution, and whether it is trained; no bias means zero."""
+    """Copy a linear layer or 1x1 convolution, and whether it is trained; a missing bias is zero."""
     weight = linear_weight(old, new.in_channels, new.out_channels)
     old_bias, new_bias = cast(Tensor | None, old.bias), cast(Tensor, new.bias)
     trained = any(p.requires_grad for p in old.parameters() if p is not old_bias)

@@ -1,8 +1,8 @@
 """The arguments that make a block, as JSON: read off the block, and turned into a block again.
 
-Numbers, words and flags are what an attribute of that name says, as the widths that are read from
-layers do, or else what the block was built with. The argument that makes a layer is named after the
-layer that stands in the block.
+Numbers, words and flags are read from the attribute of that name, as are widths, which come from
+layers; without one, they are what the block was built with. An argument that makes a layer is given
+as the name of the layer that is now in the block.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ from attnblocks.files.layer_names import (
 
 
 def arguments_of(block: AttentionBlock, name: str, channels: int) -> dict[str, Any]:
-    """What makes a block like this one, beside its channels, for JSON.
+    """The arguments that make a block like this one, except its channels, for JSON.
 
     Args:
         block: a block of a registered class.
@@ -34,26 +34,24 @@ def arguments_of(block: AttentionBlock, name: str, channels: int) -> dict[str, A
     Raises:
         ValueError: a layer is not what the arguments make, or no recipe can name it.
     """
+    parameters = _parameters(type(block))
     makers = {
         key: _Watched(parameter.default if callable(parameter.default) else nn.Identity)
-        for key, parameter in _parameters(type(block)).items()
+        for key, parameter in parameters.items()
         if _makes_a_layer(key, parameter)
     }
-    plain = {key: _plain(block, key) for key in _parameters(type(block)) if key not in makers}
-    example = _on_meta(lambda: create_block(name, channels, **plain, **makers))
-    for key in plain:  # an attribute may mean something else than the argument of its name
-        if getattr(example, key, None) != getattr(block, key, None):
+    plain = {key: _said(block, key) for key in parameters if key not in makers}
+    for key, value in plain.items():
+        if value is None:
             plain[key] = block._built_with.get(key)
-    places = {layer: place for place, layer in example.named_modules()}
-    standing = dict(block.named_modules())
-    layers = {
-        key: _layer_name(key, standing.get(places.get(maker.made, "none")))
-        for key, maker in makers.items()
-    }
-    # A width says more than the ratio that it came from.
+    example = _on_meta(lambda: create_block(name, channels, **plain, **makers))
+    for key in plain:  # an attribute may mean something other than the argument of its name
+        if _said(example, key) != _said(block, key):
+            plain[key] = block._built_with.get(key)
     arguments = {
-        key: plain.get(key, layers.get(key))
-        for key in _parameters(type(block))
+        key: plain[key] if key in plain else _layer_name(key, makers[key].stands_in(block, example))
+        for key in parameters
+        # A width says more than the ratio that it came from.
         if not (key.endswith("_ratio") and key.replace("_ratio", "_channels") in plain)
     }
     _check_same(block, _on_meta(lambda: build_block(name, channels, arguments)), plain)
@@ -95,11 +93,12 @@ def _layer_factory(name: str, spec: Any) -> Any:
     return norm_layer(spec) if "norm" in name else function_layer(spec)
 
 
-def _plain(block: AttentionBlock, name: str) -> Any:
+def _said(block: nn.Module, name: str) -> Any:
+    """What the attribute of that name says, if JSON can hold it; else None."""
     value = getattr(block, name, None)
-    if value is None or not is_plain(value):
-        value = block._built_with.get(name)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        value = list(value)
+    return value if is_plain(value) else None
 
 
 class _Watched:
@@ -113,6 +112,11 @@ class _Watched:
         layer = self.factory(*args, **kwargs)
         self.made = layer if self.made is None else self.made
         return layer
+
+    def stands_in(self, block: nn.Module, example: nn.Module) -> nn.Module | None:
+        """The layer that a block has in the place of the one that was made for the example."""
+        places = [name for name, layer in example.named_modules() if layer is self.made]
+        return dict(block.named_modules()).get(places[0]) if places else None
 
 
 def _layer_name(argument: str, layer: nn.Module | None) -> LayerSpec:
@@ -142,21 +146,21 @@ def _check_same(block: nn.Module, rebuilt: nn.Module, plain: Iterable[str]) -> N
                 f"{name!r} is {ours.get(name)}, and its arguments make {theirs.get(name)}"
             )
     for name in plain:
-        if getattr(block, name, None) != getattr(rebuilt, name, None):
-            raise ValueError(f"no argument makes its {name} {getattr(block, name)!r}")
+        if _said(block, name) != _said(rebuilt, name):
+            raise ValueError(f"no argument makes its {name} {_said(block, name)!r}")
     shapes, wanted = ({n: v.shape for n, v in b.state_dict().items()} for b in (block, rebuilt))
     if shapes != wanted:
         raise ValueError(f"its weights have shapes {shapes}, and its arguments make {wanted}")
 
 
 def _described(layer: nn.Module) -> str:
-    """What a layer does, whatever class it is of."""
+    """What a layer does, whatever its class."""
     if isinstance(layer, nn.Conv2d) and not hasattr(layer, "parametrizations"):
         return f"Conv2d({nn.Conv2d.extra_repr(layer)})"  # type: ignore[no-untyped-call]
     if not any(True for _ in layer.children()) and not any(True for _ in layer.parameters()):
         try:
             with torch.device("cpu"):
                 return str(name_function(layer))
-        except Exception:  # none of one argument
+        except Exception:  # not a function of one argument
             pass
     return f"{type(layer).__name__}({layer.extra_repr()})"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 LAYERS_PER_TENSOR = 100
-"""A generous limit of modules per tensor; networks make a few."""
+"""A generous limit on modules per tensor; real networks have a few."""
 
 LEAST_LIMIT = 10_000
 """Tiny files may always build this many, so that they reach the clearer shape error."""
@@ -86,9 +86,9 @@ _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
 
 @contextmanager
 def no_larger_than(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Stop a builder that makes far more than ``state`` has weights for, as a stranger may ask.
+    """Stop a builder that makes far more than ``state`` has weights for, as a hostile file may ask.
 
-    Builders loop over depths, and make lists as long as these, before anything can be compared.
+    Builders loop over depths, and make lists of that length, before anything can be compared.
 
     Args:
         state: the weights of the network.
@@ -96,7 +96,8 @@ def no_larger_than(state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> It
             the count of its weights.
 
     Raises:
-        ValueError: an argument is; in the block, a builder makes too many layers.
+        ValueError: an argument is above it; or, in the ``with`` block, a builder makes too many
+            layers.
     """
     weights = sum(value.numel() for value in state.values())
     for key, value in kwargs.items():

@@ -54,7 +54,7 @@ def name_function(module: nn.Module) -> LayerSpec:
 
 
 def name_norm(module: nn.Module) -> LayerSpec:
-    """Name a norm; None stands for ``nn.Identity``, a block's form of no norm.
+    """Name a norm; None stands for ``nn.Identity``, which blocks use for no norm.
 
     Raises:
         ValueError: it is neither a batch norm nor a group norm of torch.nn.
@@ -67,7 +67,7 @@ def name_norm(module: nn.Module) -> LayerSpec:
 
 
 def function_layer(spec: LayerSpec) -> LayerFactory:
-    """What makes the activation or gate of that name, called without arguments.
+    """The factory of the activation or gate of that name, called without arguments.
 
     Raises:
         ValueError: an unknown name, or arguments that it does not have.
@@ -76,7 +76,7 @@ def function_layer(spec: LayerSpec) -> LayerFactory:
 
 
 def norm_layer(spec: LayerSpec) -> LayerFactory | None:
-    """What makes the norm of that name, called with its channels, or None.
+    """The factory of the norm of that name, called with its channels, or None.
 
     Raises:
         ValueError: an unknown name, or arguments that it does not have.
@@ -101,7 +101,7 @@ def _spec(module: nn.Module) -> LayerSpec:
         if not hasattr(module, name):  # an old name of another argument
             continue
         value = getattr(module, name)
-        if name == "bias":  # newer norms can go without: the argument is not kept, its effect is
+        if name == "bias":  # newer norms can have none: the argument is not kept, its effect is
             value = value is not None
         if value != parameter.default:
             changed[name] = value

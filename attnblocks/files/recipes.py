@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import block_name, list_blocks
 from attnblocks.files.arguments import arguments_of, build_block
 from attnblocks.swap.replace import replace_se
@@ -23,13 +23,13 @@ def recipe(model: nn.Module) -> Recipe:
 
     Returns:
         A list for JSON, in the order of the network. Each entry has the name of the ``site``, its
-        ``channels``, and the ``block``: a name out of :func:`attnblocks.list_blocks` with the
+        ``channels``, and the ``block``: a name from :func:`attnblocks.list_blocks` with the
         ``arguments`` that make it, or the qualified name of a foreign SE class with its
         ``rd_channels``.
 
     Raises:
         ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
-            or that was put in later.
+            or one that was put in later.
 
     Example:
         >>> from attnblocks import Eca
@@ -47,7 +47,7 @@ def _entry(site: SESite) -> dict[str, Any]:
         return {**entry, "block": site.kind, "arguments": {"rd_channels": site.rd_channels}}
     try:
         entry["arguments"] = arguments_of(block, name, site.channels)
-    except ValueError as error:
+    except Exception as error:  # whatever a block of the user's own raises when it is built again
         raise ValueError(f"the block at {site.name!r} has no recipe: {error}") from error
     return entry
 
@@ -59,7 +59,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
 
     Args:
         model: the network, with the SE blocks that it was built with.
-        recipe: as :func:`recipe` returns it, also after a way through JSON.
+        recipe: as :func:`recipe` returns it, also after a round trip through JSON.
 
     Returns:
         The network: ``model`` itself, or the new block if ``model`` is an SE block.
@@ -95,7 +95,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
 
 
 def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The recipe itself, if it has the form of one."""
+    """The recipe itself, if it is well formed."""
     kinds = {"site": str, "block": str, "channels": int, "arguments": dict}
     for entry in recipe:
         if (
@@ -104,7 +104,7 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
             or not all(isinstance(entry[key], kind) for key, kind in kinds.items())
         ):
             raise ValueError(f"an entry of a recipe has {', '.join(kinds)}; got {entry!r}")
-        if places := entry["arguments"].keys() & {"device", "dtype"}:
+        if places := entry["arguments"].keys() & set(PLACE):
             raise ValueError(f"a recipe does not say where a block is: leave out {sorted(places)}")
     if len({entry["site"] for entry in recipe}) < len(recipe):
         raise ValueError("the recipe names a site twice")

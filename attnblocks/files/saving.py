@@ -20,7 +20,7 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.swap.sites import find_se
 
 FORMAT = 1
-"""Counted up when older versions of this library could not read a file any more."""
+"""Incremented when older versions of this library can no longer read a new file."""
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,7 +39,7 @@ def save_model(
 
     Args:
         model: a network of timm, of torchvision or of your own, with or without swapped blocks.
-        path: the file; one that exists is replaced, once the new one is whole, and keeps its mode.
+        path: the file; one that exists is replaced once the new one is complete; its mode is kept.
         base: how the network is built before the swap: ``timm/NAME`` or ``torchvision/NAME``; None
             for a network of your own, which then has to be given to :func:`load_model`.
         base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
@@ -66,7 +66,7 @@ def save_model(
     need("safetensors", "pip install 'attnblocks[save]'")
     from safetensors.torch import save_file
 
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # a link stays a link
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -106,7 +106,7 @@ def save_model(
         partial.touch()
         mode = (path if path.exists() else partial).stat().st_mode
         save_file(tensors, partial, metadata)
-        partial.chmod(stat.S_IMODE(mode))  # safetensors keeps all others from reading
+        partial.chmod(stat.S_IMODE(mode))  # safetensors makes it unreadable for other users
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def save_model(
 
 
 def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -> nn.Module:
-    """Build a model out of a file of :func:`save_model`: base, then recipe, then weights.
+    """Build a model from a file of :func:`save_model`: base, then recipe, then weights.
 
     Nothing in the file is executed: the base is looked up among the names of timm and torchvision,
     and the blocks among those of :func:`attnblocks.list_blocks`.
@@ -125,13 +125,13 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
             build the base that the file names.
 
     Returns:
-        The model on the CPU (a base of your own: where that is), in train mode as it was built,
-        with the weights and dtypes of the file.
+        The model on the CPU and in train mode (with a base of your own: where that is, and in its
+        mode), with the weights and dtypes of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, none of :func:`save_model`, of a newer format, or it does
-            not fit the base: what is missing, unknown or of another shape is named.
+        ValueError: the file is damaged, not from :func:`save_model`, of a newer format, or does not
+            fit the base: what is missing, unknown or of another shape is named.
         LookupError: the installed timm or torchvision does not have the base.
         ImportError: safetensors, or the library of the base, is not installed.
 
@@ -152,7 +152,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     name, kwargs = header["base"], header["base_kwargs"]
     if base is None and name is None:
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
-    # First without data: what does not fit takes no memory, and changes nothing.
+    # First without data, so that what does not fit takes no memory and changes nothing.
     if base is None:
         with no_larger_than(state, kwargs):
             empty = build_on_meta(name, kwargs)
@@ -170,9 +170,9 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         if key in own and value.dtype in _FLOATS
     }
     for key, value in state.items():
-        if key in own:  # shared tensors have several names, and are here once
+        if key in own:  # shared tensors have several names, and are listed here once
             own[key].data = own[key].data.to(value.dtype)
-    if len(kinds) == 1:  # Module.to(dtype) has changed what is in no file, too
+    if len(kinds) == 1:  # Module.to(dtype) also changed buffers that are not in the file
         before, after = kinds.pop()
         for buffer in model.buffers():
             if buffer.dtype == before:
@@ -245,7 +245,7 @@ def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) ->
 
 def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
     """Raise ValueError where a layer without weights differs, such as a pooling or a stride."""
-    # The recipe answers for the layers of our blocks, which may be of other classes there.
+    # The recipe covers the layers of our blocks, whose classes may differ there.
     ours = [site for site in find_se(model) if block_name(site.module) is not None]
     sites = tuple(f"{site.name}." for site in ours)
 

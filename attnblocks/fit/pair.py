@@ -26,7 +26,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks that are equal but for the blocks at some sites, and perhaps the head.
+    """Two networks that are equal except for the blocks at some sites, and perhaps the head.
 
     Args:
         model: the network after the swap.
@@ -45,11 +45,6 @@ class Pair:
         """What the features are, in words."""
         return "the output" if self.head is None else f"the input of {self.head!r}"
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
-
     def block(self, site: str) -> nn.Module:
         """The new block of a site."""
         return self.model.get_submodule(site)
@@ -57,7 +52,7 @@ class Pair:
     def run(self, network: nn.Module, x: Tensor) -> Taps:
         """Run one of the two networks on a batch."""
         with _tapped(network, self.sites, self.head) as (calls, heard):
-            output = network(x.to(self.device))
+            output = network(x.to(_device(network)))
         return Taps(calls, _features(output if self.head is None else heard[-1]))
 
 
@@ -74,7 +69,7 @@ def pair_up(
 
     Raises:
         ValueError: nothing was replaced, the networks differ elsewhere, or share what is fitted.
-        LookupError: no such head in both of them, or one that does not run.
+        LookupError: the head is missing in one of them, or does not run.
     """
     for name in () if head is None else (head,):
         for network in (model, original):
@@ -182,7 +177,7 @@ def _tapped(
     heard: list[Tensor] = []
 
     def tap(name: str) -> Any:
-        # Networks change the output in place, as by x += shortcut.
+        # Networks may change the output in place, as in x += shortcut.
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
             calls[name].append(((*args, *kwargs.values())[0], output.clone()))
 
@@ -200,7 +195,7 @@ def _tapped(
             )
         )
     try:
-        with torch.compiler.set_stance("force_eager"):  # what is compiled would not see the hooks
+        with torch.compiler.set_stance("force_eager"):  # compiled code would not run the hooks
             yield calls, heard
     finally:
         for hook in hooks:
@@ -217,7 +212,7 @@ def _features(output: Any) -> Tensor:
 
 @contextmanager
 def eval_mode(*networks: nn.Module) -> Iterator[None]:
-    """Networks in eval mode; then each module in the mode that it was in."""
+    """Put networks into eval mode, and then each module back into the mode that it was in."""
     modes = {module: module.training for network in networks for module in network.modules()}
     for network in networks:
         network.eval()

@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnblocks.fit.pair import Pair
 
 EXACT = 1e-5
-"""Relative error below which a block computes what the original does: there is nothing to fit."""
+"""Relative error below which a block counts as equal to the original's: nothing to fit."""
 
 
 @torch.no_grad()
 def errors(pair: Pair, inputs: Sequence[Tensor]) -> list[float]:
-    """Relative L2 error of what leaves each replaced block, then of the features."""
+    """Relative L2 error of the output of each replaced block, then of the features."""
     sums = torch.zeros(len(pair.sites) + 1, 2, dtype=torch.float64)
     for x in inputs:
         for row, (ours, theirs) in zip(sums, _outcomes(pair, x), strict=True):
@@ -25,7 +25,7 @@ def errors(pair: Pair, inputs: Sequence[Tensor]) -> list[float]:
 
 
 def _outcomes(pair: Pair, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What leaves the blocks of a site, and the features: of the model and of the original."""
+    """The outputs at each site, then the features: of the model and of the original."""
     with torch.no_grad():
         theirs = pair.run(pair.original, x)
     ours = pair.run(pair.model, x)
@@ -79,7 +79,7 @@ def descend(
             if not count:
                 continue
             optimizer = torch.optim.Adam(parameters, lr=rate)
-            steps = max(3, count * len(inputs))  # its formula divides by zero below
+            steps = max(3, count * len(inputs))  # with fewer, its formula divides by zero
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
             )
@@ -96,7 +96,7 @@ def descend(
 
 
 def _site_loss(pair: Pair, x: Tensor) -> Tensor:
-    """Every block on the input that the original's block sees."""
+    """The loss of every block on the input that the original's block sees."""
     with torch.no_grad():
         calls = pair.run(pair.original, x).calls
     losses = [
@@ -108,20 +108,20 @@ def _site_loss(pair: Pair, x: Tensor) -> Tensor:
 
 
 def _network_loss(pair: Pair, x: Tensor) -> Tensor:
-    """The features, and what leaves the blocks, which tells those in front where to go."""
+    """The loss of the features, and of the block outputs, which guides the earlier blocks."""
     *sites, features = (_squared_error(*outcome) for outcome in _outcomes(pair, x))
     return features + torch.stack(sites).mean()
 
 
 def _squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Relative to the size of theirs."""
+    """The squared error, relative to the size of ``theirs``."""
     tiny = torch.finfo(theirs.dtype).tiny
     return (ours - theirs).square().sum() / theirs.square().sum().clamp(min=tiny)
 
 
 @torch.no_grad()
 def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], inputs: Sequence[Tensor]) -> None:
-    """The batch norms of the blocks average over all batches; then the blocks are in eval mode."""
+    """Set the batch norms of the blocks to averages over all batches, and end in eval mode."""
     norms = [m for block in blocks for m in block.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     try:

@@ -17,7 +17,7 @@ from attnblocks.fit.stages import descend, errors, inexact
 
 @dataclass(frozen=True)
 class SiteFit:
-    """Relative L2 error of what leaves one replaced block, in its network, before and after."""
+    """Relative L2 error of the output of one replaced block in its network, before and after."""
 
     name: str
     before: float
@@ -30,7 +30,7 @@ class WarmStart:
 
     Attributes:
         sites: the replaced blocks, in the order of the network.
-        compared: what ``before`` and ``after`` are about: the features that enter the head, or
+        compared: what ``before`` and ``after`` measure: the features that enter the head, or
             the output of a network without one.
         before: relative L2 error of these features against the original, before the fit.
         after: the same after it.
@@ -64,13 +64,13 @@ def warm_start(
 
     Two stages of Adam, both on the parameters of the replaced blocks alone: first every block on
     its own, from the inputs that the original's block sees to its outputs; then all of them end to
-    end, so that what leaves each block, and the features before the head, come near to the
-    original's. Then the batch norms of the blocks get the statistics of all batches. The rest of
+    end, so that the output of each block, and the features before the head, come close to the
+    original's. After each, the batch norms of the blocks average over all batches. The rest of
     ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
     parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
     the features have not come nearer, or anything fails, the blocks get back what they had.
 
-    512 images do. Everything happens in eval mode but for the replaced blocks.
+    512 images are enough. Everything but the replaced blocks runs in eval mode.
 
     Args:
         model: the network after :func:`attnblocks.replace_se`.
@@ -80,8 +80,8 @@ def warm_start(
         head: name of the layer whose input is compared. Default: the last ``nn.Linear``, if its
             output is that of the network; the output of the network is compared otherwise.
         epochs: passes over the batches, of the first and of the second stage.
-        lr: their highest learning rates; each rises over a tenth of its stage and falls to 0.
-        seed: of the order of the batches.
+        lr: their peak learning rates; each rises in the first tenth of its stage, then falls.
+        seed: for the order of the batches.
         progress: show a progress bar, if tqdm is installed.
 
     Returns:
@@ -89,13 +89,13 @@ def warm_start(
 
     Raises:
         ValueError: no block was replaced, there are no batches, the networks differ elsewhere,
-            they are not in float32 or float64, or ``model`` was made in inference mode.
-        LookupError: ``head`` is no layer of both networks, or it does not run.
-        TypeError: a batch is no tensor and does not begin with one, or ``epochs`` or ``lr`` are not
-            two numbers.
+            the blocks are not in float32 or float64, or ``model`` was made in inference mode.
+        LookupError: ``head`` is not a layer of both networks, or it does not run.
+        TypeError: a batch is not a tensor and does not begin with one, or ``epochs`` or ``lr`` are
+            not two numbers.
 
     Warns:
-        UserWarning: the blocks came no nearer and were put back.
+        UserWarning: the features came no nearer, and the blocks were put back.
 
     Example:
         >>> from attnblocks import SE, CaCo, replace_se
@@ -113,7 +113,7 @@ def warm_start(
     inputs = [_input(batch) for batch in batches]
     if not inputs:
         raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
-    # Whatever the mode of the caller: there are no gradients of or in inference tensors.
+    # Whatever the mode of the caller: inference tensors can have no gradients.
     with torch.inference_mode(False), torch.enable_grad():
         _check_gradients(model)
         inputs = [x.clone() if x.is_inference() else x for x in inputs]
@@ -197,7 +197,7 @@ def _merge_end(inputs: list[Tensor]) -> None:
 
 @contextmanager
 def _ready(pair: Pair) -> Iterator[None]:
-    """Both networks in eval mode, and gradients for the replaced blocks alone; then as before."""
+    """Both networks in eval mode, with gradients only for the replaced blocks; then as before."""
     flags = {p: p.requires_grad for p in pair.model.parameters()}
     fitted = [p for site in pair.sites for p in pair.block(site).parameters()]
     try:

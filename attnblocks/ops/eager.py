@@ -1,13 +1,15 @@
 """The functions of :mod:`attnblocks.functional` for eager mode: few passes over the feature map.
 
-- Every reduction is the operator that is fastest for device and memory format. On a CPU they
+- Every reduction uses the operator that is fastest for the device and memory format. On a CPU they
   differ by up to ten times.
-- The map is multiplied by its gates once more in place instead of into a second new map.
-- For backward, nothing as large as the map is kept but the map: autograd's own formulas would keep
-  every product of it, and fill maps with the gradients of means. Backward is differentiable itself.
+- The map times its first gates is multiplied by the last gate in place, not into a second new map.
+- For backward, the map is the only thing of its size that is kept: autograd's own formulas would
+  keep every product of it, and expand the gradients of means to full maps. Backward is itself
+  differentiable.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def _is_nhwc(x: Tensor) -> bool:
 
 
 def _pools(x: Tensor) -> bool:
-    """Whether pooling over the size of the map is faster than a reduction, and keeps no size."""
+    """Whether pooling is faster than a reduction, and would not fix the size of the map."""
     if x.device.type != "cpu" or not _is_nhwc(x):
         return False
     return type(x.shape[2]) is int and type(x.shape[3]) is int  # a symbolic trace would freeze them
@@ -37,7 +39,7 @@ def channel_means(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """The mean over H, W or both, kept as 1."""
+    """The mean over H, W or both, kept as dimensions of size 1."""
     return _Mean.apply(x, dim) if torch.is_grad_enabled() else _mean(x, dim)
 
 
@@ -49,7 +51,7 @@ def _mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
 
 
 class _Mean(Function):
-    """The gradient stays a view of few values."""
+    """The gradient stays an expanded view of a few values."""
 
     generate_vmap_rule = True
 
@@ -108,7 +110,7 @@ class _ChannelMaxima(Function):
 def _share_among_maxima(grad: Tensor, y: Tensor, maxima: Tensor, dim: tuple[int, ...]) -> Tensor:
     """The gradient of a maximum over ``dim`` of ``y``: equal parts for all places that reach it.
 
-    It is written in place of ``y``, and has no gradient to ``y``.
+    It overwrites ``y``, and has no gradient with respect to ``y``.
     """
     # In the dtype of y: comparisons that write bools are not vectorised, and sum slowly.
     hits = y.eq_(maxima.detach())
@@ -131,7 +133,7 @@ def _position_statistics(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _PositionStatistics(Function):
-    """Keeps the map and its gate for backward, and multiplies them once more there."""
+    """Keeps the map and its gate for backward, and multiplies them again there."""
 
     generate_vmap_rule = True
 
@@ -154,14 +156,17 @@ class _PositionStatistics(Function):
 
 def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
     """The map times its gates, all in the dtype of the map."""
-    if x.is_contiguous():  # gates in another layout take up to three times as long
-        gates = [gate.contiguous() for gate in gates]
     return _Gated.apply(x, *gates) if torch.is_grad_enabled() else _gated(x, *gates)
 
 
 def _gated(x: Tensor, *gates: Tensor) -> Tensor:
-    *small, last = gates
+    *small, last = _in_layout(x, gates)
     return _multiply(x * _fold(small), last) if small else x * last
+
+
+def _in_layout(x: Tensor, gates: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The gates in a layout that fits the map: others take up to three times as long."""
+    return [gate.contiguous() for gate in gates] if x.is_contiguous() else gates
 
 
 def _fold(gates: list[Tensor]) -> Tensor:
@@ -172,7 +177,7 @@ def _fold(gates: list[Tensor]) -> Tensor:
 
 
 class _Gated(Function):
-    """Keeps the map and the gates alone, and no product of them."""
+    """Keeps only the map and the gates, and no product of them."""
 
     generate_vmap_rule = True
 
@@ -186,9 +191,9 @@ class _Gated(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *gates = ctx.saved_tensors
-        *small, last = gates
-        grad_x = _gated(grad, *gates) if ctx.needs_input_grad[0] else None
+        x, *gates = ctx.saved_tensors  # not copies in another layout, which would be kept too
+        *small, last = _in_layout(x, gates)
+        grad_x = _gated(grad, *small, last) if ctx.needs_input_grad[0] else None
         grad_product = grad * x  # the gradient of the product of all gates
         if not small:
             return grad_x, _sum_to(grad_product, last)
@@ -203,12 +208,12 @@ class _Gated(Function):
 
 
 def _reuse(x: Tensor, factor: Tensor) -> Tensor:
-    """``x * factor`` in place of ``x``, a new tensor, unless autograd may need it again."""
+    """``x * factor``, written into ``x``, a temporary, unless autograd may still need it."""
     return x * factor if torch.is_grad_enabled() else _multiply(x, factor)
 
 
 def _multiply(x: Tensor, factor: Tensor) -> Tensor:
-    """``x * factor`` in place of ``x``, a new tensor."""
+    """``x * factor``, written into ``x``, a temporary."""
     try:
         return x.mul_(factor)
     except RuntimeError:  # vmap over the factor alone: x has room for one product only
@@ -218,7 +223,7 @@ def _multiply(x: Tensor, factor: Tensor) -> Tensor:
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """Sum over the dimensions that are 1 in ``like``."""
     dim = tuple(d for d in range(4) if like.shape[d] == 1 != x.shape[d])
-    # The mean is the faster reduction; in float16 it can be too small for all of its digits.
+    # The mean is the faster reduction; in float16 it can be so small that it loses digits.
     if dim in ((2,), (3,)) and x.dtype != torch.float16:
         return _mean(x, dim) * x.shape[dim[0]]
     return x.sum(dim, keepdim=True) if dim else x

@@ -1,7 +1,7 @@
 """The functions that blocks call, and the one place that decides in which form they run.
 
-Every form has the same numbers. :mod:`attnblocks.ops.formulas` are plain operators, the definition;
-:mod:`attnblocks.ops.eager` passes over the map as seldom as it can and keeps little for backward.
+All forms compute the same numbers. :mod:`attnblocks.ops.formulas` has plain operators, the
+definition; :mod:`attnblocks.ops.eager` makes few passes over the map and keeps little for backward.
 """
 
 from types import ModuleType
@@ -23,12 +23,12 @@ def form(x: Tensor) -> ModuleType:
 
     Returns:
         The formulas where operators are recorded (by ``torch.compile``, ``torch.export``, ONNX,
-        ``torch.jit.trace`` or a symbolic trace), whose reader fuses them itself, and where
-        derivatives are taken forward, which the other form does not define; else the eager form.
+        ``torch.jit.trace`` or a symbolic trace), whose consumer fuses them itself, and under
+        forward-mode derivatives, which the eager form does not define; else the eager form.
     """
     if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]
         return formulas
-    # No public name tells of forward-mode derivatives.
+    # No public name reports forward-mode differentiation.
     if forward_ad._current_level >= 0 or isinstance(x, torch.fx.Proxy):
         return formulas
     return eager
@@ -40,7 +40,7 @@ def channel_means(x: Tensor, means: Tensor | None = None) -> Tensor:
 
     Args:
         x: the map; (N, C, H, W).
-        means: its :func:`coordinate_means` where they are known: they save a pass over the map.
+        means: its :func:`coordinate_means` if they are known, which saves a pass over the map.
 
     Returns:
         (N, C, 1, 1).
@@ -53,7 +53,7 @@ def channel_means(x: Tensor, means: Tensor | None = None) -> Tensor:
 
 @torch.fx.wrap
 def channel_maxima(x: Tensor) -> Tensor:
-    """The maximum of every channel; positions that share it share the gradient.
+    """The maximum of every channel; positions that tie for it share the gradient.
 
     Args:
         x: the map; (N, C, H, W).

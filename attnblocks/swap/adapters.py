@@ -13,7 +13,7 @@ from torch import nn
 from attnblocks.blocks.se_layers import SELayers
 
 Adapter = Callable[[Any], SELayers | None]
-"""Names the layers of one block, or returns None for a block that is no SE after all."""
+"""Names the layers of one block, or returns None for a block that is not an SE after all."""
 
 
 def _torchvision_se(m: Any) -> SELayers:
@@ -24,7 +24,7 @@ def _timm_mobile_se(m: Any) -> SELayers:
     return SELayers(m.conv_reduce.in_channels, m.gate, m.conv_expand, m.conv_reduce, m.act1)
 
 
-# With add_maxpool, timm's two modules squeeze the maximum as well: they are no SE then.
+# With add_maxpool, timm's two modules squeeze the maximum as well: then they are not SE.
 def _timm_se(m: Any) -> SELayers | None:
     if m.add_maxpool:
         return None
@@ -64,10 +64,10 @@ def register_se(cls: type[nn.Module], adapter: Adapter) -> None:
     Args:
         cls: the class; its subclasses count too unless they override what it computes.
         adapter: called with one such block, returns its :class:`SELayers`, or None if this one
-            is no SE.
+            is not an SE.
 
     Raises:
-        TypeError: ``cls`` is no module class, or the adapter cannot be called.
+        TypeError: ``cls`` is not a module class, or the adapter cannot be called.
         ValueError: the class is known already.
 
     Example:

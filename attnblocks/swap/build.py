@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import BlockFactory, get_block
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.inherit import inherit
-from attnblocks.swap.sites import SESite, says
+from attnblocks.swap.sites import SESite, holds
 
 Factory = Callable[[SESite], nn.Module]
 Block = type[nn.Module] | str | Factory
@@ -20,12 +20,12 @@ Block = type[nn.Module] | str | Factory
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes the new module of a site.
+    """How the new module of a site is made.
 
     Args:
-        make: makes it from the site.
-        warm: whether it then inherits from the block there.
-        exact: tried first: makes one that computes what the block there does, or returns None.
+        make: builds the module from the site.
+        warm: whether the module then inherits from the block at the site.
+        exact: tried first: makes a module that takes over all of the old block, or returns None.
     """
 
     make: Factory
@@ -34,7 +34,7 @@ class Maker:
 
 
 def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
-    """The maker of a block, whatever way it was given; what a function makes is taken as it is."""
+    """The maker of a block, however it was given; what a function returns is used as it is."""
     if isinstance(block, str):
         return _from_channels(get_block(block), kwargs, warm)
     if isinstance(block, type) and issubclass(block, nn.Module):
@@ -53,7 +53,7 @@ def block_maker(block: Block, kwargs: dict[str, Any], *, warm: bool) -> Maker:
 
 
 def _from_channels(factory: BlockFactory, kwargs: dict[str, Any], warm: bool) -> Maker:
-    if taken := kwargs.keys() & {"device", "dtype"}:
+    if taken := kwargs.keys() & set(PLACE):
         raise TypeError(f"{sorted(taken)} of a new block are those of the site")
 
     def make(site: SESite) -> nn.Module:
@@ -65,7 +65,7 @@ def _from_channels(factory: BlockFactory, kwargs: dict[str, Any], warm: bool) ->
 
 def _exact(factory: BlockFactory) -> Callable[[SELayers], nn.Module | None] | None:
     if isinstance(factory, type) and issubclass(factory, AttentionBlock):
-        return factory.from_se if says(factory, "from_se") else None
+        return factory.from_se if holds(factory, "from_se") else None
     return None
 
 
@@ -102,7 +102,7 @@ def build(site: SESite, maker: Maker, like: Tensor, channels_last: bool) -> nn.M
 
 
 def _place(new: nn.Module, kept: set[nn.Module], like: Tensor, training: bool) -> None:
-    """Give a new module its device, dtype and mode, but leave alone what it keeps of the old."""
+    """Give a new module its device, dtype and mode, but leave what it keeps of the old alone."""
     if new in kept:
         return
     if kept.isdisjoint(new.modules()):

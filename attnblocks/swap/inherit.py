@@ -1,8 +1,8 @@
 """The mathematics of taking over the weights of an SE block.
 
 An SE block computes ``gate(W2 act(W1 mean + b1) + b2)``. A block whose ``se_layers`` have the same
-form gets these weights, as near as width, activation and gate function allow, and its channel gate
-makes up for what the gates of its other stages take away.
+form gets these weights, as closely as width, activation and gate function allow, and its channel
+gate makes up for what the gates of its other stages take away.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks.blocks.base import AttentionBlock
-from attnblocks.blocks.layers import float64_copy
+from attnblocks.blocks.layers import LOGITS, float64_copy
 from attnblocks.blocks.se_layers import MAX_OVER_MEAN, SELayers, linear_weight
-from attnblocks.swap.sites import SESite, says
+from attnblocks.swap.sites import SESite, holds, own_layers
 
 _F64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-
-_LOGITS = torch.linspace(-6, 6, 241, **_F64)
-"""Where functions of a logit are compared."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class _Old:
     gate: nn.Module
 
     def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
-        """Logits (C,) at which ``count`` equal gates multiply to the old gate of usual means."""
+        """Logits (C,) at which ``count`` equal gates multiply to the old gate for usual means."""
         own = float64_copy(gate)
         scale, shift = _match_gate(self.gate, lambda z: own(z) ** count)
         usual = self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024)).mean(0)
@@ -64,8 +61,8 @@ def inherit(new: nn.Module, site: SESite) -> None:
     """Start a fresh block from the block of a site, as ``replace_se`` describes.
 
     Args:
-        new: the fresh block, changed in place. One that is no :class:`attnblocks.AttentionBlock`,
-            or one on the meta device, stays as it is.
+        new: the fresh block, changed in place. One that is not an
+            :class:`attnblocks.AttentionBlock`, or one on the meta device, stays as it is.
         site: where it will stand.
     """
     old = site.module
@@ -73,12 +70,11 @@ def inherit(new: nn.Module, site: SESite) -> None:
         return
     if type(new) is type(old) and repr(new) == repr(old) and _shapes(new) == _shapes(old):
         new.load_state_dict(old.state_dict())
-    elif isinstance(new, AttentionBlock) and (before := _read(site.layers)) is not None:
-        cls = type(new)
-        later = new.inherit(before) if says(cls, "inherit") else 1.0
-        layers = new.se_layers() if says(cls, "se_layers") else None
-        if layers is not None and None not in (layers.squeeze, layers.expand, layers.gate):
-            _write(layers, before, later)
+    elif isinstance(new, AttentionBlock) and (old_gate := _read(site.layers)) is not None:
+        others = new.inherit(old_gate) if holds(type(new), "inherit") else 1.0
+        layers = own_layers(new)
+        if None not in (layers.squeeze, layers.expand, layers.gate):
+            _write(layers, old_gate, others)
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -86,7 +82,7 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _read(layers: SELayers) -> _Old | None:
-    """MLP and gate of a block; None without them, or with a norm that cannot be taken into it."""
+    """MLP and gate of a block; None without them, or with a norm that cannot be folded in."""
     if layers.expand is None or layers.gate is None:
         return None
     gate = float64_copy(layers.gate)
@@ -118,11 +114,11 @@ def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor
     return weight, weight.new_zeros(outputs) if bias is None else bias.cpu().double()
 
 
-def _write(layers: SELayers, old: _Old, later: float) -> None:
-    """Fill the layers with the old MLP; ``later`` is the product of the gates of other stages."""
+def _write(layers: SELayers, old: _Old, others: float) -> None:
+    """Fill the layers with the old MLP; ``others`` is the product of the gates of other stages."""
     act, gate = layers.act or nn.Identity(), cast(nn.Module, layers.gate)
     mlp = _resize(old.mlp, cast(int, layers.rd_channels), act)
-    scale, shift = _match_gate(old.gate, float64_copy(gate), later)
+    scale, shift = _match_gate(old.gate, float64_copy(gate), others)
     w1, w2, b2 = mlp.w1, scale * mlp.w2, scale * mlp.b2 + shift
     if layers.uses_max:  # the logits of mean and maximum are summed
         w1, w2, b2 = w1 * 2 / (1 + MAX_OVER_MEAN), w2 / 2, b2 / 2
@@ -135,12 +131,12 @@ def _write(layers: SELayers, old: _Old, later: float) -> None:
 
 
 def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
-    """The same logits from ``width`` hidden units with another activation, as near as they can be.
+    """The nearest MLP with ``width`` hidden units and another activation, by its logits.
 
-    Units are kept by the norm of their weights, and the second layer is solved again by least
+    The units with the largest weights are kept, and the second layer is solved again by least
     squares on random means.
     """
-    act, wide = float64_copy(act), 20 * _LOGITS
+    act, wide = float64_copy(act), 20 * LOGITS
     if width == len(mlp.b1) and torch.allclose(act(wide.clone()), mlp.act(wide.clone()), rtol=1e-9):
         return mlp
     means = _probes(mlp.w1.shape[1], max(1024, 4 * width))
@@ -152,7 +148,7 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
         strength = mlp.w1.norm(dim=1) * mlp.w2.norm(dim=0)
         kept = strength.argsort(descending=True)[:width].sort().values
         w1, b1 = mlp.w1[kept], mlp.b1[kept]
-    if len(w1) < width:  # units that do nothing yet, along random directions
+    if len(w1) < width:  # more units, along random directions
         more = _probes(mlp.w1.shape[1], width - len(w1)) / mlp.w1.shape[1] ** 0.5
         w1, b1 = torch.cat([w1, more]), torch.cat([b1, b1.new_zeros(len(more))])
     small = _MLP(w1, b1, act, mlp.w2, mlp.b2)
@@ -164,20 +160,20 @@ def _resize(mlp: _MLP, width: int, act: nn.Module) -> _MLP:
 
 
 def _probes(channels: int, count: int) -> Tensor:
-    """Random means (count, channels), always the same: N(1/2, 1), as after an activation."""
+    """Random means (count, channels), always the same ones: N(1/2, 1), as after an activation."""
     generator = torch.Generator("cpu").manual_seed(0)
     return torch.randn(count, channels, generator=generator, **_F64) + 0.5
 
 
 def _match_gate(
-    old: Callable[[Tensor], Tensor], new: Callable[[Tensor], Tensor], later: float = 1.0
+    old: Callable[[Tensor], Tensor], new: Callable[[Tensor], Tensor], others: float = 1.0
 ) -> tuple[float, float]:
-    """Scale and shift of the logits with which ``later * new`` follows ``old`` best."""
-    z, target = _LOGITS, old(_LOGITS.clone())  # copies: some functions work in place
-    if torch.allclose(later * new(z.clone()), target, rtol=1e-9):
+    """Scale and shift of the logits with which ``others * new`` fits ``old`` best."""
+    z, target = LOGITS, old(LOGITS.clone())  # copies: some functions work in place
+    if torch.allclose(others * new(z.clone()), target, rtol=1e-9):
         return 1.0, 0.0
     with torch.inference_mode(False), torch.enable_grad():
-        z, target = z.clone(), target.clone()  # inference tensors cannot be fitted to
+        z, target = z.clone(), target.clone()  # autograd does not take inference tensors
         scale, shift = torch.ones((), **_F64), torch.zeros((), **_F64)
         fit = torch.optim.LBFGS(
             [scale.requires_grad_(), shift.requires_grad_()],
@@ -187,7 +183,7 @@ def _match_gate(
 
         def loss() -> Tensor:
             fit.zero_grad()
-            error = (later * new(scale * z + shift) - target).square().mean()
+            error = (others * new(scale * z + shift) - target).square().mean()
             torch.autograd.backward(error)
             return error
 

@@ -1,4 +1,4 @@
-"""Replace the SE blocks of a network by other attention blocks."""
+"""Replace the SE blocks of a network with other attention blocks."""
 
 import copy
 import re
@@ -39,7 +39,7 @@ def replace_se(
     inplace: bool = True,
     **block_kwargs: Any,
 ) -> nn.Module:
-    """Replace the SE blocks of ``model``, in place, by ``block``.
+    """Replace the SE blocks of ``model``, in place, with ``block``.
 
     The blocks are those that :func:`attnblocks.find_se` lists. A new block has its published
     widths; it takes over device, dtype, train or eval mode and memory format. A block that is
@@ -47,33 +47,33 @@ def replace_se(
     anything fails, the network is left as it was.
 
     With ``init="warm"`` a block given by class or name starts from the one that it replaces; what a
-    function makes is taken as it is:
+    function returns is used as it is:
 
     - SE takes over all of it: squeeze width, activation, gate, norm and weights, so that the
       output stays the same to float rounding (a single layer gets an identity as its squeeze).
     - SeCo, CaCo and CBAM take the two layers into their channel stage. Where it is narrower, or has
       another activation, the strongest units are kept and the second layer is solved again by
-      least squares; another gate function is followed by a scale and a shift of the logits; where
-      the maximum counts too, it is taken to be three times the mean. The stages behind start open,
-      at sigmoid(5).
-    - CoordAtt starts with constant gates, whose product is the gate of the site for usual means;
-      Eca, which has neither bias nor mixing, with all gates at 1/2.
+      least squares; another gate function is matched by a scale and a shift of the logits; where
+      the maximum is used too, it is assumed to be three times the mean. The later stages start
+      open, at sigmoid(5).
+    - CoordAtt starts with nearly constant gates, whose product is the gate of the site for usual
+      means; Eca, whose few weights cannot hold a gate for each channel, with all gates near 1/2.
     - A block of the same class, functions and shapes is copied. Where the site has no such layers,
-      or a norm other than batch norm between them, a block is fresh.
+      or a norm other than batch norm between them, a block starts fresh.
 
-    This keeps a network near to what it was; :func:`attnblocks.warm_start` brings it much nearer
+    This keeps a network close to what it was; :func:`attnblocks.warm_start` brings it much closer
     with some unlabelled images.
 
     Args:
         model: the network.
-        block: a block class, a name out of :func:`attnblocks.list_blocks`, or a function that
+        block: a block class, a name from :func:`attnblocks.list_blocks`, or a function that
             makes the new module from an :class:`attnblocks.SESite`; or a mapping from patterns of
-            site names to such blocks, of which the first that fits a site is taken.
+            site names to such blocks, of which the first that matches a site is used.
         where: which sites to replace: None for all (or all that a mapping names), a predicate on
             the site, or one or several patterns of site names, such as ``"features.1?.*"``.
         init: ``"warm"``, or ``"fresh"`` for the published initialisation.
         inplace: False leaves ``model`` untouched and changes a deep copy.
-        **block_kwargs: handed to a block given by class or name; ``rd_channels="match"`` takes
+        **block_kwargs: passed to a block given by class or name; ``rd_channels="match"`` takes
             the squeeze width of the site (the published one where it has none).
 
     Returns:
@@ -81,10 +81,10 @@ def replace_se(
 
     Raises:
         LookupError: the network has no SE block, or ``where`` or a pattern selects none.
-        ValueError: an unknown block name or ``init``, or a block that fails or is no module at
-            some site.
+        ValueError: an unknown block name or ``init``, or a block that fails or is not a module
+            at some site.
         TypeError: a compiled, scripted, exported, wrapped or quantizable network; arguments that
-            do not fit together.
+            do not go together.
 
     Warns:
         UserWarning: a replaced block has hooks; they go with it.

@@ -25,7 +25,7 @@ class SESite:
         act_layer: makes a new copy of its activation; None where it has none.
         gate_layer: makes a new copy of its gate function; None where it names none.
         kind: qualified name of its class, such as "torchvision.ops.misc.SqueezeExcitation".
-        layers: what the block or its adapter says of them.
+        layers: its layers, as the block or its adapter names them.
     """
 
     name: str
@@ -43,8 +43,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
 
     Known are the SE classes of torchvision and timm, every :class:`attnblocks.AttentionBlock`, and
     what :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it overrides
-    what its base computes. A block that is registered in several places is listed once; what is
-    inside one is not listed.
+    what its base computes. A block that is registered in several places is listed once; blocks
+    inside another block are not listed.
 
     Args:
         model: the network; it is only read.
@@ -53,8 +53,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
         The sites in the order of ``model.named_modules()``; empty where there is none.
 
     Raises:
-        TypeError: ``model`` is no ``nn.Module``, or an adapter returns no
-            :class:`attnblocks.SELayers`.
+        TypeError: ``model`` is not an ``nn.Module``, or an adapter returns something other than
+            :class:`attnblocks.SELayers` or None.
 
     Example:
         >>> from attnblocks import SE
@@ -78,13 +78,13 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
 
 
 def _read_layers(module: nn.Module, adapters: Mapping[type, Adapter]) -> SELayers | None:
-    """The layers of a block; None if it is none, or a subclass overrides what is computed."""
+    """The layers of a block; None if it is not one, or overrides what its class computes."""
     cls = type(module)
     if "forward" in vars(module):  # replaced by hand
         return None
     known = next((base for base in cls.__mro__ if base in adapters), None)
     if known is None:
-        return _own_layers(module) if isinstance(module, AttentionBlock) else None
+        return own_layers(module) if isinstance(module, AttentionBlock) else None
     if _overridden(cls, known):
         return None
     layers = adapters[known](module)
@@ -93,14 +93,14 @@ def _read_layers(module: nn.Module, adapters: Mapping[type, Adapter]) -> SELayer
     return layers
 
 
-def _own_layers(block: AttentionBlock) -> SELayers:
-    """What a block says of its layers; its channels alone if they do not make its gates."""
-    layers = block.se_layers() if says(type(block), "se_layers") else None
+def own_layers(block: AttentionBlock) -> SELayers:
+    """What a block says of its layers; only its channels if they do not make its gates."""
+    layers = block.se_layers() if holds(type(block), "se_layers") else None
     return SELayers(block.channels) if layers is None else layers
 
 
-def says(cls: type[AttentionBlock], method: str) -> bool:
-    """Whether what a method says is true of a class: no subclass computes other gates."""
+def holds(cls: type[AttentionBlock], method: str) -> bool:
+    """Whether what a method says holds for a class: no subclass below it computes other gates."""
     speaker, gates, forward = (
         next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
         for name in (method, "gates", "forward")
