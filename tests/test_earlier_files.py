@@ -6,6 +6,7 @@
 """
 
 import copy
+import importlib
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_a_pickled_network_computes_what_it_did(expected):
     assert not model.training
     assert list(model.state_dict()) == list(expected["blocks"]["state"])
     check(model, expected["blocks"])
+
+
+def test_the_old_module_names_give_the_classes_of_today():
+    for module, cls in (("caco", CaCo), ("cbam", CBAM), ("se", SE)):
+        found = importlib.import_module(f"attnblocks.{module}")
+        assert getattr(found, cls.__name__) is cls
 
 
 def test_a_pickled_network_is_as_good_as_a_new_one(expected, tmp_path):

@@ -4,6 +4,8 @@ Paper: Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improve
 MobileNetV3-Small (in Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,14 @@ class _BeforeCoordAtt(AttentionBlock):
     def inherit(self, old: OldGate) -> float:
         """The coordinate stage starts open."""
         return self.coord.open()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle or copy; in pickles of version 0.1.0 the stages are whole blocks."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for name, stage in (("se", SEGate), ("coord", CoordGate)):
+            module = self._modules.get(name)
+            if module is not None and type(module) is stage.__base__:
+                module.__class__ = stage
 
 
 @register_block("SeCo")
