@@ -379,6 +379,18 @@ def test_hooks_that_go_with_a_block_are_named():
         replace_se(model, CaCo)
 
 
+def test_copies_of_activations_and_gates_have_no_hooks():
+    model, seen = small_network(), []
+    block = model.features[4].block[2]
+    for part in (block.activation, block.scale_activation):
+        part.register_forward_hook(lambda *args: seen.append(args))
+    with pytest.warns(UserWarning, match=r"on 'features\.4\.block\.2\.activation'"):
+        replace_se(model, SE)
+    model(torch.rand(1, 3, 64, 64))
+    assert seen == []
+    assert len(block.activation._forward_hooks) == 1
+
+
 def test_hooks_that_stay_are_not_warned_of(recwarn):
     model = small_network()
     model.features[4].block[2].register_forward_hook(lambda *args: None)

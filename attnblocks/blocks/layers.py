@@ -79,9 +79,19 @@ def new_norm(factory: LayerFactory | None, channels: int, **place: Any) -> nn.Mo
     return new_layer("norm_layer", factory, channels, **place)
 
 
+def copy_function(function: nn.Module) -> nn.Module:
+    """A copy of an activation or gate, without its hooks: they stay with the original."""
+    copied = copy.deepcopy(function)
+    for module in copied.modules():
+        for name, hooks in vars(module).items():
+            if name.startswith(("_forward", "_backward")) and isinstance(hooks, dict):
+                hooks.clear()
+    return copied
+
+
 def float64_copy(function: nn.Module) -> nn.Module:
     """A copy of an activation or gate for float64 on the CPU."""
-    return copy.deepcopy(function).cpu().double().eval()
+    return copy_function(function).cpu().double().eval()
 
 
 def open_logit(gate: nn.Module) -> tuple[float, float]:

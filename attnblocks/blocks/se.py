@@ -3,7 +3,6 @@
 Paper: Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
 """
 
-import copy
 from typing import cast
 
 import torch
@@ -12,7 +11,14 @@ from torch.nn.utils import skip_init
 
 from attnblocks.blocks import base
 from attnblocks.blocks.base import AttentionBlock, B
-from attnblocks.blocks.layers import LayerFactory, bottleneck, new_layer, new_norm, positive_int
+from attnblocks.blocks.layers import (
+    LayerFactory,
+    bottleneck,
+    copy_function,
+    new_layer,
+    new_norm,
+    positive_int,
+)
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import (
     MAX_OVER_MEAN,
@@ -117,8 +123,8 @@ class SE(AttentionBlock):
             device=weight.device,
             dtype=weight.dtype,
         )
-        se.act = nn.Identity() if layers.act is None else copy.deepcopy(layers.act)
-        se.gate = copy.deepcopy(layers.gate)
+        se.act = nn.Identity() if layers.act is None else copy_function(layers.act)
+        se.gate = copy_function(layers.gate)
         copy_linear(layers.expand, se.fc2)
         if layers.uses_max:  # the terms of mean and maximum merge into one of the mean
             se.fc2.weight.mul_(2)

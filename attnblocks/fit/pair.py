@@ -71,10 +71,10 @@ def pair_up(
         ValueError: nothing was replaced, the networks differ elsewhere, or share what is fitted.
         LookupError: the head is missing in one of them, or does not run.
     """
-    for name in () if head is None else (head,):
+    if head is not None:
         for network in (model, original):
-            if name not in dict(network.named_modules()):
-                raise LookupError(f"head={name!r} is no layer of {type(network).__name__}")
+            if head not in dict(network.named_modules()):
+                raise LookupError(f"head={head!r} is no layer of {type(network).__name__}")
     known = tuple(site.name for site in find_se(original))
     sites, head = _what_runs(original, example.to(_device(original)), known, head)
     sites = tuple(name for name in sites if _replaced(model, original, name))

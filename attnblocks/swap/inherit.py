@@ -61,8 +61,9 @@ def inherit(new: nn.Module, site: SESite) -> None:
     """Start a fresh block from the block of a site, as ``replace_se`` describes.
 
     Args:
-        new: the fresh block, changed in place. One that is not an
-            :class:`attnblocks.AttentionBlock`, or one on the meta device, stays as it is.
+        new: the fresh block, changed in place. One like the old block gets its weights; any other
+            that is not an :class:`attnblocks.AttentionBlock`, or that is on the meta device, stays
+            as it is.
         site: where it will stand.
     """
     old = site.module

@@ -49,8 +49,9 @@ def replace_se(
     With ``init="warm"`` a block given by class or name starts from the one that it replaces; what a
     function returns is used as it is:
 
-    - SE takes over all of it: squeeze width, activation, gate, norm and weights, so that the
-      output stays the same to float rounding (a single layer gets an identity as its squeeze).
+    - SE, without options, takes over all of it: squeeze width, activation, gate, norm and weights,
+      so that the output stays the same to float rounding (a single layer gets an identity as its
+      squeeze).
     - SeCo, CaCo and CBAM take the two layers into their channel stage. Where it is narrower, or has
       another activation, the strongest units are kept and the second layer is solved again by
       least squares; another gate function is matched by a scale and a shift of the logits; where

@@ -1,6 +1,5 @@
 """Where the SE blocks of a network are, and the blocks of this library in it."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from attnblocks.blocks.base import AttentionBlock
-from attnblocks.blocks.layers import LayerFactory
+from attnblocks.blocks.layers import LayerFactory, copy_function
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.adapters import Adapter, known_adapters
 
@@ -122,8 +121,8 @@ def _site(name: str, module: nn.Module, layers: SELayers) -> SESite:
         module=module,
         channels=layers.channels,
         rd_channels=layers.rd_channels,
-        act_layer=None if layers.act is None else partial(copy.deepcopy, layers.act),
-        gate_layer=None if layers.gate is None else partial(copy.deepcopy, layers.gate),
+        act_layer=None if layers.act is None else partial(copy_function, layers.act),
+        gate_layer=None if layers.gate is None else partial(copy_function, layers.gate),
         kind=f"{type(module).__module__}.{type(module).__qualname__}",
         layers=layers,
     )
