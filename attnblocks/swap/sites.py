@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -99,12 +100,11 @@ def own_layers(block: AttentionBlock) -> SELayers:
 
 
 def holds(cls: type[AttentionBlock], method: str) -> bool:
-    """Whether what a method says holds for a class: no subclass below it computes other gates."""
-    speaker, gates, forward = (
-        next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
-        for name in (method, "gates", "forward")
-    )
-    return speaker <= gates and speaker <= forward
+    """Whether what a method says holds for a class, and no subclass computes something else."""
+    speaker: Any = next(base for base in cls.__mro__ if method in vars(base))
+    # A base without gates speaks for those of its subclasses.
+    same_gates = speaker.gates in (cls.gates, AttentionBlock.gates)
+    return same_gates and cls.forward is speaker.forward
 
 
 def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:

@@ -186,9 +186,10 @@ def test_how_much_attention_is_on_the_lesion(run, page):
                 mask = square(file)[0] >= 128
             module(pixels[None])
             for site, (x, y) in inputs.items():
-                channel, rows, columns = gates[site]
+                channel, both = gates[site]  # of the rows, then of the columns
                 gates[site].clear()
-                gate = channel.reshape(1, -1, 1, 1) * rows * columns.mT
+                rows, columns = both[:, :, : x.shape[2]], both[:, :, x.shape[2] :]
+                gate = channel * rows * columns.mT
                 torch.testing.assert_close(x * gate, y)
                 mean = gate.mean(dim=1)[0]
                 picture = np.asarray(
