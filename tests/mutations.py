@@ -159,7 +159,11 @@ MUTATIONS = [
             ("swap/replace.py", "return new.get(model, model)", "return model"),
             ("swap/replace.py", "if where(site)", "if not where(site)"),
             ("swap/sites.py", "if module in sites:", "if False:"),
-            ("swap/sites.py", "return same_gates and cls.forward is speaker.forward", "return True"),
+            (
+                "swap/sites.py",
+                "return overrides <= 0 and cls.forward is speaker.forward",
+                "return True",
+            ),
             (
                 "swap/adapters.py",
                 "if m.add_maxpool:\n        return None\n    return SELayers(m.fc1",

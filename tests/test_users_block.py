@@ -270,6 +270,33 @@ def test_a_subclass_with_other_gates_does_not_speak_for_its_base():
     assert fresh.coord.conv_h.bias.abs().max() < 1  # not opened
 
 
+class Opens(AttentionBlock):
+    """A base that says how its subclasses start, and leaves their gates to them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def inherit(self, old: Any) -> float:
+        self.bias.fill_(2.0)
+        return 1.0
+
+
+class Opened(Opens):
+    def gates(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.bias.sigmoid().expand(len(x), 1, 1, 1)]
+
+
+class Otherwise(Opened):
+    def gates(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.bias.tanh().expand(len(x), 1, 1, 1)]
+
+
+def test_a_base_without_gates_speaks_for_the_first_that_follow():
+    biases = [float(replace_se(network(), block)[3].bias) for block in (Opened, Otherwise)]
+    assert biases == [2.0, 0.0]
+
+
 def test_decorated_functions_are_blocks_too():
     @register_block("SE16")
     def se16(channels: int) -> nn.Module:

@@ -100,11 +100,13 @@ def own_layers(block: AttentionBlock) -> SELayers:
 
 
 def holds(cls: type[AttentionBlock], method: str) -> bool:
-    """Whether what a method says holds for a class, and no subclass computes something else."""
+    """Whether what a method says holds for a class: no subclass computes something else."""
     speaker: Any = next(base for base in cls.__mro__ if method in vars(base))
-    # A base without gates speaks for those of its subclasses.
-    same_gates = speaker.gates in (cls.gates, AttentionBlock.gates)
-    return same_gates and cls.forward is speaker.forward
+    below = cls.__mro__[: cls.__mro__.index(speaker)]
+    overrides = sum("gates" in vars(base) for base in below)
+    if speaker.gates is AttentionBlock.gates:  # none yet: the first that follow are no override
+        overrides -= 1
+    return overrides <= 0 and cls.forward is speaker.forward
 
 
 def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
