@@ -122,7 +122,7 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
         counts[predicted, images[position].label] += 1
     assert counts.tolist() == report["confusion_counts"]
     assert (counts.sum(axis=1) > 0).sum() >= 4  # no trivial answer
-    assert report["mean_recall"] > 0.25  # 0.14 by guessing; how far it comes depends on rounding
+    assert report["mean_recall"] > 0.4
     assert report["accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
     with (run / "metrics.csv").open() as file:
         scores = [float(row["SYNTHETIC_val_mean_recall"]) for row in csv.DictReader(file)]
