@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock
 from attnblocks.fit.pair import eval_mode
+from attnblocks.swap.wrappers import unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
 
     Args:
         model: the network. Its own SE blocks of torchvision or timm are not read: swap them with
-            :func:`attnblocks.replace_se`, which can keep what they do.
+            :func:`attnblocks.replace_se`, which can keep what they do. Of a wrapped network, the
+            one inside is run, as for :func:`attnblocks.find_se`.
         images: what the network takes, (N, 3, H, W), on its device.
 
     Returns:
@@ -82,6 +84,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
     Raises:
         ValueError: the network has no block of this library, runs one of them twice, or has one of
             your own whose ``gate_names`` do not fit its gates.
+        TypeError: a network that is scripted, exported or sharded.
 
     Example:
         >>> from attnblocks import CaCo
@@ -114,6 +117,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
 
         return read
 
+    model = unwrap(model, "attention_maps")
     blocks = {name: block for name, block in model.named_modules() if _is_whole(block, name, model)}
     if not blocks:
         raise ValueError(

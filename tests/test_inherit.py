@@ -234,9 +234,9 @@ def test_a_warm_swap_keeps_a_network_nearer_than_a_fresh_one():
     wanted = model(x)
     for block in (SeCo, CaCo, CBAM, CoordAtt):
         errors = {}
-        for init in ("warm", "fresh"):
+        for init in ("inherit", "fresh"):
             torch.manual_seed(0)
             new = replace_se(model, block, init=init, inplace=False)
             errors[init] = (new(x) - wanted).norm() / wanted.norm()
-        assert errors["warm"] < errors["fresh"]
+        assert errors["inherit"] < errors["fresh"]
     assert 0 < (replace_se(model, SeCo)(x) - wanted).norm() / wanted.norm() < 0.2

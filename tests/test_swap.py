@@ -363,10 +363,10 @@ def test_looking_for_sites_leaves_spectral_norm_as_it_was():
 @pytest.mark.parametrize("block", [SE, CaCo, Eca])
 def test_a_swap_in_inference_mode_is_the_same(block):
     torch.manual_seed(0)
-    expected = replace_se(small_network(), block, init="warm")
+    expected = replace_se(small_network(), block, init="inherit")
     torch.manual_seed(0)
     with torch.inference_mode():
-        found = replace_se(small_network(), block, init="warm")
+        found = replace_se(small_network(), block, init="inherit")
     for name, value in found.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name])
 

@@ -152,7 +152,7 @@ def test_a_swap_that_fails_leaves_everything_as_it_was(model, data):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:replaced blocks take their hooks")
 @settings(max_examples=3)
-@given(networks().filter(expected_sites), st.sampled_from(["warm", "fresh"]))
+@given(networks().filter(expected_sites), st.sampled_from(["inherit", "fresh"]))
 def test_there_and_back_a_hundred_times_does_not_grow_the_network(model, init):
     def size(network: nn.Module) -> tuple[int, int, int]:
         tensors = [*network.parameters(), *network.buffers()]

@@ -39,7 +39,7 @@ def failing_factory(site):
         (lambda site: None, {"rd_channels": 4}, TypeError, "a function gets the site alone"),
         (Eca, {"rd_channels": "match"}, ValueError, "rd_channels"),
         (CaCo, {"rd_ratio": -1}, ValueError, "rd_ratio must be above 0"),
-        (CaCo, {"init": "hot"}, ValueError, "init must be 'warm' or 'fresh', got 'hot'"),
+        (CaCo, {"init": "hot"}, ValueError, "init must be 'inherit' or 'fresh', got 'hot'"),
         ({"features.4.*": CaCo, "typo": Eca}, {}, LookupError, "'typo' matches none"),
         ({"*": CaCo, "features.4.*": Eca}, {}, LookupError, "comes after patterns that take all"),
         ({}, {}, LookupError, "mapping from patterns to blocks is empty"),

@@ -50,6 +50,11 @@ def block_name(block: nn.Module) -> str | None:
     return next((name for name, factory in _BLOCKS.items() if factory is type(block)), None)
 
 
+def is_registered(block: object) -> bool:
+    """Whether a class or function is registered, under any name."""
+    return any(factory is block for factory in _BLOCKS.values())
+
+
 def create_block(name: str, channels: int, **kwargs: Any) -> nn.Module:
     """Build a block by its name.
 

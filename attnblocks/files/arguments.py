@@ -16,6 +16,7 @@ from attnblocks.blocks.base import PLACE, AttentionBlock, is_plain
 from attnblocks.blocks.registry import create_block, get_block
 from attnblocks.files.layer_names import (
     LayerSpec,
+    class_name,
     function_layer,
     name_function,
     name_norm,
@@ -163,4 +164,4 @@ def _described(layer: nn.Module) -> str:
                 return str(name_function(layer))
         except Exception:  # not a function of one argument
             pass
-    return f"{type(layer).__name__}({layer.extra_repr()})"
+    return f"{class_name(layer)}({layer.extra_repr()})"

@@ -25,6 +25,15 @@ _NORMS: dict[str, type[nn.Module]] = {
     "SyncBatchNorm": nn.SyncBatchNorm,
 }
 
+# Conversion for several processes changes the class of a norm, and not what it computes.
+_PLAIN = {
+    "BatchNorm1d": "BatchNorm",
+    "BatchNorm2d": "BatchNorm",
+    "BatchNorm3d": "BatchNorm",
+    "SyncBatchNorm": "BatchNorm",
+    "SyncBatchNormAct": "BatchNormAct2d",
+}
+
 # No numerical effect, or set by the block.
 _LEFT_OUT = {"self", "inplace", "num_features", "num_channels", "device", "dtype", "process_group"}
 
@@ -39,7 +48,7 @@ def name_function(module: nn.Module) -> LayerSpec:
     """
     cls = type(module)
     if _FUNCTIONS.get(cls.__name__) is cls:
-        return _spec(module)
+        return _spec(module, cls.__name__)
     far = torch.logspace(1, 6, 51)
     x = torch.cat([-far, torch.linspace(-8, 8, 513), far])
     if not any(True for _ in module.parameters()):
@@ -56,13 +65,18 @@ def name_function(module: nn.Module) -> LayerSpec:
 def name_norm(module: nn.Module) -> LayerSpec:
     """Name a norm; None stands for ``nn.Identity``, which blocks use for no norm.
 
+    A norm that is synchronised between processes is named as the plain one: how a network is
+    trained is not what it is.
+
     Raises:
         ValueError: it is neither a batch norm nor a group norm of torch.nn.
     """
     if isinstance(module, nn.Identity):
         return None
+    if type(module) is nn.SyncBatchNorm:
+        return _spec(module, "BatchNorm2d")
     if _NORMS.get(type(module).__name__) is type(module):
-        return _spec(module)
+        return _spec(module, type(module).__name__)
     raise ValueError(f"a recipe can name the norms {', '.join(_NORMS)}, not {module!r}")
 
 
@@ -94,8 +108,14 @@ def _arguments(cls: type[nn.Module]) -> dict[str, Parameter]:
     return {n: p for n, p in parameters.items() if n not in _LEFT_OUT and p.kind not in variable}
 
 
-def _spec(module: nn.Module) -> LayerSpec:
-    """The name of a class of torch.nn, with the arguments that differ from the defaults."""
+def class_name(module: nn.Module) -> str:
+    """The name of a class, the same for a norm before and after it is synchronised."""
+    name = type(module).__name__
+    return _PLAIN.get(name, name)
+
+
+def _spec(module: nn.Module, called: str) -> LayerSpec:
+    """A name, with the arguments of the module that differ from the defaults of its class."""
     changed = {}
     for name, parameter in _arguments(type(module)).items():
         if not hasattr(module, name):  # an old name of another argument
@@ -105,8 +125,7 @@ def _spec(module: nn.Module) -> LayerSpec:
             value = value is not None
         if value != parameter.default:
             changed[name] = value
-    name = type(module).__name__
-    return {"name": name, **changed} if changed else name
+    return {"name": called, **changed} if changed else called
 
 
 def _factory(spec: LayerSpec, known: dict[str, type[nn.Module]]) -> LayerFactory:

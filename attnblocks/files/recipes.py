@@ -10,6 +10,7 @@ from attnblocks.blocks.registry import block_name, list_blocks
 from attnblocks.files.arguments import arguments_of, build_block
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
+from attnblocks.swap.wrappers import check_unwrapped, unwrap
 
 Recipe = list[dict[str, Any]]
 """One entry per site: "site", "block", "channels" and "arguments"."""
@@ -19,7 +20,8 @@ def recipe(model: nn.Module) -> Recipe:
     """List what stands at every SE site of a network, so that it can be built again.
 
     Args:
-        model: the network; it is only read.
+        model: the network; it is only read. Of a wrapped one, the network inside, as for
+            :func:`attnblocks.find_se`.
 
     Returns:
         A list for JSON, in the order of the network. Each entry has the name of the ``site``, its
@@ -30,6 +32,7 @@ def recipe(model: nn.Module) -> Recipe:
     Raises:
         ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
             or one that was put in later.
+        TypeError: a network that is scripted, exported or sharded.
 
     Example:
         >>> from attnblocks import Eca
@@ -37,7 +40,7 @@ def recipe(model: nn.Module) -> Recipe:
         [{'site': '0', 'block': 'Eca', 'channels': 64,
           'arguments': {'kernel_size': 3, 'gate_layer': 'Sigmoid'}}]
     """
-    return [_entry(site) for site in find_se(model)]
+    return [_entry(site) for site in find_se(unwrap(model, "recipe"))]
 
 
 def _entry(site: SESite) -> dict[str, Any]:
@@ -67,6 +70,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
     Raises:
         ValueError: the recipe is damaged, or does not fit; all differences are named, and the
             network is left as it was.
+        TypeError: a network that is compiled or wrapped.
 
     Example:
         >>> from attnblocks import SE
@@ -74,6 +78,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
         >>> apply_recipe(nn.Sequential(SE(64)), [entry])[0].rd_channels
         8
     """
+    check_unwrapped(model, "apply_recipe")
     entries = {entry["site"]: entry for entry in _checked(recipe)}
     sites = {site.name: site for site in find_se(model)}
     problems = [f"no site {name!r} in the network" for name in entries.keys() - sites.keys()]

@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from attnblocks._version import __version__
-from attnblocks.blocks.registry import block_name
 from attnblocks.files.builders import build, build_on_meta, need, no_larger_than
+from attnblocks.files.checks import FLOATS, check_layers, check_shapes, check_values, identity
 from attnblocks.files.recipes import apply_recipe, recipe
-from attnblocks.swap.sites import find_se
+from attnblocks.swap.wrappers import unwrap
 
 FORMAT = 1
 """Incremented when older versions of this library can no longer read a new file."""
-
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save_model(
@@ -38,7 +36,9 @@ def save_model(
     be loaded is not written. Tensors shared under several names are written once.
 
     Args:
-        model: a network of timm, of torchvision or of your own, with or without swapped blocks.
+        model: a network of timm, of torchvision or of your own, with or without swapped blocks. Of
+            a compiled or parallel network, and of an average of weights, the network inside is
+            saved. Norms that are synchronised between processes are saved as plain batch norms.
         path: the file; one that exists is replaced once the new one is complete; its mode is kept.
         base: how the network is built before the swap: ``timm/NAME`` or ``torchvision/NAME``; None
             for a network of your own, which then has to be given to :func:`load_model`.
@@ -47,6 +47,7 @@ def save_model(
     Raises:
         ValueError: the base does not give this model, an argument of it is not allowed, a block
             has no recipe, a tensor has no data, or ``path`` is a device or pipe.
+        TypeError: a network that is scripted, exported or sharded, or a part of which is wrapped.
         LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.
         IsADirectoryError: ``path`` is a folder.
@@ -73,20 +74,21 @@ def save_model(
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
     if path.exists() and not path.is_file():
         raise ValueError(f"cannot write {path}: it is no regular file")
+    model = unwrap(model, "save_model")
     made_of = recipe(model)
     state = model.state_dict()
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.is_meta:
+        if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
     kwargs = dict(base_kwargs or {})
     if base is not None:
         rebuilt = apply_recipe(build_on_meta(base, kwargs), made_of)
-        _check_shapes(state, rebuilt, f"base {base!r}")
-        _check_layers(model, rebuilt, f"base {base!r}")
+        check_shapes(state, rebuilt, f"base {base!r}")
+        check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
         raise ValueError(f"base_kwargs {kwargs} go with a base")
     first: dict[tuple[Any, ...], str] = {}
-    same = {name: first.setdefault(_identity(name, value), name) for name, value in state.items()}
+    same = {name: first.setdefault(identity(name, value), name) for name, value in state.items()}
     metadata = {
         "format": "pt",
         "attnblocks": json.dumps(
@@ -121,8 +123,8 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
 
     Args:
         path: the file.
-        base: a network of your own, as it was before the swap; it is copied, not changed. None to
-            build the base that the file names.
+        base: a network of your own, as it was before the swap; it is copied, not changed. Of a
+            wrapped one, the network inside is copied. None to build the base that the file names.
 
     Returns:
         The model on the CPU and in train mode (with a base of your own: where that is, and in its
@@ -152,22 +154,24 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     name, kwargs = header["base"], header["base_kwargs"]
     if base is None and name is None:
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
+    if base is not None:
+        base = unwrap(base, "load_model")
     # First without data, so that what does not fit takes no memory and changes nothing.
     if base is None:
         with no_larger_than(state, kwargs):
             empty = build_on_meta(name, kwargs)
     else:
         empty = copy.deepcopy(base).to("meta")
-    _check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")
+    check_shapes(state, apply_recipe(empty, header["recipe"]), "the base")
     model = apply_recipe(
         build(name, kwargs) if base is None else copy.deepcopy(base), header["recipe"]
     )
-    _check_values(state, model)
+    check_values(state, model)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     kinds = {
         (own[key].dtype, value.dtype)
         for key, value in state.items()
-        if key in own and value.dtype in _FLOATS
+        if key in own and value.dtype in FLOATS
     }
     for key, value in state.items():
         if key in own:  # shared tensors have several names, and are listed here once
@@ -181,7 +185,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     damaged = [
         key
         for key, value in model.named_parameters()
-        if value.dtype in _FLOATS and not value.isfinite().all()
+        if value.dtype in FLOATS and not value.isfinite().all()
     ]
     if damaged:
         warnings.warn(f"{path} has parameters that are not finite: {damaged}", stacklevel=2)
@@ -226,67 +230,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has a header that cannot be used: {error}") from error
     return header, state
-
-
-def _check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
-    """Raise ValueError unless the names and shapes of ``state`` are those of the model."""
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"the weights do not fit {source}: {'; '.join(problems[:5])}{more}")
-
-
-def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
-    """Raise ValueError where a layer without weights differs, such as a pooling or a stride."""
-    # The recipe covers the layers of our blocks, whose classes may differ there.
-    ours = [site for site in find_se(model) if block_name(site.module) is not None]
-    sites = tuple(f"{site.name}." for site in ours)
-
-    def layers(network: nn.Module) -> dict[str, str]:
-        return {
-            name: f"{type(module).__name__}({module.extra_repr()})"
-            for name, module in network.named_modules()
-            if not f"{name}.".startswith(sites)
-        }
-
-    given, built = layers(model), layers(rebuilt)
-    for name in {**given, **built}:
-        if given.get(name) != built.get(name):
-            raise ValueError(
-                f"the model does not fit {source}: {name!r} is {given.get(name)} in the model and "
-                f"{built.get(name)} there; is an argument missing in base_kwargs?"
-            )
-
-
-def _check_values(state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise ValueError unless the model can hold these tensors, each under its own name."""
-    first: dict[tuple[Any, ...], str] = {}
-    for name, own in model.state_dict().items():
-        value = state[name]
-        if own.is_meta:
-            raise ValueError(f"base is on the meta device ({name!r}): build it with data")
-        if value.dtype != own.dtype and not (own.is_floating_point() and value.dtype in _FLOATS):
-            raise ValueError(f"{name!r} is {value.dtype} in the file, not {own.dtype}")
-        twin = first.setdefault(_identity(name, own), name)
-        if twin != name and not _same_bits(state[twin], value):
-            raise ValueError(f"{twin!r} and {name!r} are one tensor in the base, not in the file")
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(
-        a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)
-    )
-
-
-def _identity(name: str, value: Tensor) -> tuple[Any, ...]:
-    """Equal for two names of one tensor."""
-    if not value.numel():
-        return (name,)
-    return (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)

@@ -11,6 +11,7 @@ from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.layers import LayerFactory, copy_function
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.adapters import Adapter, known_adapters
+from attnblocks.swap.wrappers import unwrap
 
 
 @dataclass(frozen=True)
@@ -47,50 +48,70 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
     inside another block are not listed.
 
     Args:
-        model: the network; it is only read.
+        model: the network; it is only read. Of a compiled or parallel network, and of an average
+            of weights, the network inside is read, and the names are those in it.
 
     Returns:
-        The sites in the order of ``model.named_modules()``; empty where there is none.
+        The sites in the order of ``named_modules()``; empty where there is none.
 
     Raises:
-        TypeError: ``model`` is not an ``nn.Module``, or an adapter returns something other than
+        TypeError: ``model`` is not an ``nn.Module``; it is scripted, exported or sharded, or a part
+            of it is wrapped; or an adapter returns something other than
             :class:`attnblocks.SELayers` or None.
+        ValueError: the layers of a block are not where its class has them, as in networks that
+            another version of its library pickled, or whose layers are wrapped.
 
     Example:
         >>> from attnblocks import SE
         >>> [(site.name, site.rd_channels) for site in find_se(nn.Sequential(SE(64), nn.ReLU()))]
         [('0', 16)]
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {model!r}")
     adapters = known_adapters()
     sites: dict[nn.Module, SESite] = {}
     inside: str | None = None
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in unwrap(model, "find_se").named_modules(remove_duplicate=False):
         if inside is not None and (not inside or name.startswith(f"{inside}.")):
             continue
         if module in sites:
             inside = name
-        elif layers := _read_layers(module, adapters):
-            sites[module] = _site(name, module, layers)
+        elif site := _read_site(name, module, adapters):
+            sites[module] = site
             inside = name
     return tuple(sites.values())
 
 
-def _read_layers(module: nn.Module, adapters: Mapping[type, Adapter]) -> SELayers | None:
-    """The layers of a block; None if it is not one, or overrides what its class computes."""
+def _read_site(name: str, module: nn.Module, adapters: Mapping[type, Adapter]) -> SESite | None:
+    """The site of a block; None for any other module."""
+    cls = type(module)
+    kind = f"{cls.__module__}.{cls.__qualname__}"
+    adapter = _adapter(module, adapters)
+    if adapter is None:
+        return None
+    try:
+        layers = adapter(module)
+        site = _site(name, module, kind, layers) if isinstance(layers, SELayers) else None
+    except Exception as error:  # whatever an adapter raises where a layer is missing
+        raise ValueError(
+            f"the block at {name!r} ({kind}) does not have the layers of its class: {error}. "
+            "If the network was pickled, build it anew and load its state dict; if something wraps "
+            "its layers, as PEFT does, merge or remove that first"
+        ) from error
+    if site is None and layers is not None:
+        raise TypeError(
+            f"the adapter of {cls.__qualname__} must return SELayers, got {layers!r} at {name!r}"
+        )
+    return site
+
+
+def _adapter(module: nn.Module, adapters: Mapping[type, Adapter]) -> Adapter | None:
+    """What reads a block; None if it is of no known class, or overrides what its class computes."""
     cls = type(module)
     if "forward" in vars(module):  # replaced by hand
         return None
     known = next((base for base in cls.__mro__ if base in adapters), None)
     if known is None:
-        return own_layers(module) if isinstance(module, AttentionBlock) else None
-    if _overridden(cls, known):
-        return None
-    layers = adapters[known](module)
-    if layers is not None and not isinstance(layers, SELayers):
-        raise TypeError(f"the adapter of {known.__qualname__} must return SELayers, got {layers!r}")
-    return layers
+        return own_layers if isinstance(module, AttentionBlock) else None
+    return None if _overridden(cls, known) else adapters[known]
 
 
 def own_layers(block: AttentionBlock) -> SELayers:
@@ -117,7 +138,7 @@ def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
     return {name for name in names - harmless if hasattr(base, name)}
 
 
-def _site(name: str, module: nn.Module, layers: SELayers) -> SESite:
+def _site(name: str, module: nn.Module, kind: str, layers: SELayers) -> SESite:
     return SESite(
         name=name,
         module=module,
@@ -125,6 +146,6 @@ def _site(name: str, module: nn.Module, layers: SELayers) -> SESite:
         rd_channels=layers.rd_channels,
         act_layer=None if layers.act is None else partial(copy_function, layers.act),
         gate_layer=None if layers.gate is None else partial(copy_function, layers.gate),
-        kind=f"{type(module).__module__}.{type(module).__qualname__}",
+        kind=kind,
         layers=layers,
     )

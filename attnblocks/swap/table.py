@@ -1,22 +1,27 @@
 """What stands where in a network, as a table for the terminal."""
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from attnblocks.swap.sites import SESite, find_se
+from attnblocks.swap.wrappers import unwrap
 
 
 def summary(model: nn.Module, original: nn.Module | None = None) -> str:
     """Tabulate the SE sites of a network: block, channels, squeeze width and parameters.
 
     Args:
-        model: the network.
+        model: the network; of a wrapped one, the network inside, as for
+            :func:`attnblocks.find_se`.
         original: the same network before a swap; adds what stood there and its parameters.
 
     Returns:
-        The table; print it.
+        The table; print it. A plus after a count says that lazy layers, which have not run yet,
+        will add to it.
 
     Raises:
-        ValueError: the two networks do not have the same sites.
+        ValueError: the two networks do not have the same sites, or an SE block cannot be read.
+        TypeError: a network that is scripted, exported or sharded.
 
     Example:
         >>> from attnblocks import SE, CaCo, replace_se
@@ -26,10 +31,12 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
         0        CaCo         64      4        2268  SE                   2128
         network                                2268                       2128
     """
+    model = unwrap(model, "summary")
     header = ["site", "block", "channels", "width", "parameters"]
     rows = [_cells(site) for site in find_se(model)]
-    totals = ["network", "", "", "", str(_count(model))]
+    totals = ["network", "", "", "", _count(model)]
     if original is not None:
+        original = unwrap(original, "summary")
         header += ["before", "parameters before"]
         before = {site.name: site for site in find_se(original)}
         if before.keys() != {row[0] for row in rows}:
@@ -38,8 +45,8 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
             )
         for row in rows:
             old = before[row[0]]
-            row += [type(old.module).__name__, str(_count(old.module))]
-        totals += ["", str(_count(original))]
+            row += [type(old.module).__name__, _count(old.module)]
+        totals += ["", _count(original)]
     table = [header, *rows, totals]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     words = {"site", "block", "before"}
@@ -54,9 +61,12 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
 
 def _cells(site: SESite) -> list[str]:
     width = "" if site.rd_channels is None else str(site.rd_channels)
-    count = str(_count(site.module))
-    return [site.name, type(site.module).__name__, str(site.channels), width, count]
+    kind = type(site.module).__name__
+    return [site.name, kind, str(site.channels), width, _count(site.module)]
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(module: nn.Module) -> str:
+    """How many parameters there are; with a plus where lazy layers will have more."""
+    parameters = list(module.parameters())
+    there = [p for p in parameters if not is_lazy(p)]
+    return f"{sum(p.numel() for p in there)}{'+' if len(there) < len(parameters) else ''}"

@@ -1,0 +1,162 @@
+"""Which sites are replaced, and what makes the new block of each."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from attnblocks.blocks.base import PLACE, AttentionBlock
+from attnblocks.blocks.registry import BlockFactory, get_block, is_registered
+from attnblocks.blocks.se_layers import SELayers
+from attnblocks.swap.adapters import known_classes
+from attnblocks.swap.sites import SESite, holds
+
+Block = BlockFactory | str | Callable[[SESite], nn.Module]
+"""A block class or registered function, its name, or a function of the site."""
+
+Where = Callable[[SESite], bool] | str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How new blocks start, and with which options.
+
+    Args:
+        inherits: whether they start from the blocks that they replace.
+        match_rd_channels: whether they get the squeeze widths of their sites.
+        options: further arguments of the blocks.
+    """
+
+    inherits: bool
+    match_rd_channels: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How the new module of a site is made.
+
+    Args:
+        make: builds the module from the site.
+        inherits: whether the module then inherits from the block at the site.
+        exact: tried first: makes a module that takes over all of the old block, or returns None.
+    """
+
+    make: Callable[[SESite], nn.Module]
+    inherits: bool = False
+    exact: Callable[[SELayers], nn.Module | None] | None = None
+
+
+def assign(
+    sites: Sequence[SESite], block: Block | Mapping[str, Block], where: Where | None, start: Start
+) -> list[Maker | None]:
+    """The maker of each site, None for a site that stays as it is.
+
+    Raises:
+        LookupError: ``where`` or a pattern selects none, or only sites that are taken.
+        ValueError: an unknown block name.
+        TypeError: arguments that do not go together.
+    """
+    if not isinstance(block, Mapping):
+        maker, chosen = _maker(block, start), select(sites, where)
+        return [maker if site in chosen else None for site in sites]
+    if where is not None:
+        raise TypeError("the patterns of a mapping say which sites to replace: leave out where")
+    if not block:
+        raise LookupError("the mapping from patterns to blocks is empty")
+    makers: dict[SESite, Maker] = {}
+    for pattern, one in block.items():
+        maker, chosen = _maker(one, start), select(sites, pattern)
+        if makers.keys() >= set(chosen):
+            names = [site.name for site in chosen]
+            raise LookupError(
+                f"{pattern!r} comes after patterns that take all of its sites {names}"
+            )
+        makers = {**dict.fromkeys(chosen, maker), **makers}
+    return [makers.get(site) for site in sites]
+
+
+def select(sites: Sequence[SESite], where: Where | None) -> tuple[SESite, ...]:
+    """The sites that ``where`` names; LookupError if it, or one of its patterns, names none."""
+    if where is None:
+        return tuple(sites)
+    names = [site.name for site in sites]
+    if callable(where):
+        chosen = tuple(site for site in sites if where(site))
+    else:
+        patterns = [where] if isinstance(where, str) else list(where)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise LookupError(f"{pattern!r} matches none of the sites {names}")
+        chosen = tuple(s for s in sites if any(fnmatchcase(s.name, p) for p in patterns))
+    if not chosen:
+        raise LookupError(f"where selects none of the sites {names}")
+    return chosen
+
+
+def _maker(block: Block, start: Start) -> Maker:
+    """The maker of a block, however it was given."""
+    factory = _factory(block)
+    if factory is not None:
+        return _from_channels(factory, start)
+    if isinstance(block, (type, nn.Module)) or not callable(block):
+        raise TypeError(f"block must be a class, a name or a function of the site, got {block!r}")
+    given = sorted(start.options) + ["match_rd_channels"] * start.match_rd_channels
+    if given:
+        raise TypeError(f"{given} go with a block class or name; a function gets the site alone")
+    return Maker(block)
+
+
+def _factory(block: Block) -> BlockFactory | None:
+    """What is called with channels and options; None for what is called with the site."""
+    if isinstance(block, str):
+        return get_block(block)
+    made = block.func if isinstance(block, partial) else block
+    is_class = isinstance(made, type) and issubclass(made, nn.Module)
+    return block if is_class or is_registered(block) or is_registered(made) else None
+
+
+def _from_channels(factory: BlockFactory, start: Start) -> Maker:
+    if taken := start.options.keys() & set(PLACE):
+        raise TypeError(f"{sorted(taken)} of a new block are those of the site")
+
+    def make(site: SESite) -> nn.Module:
+        width = site.rd_channels if start.match_rd_channels else None
+        matched = {} if width is None else {"rd_channels": width}
+        return factory(site.channels, **start.options, **matched)
+
+    return Maker(make, start.inherits, None if start.options else _exact(factory, start))
+
+
+def _exact(factory: BlockFactory, start: Start) -> Callable[[SELayers], nn.Module | None] | None:
+    if start.inherits and isinstance(factory, type) and issubclass(factory, AttentionBlock):
+        return factory.from_se if holds(factory, "from_se") else None
+    return None
+
+
+def no_site(model: nn.Module) -> LookupError:
+    """The error for a network without SE blocks: what was looked for, and what looks similar."""
+    traced = any(isinstance(module, GraphModule) for module in model.modules())
+    advice = "swap before tracing or exporting it" if traced else "see register_se for others"
+    return LookupError(
+        f"{type(model).__name__} has no SE block. Looked for: {', '.join(known_classes())} "
+        f"and the blocks of attnblocks. {_similar(model.named_modules())} What to do: {advice}"
+    )
+
+
+def _similar(modules: Iterable[tuple[str, nn.Module]]) -> str:
+    pattern = re.compile("SE|Se[^a-z]|Squeeze|Excit|Eca|Att")
+    found = {
+        type(module).__qualname__: name
+        for name, module in modules
+        if pattern.search(type(module).__name__)
+    }
+    if not found:
+        return "Nothing in it looks like an attention block."
+    listed = ", ".join(f"{cls} ({name!r})" for cls, name in list(found.items())[:8])
+    return f"Similar modules in it: {listed}."

@@ -1,0 +1,98 @@
+"""Networks that are wrapped: which can be looked into, and which are refused by name."""
+
+import sys
+from typing import Any, NamedTuple
+
+from torch import nn
+
+
+class _Wrapper(NamedTuple):
+    """What is known about a class that is put around a network.
+
+    Args:
+        advice: what to do instead of giving it.
+        inner: the attribute that is the network itself, with the same tensors; None if none is.
+    """
+
+    advice: str
+    inner: str | None = None
+
+
+def _average(inner: str) -> _Wrapper:
+    return _Wrapper(f"the average itself is model.{inner}; make a new one of a new network", inner)
+
+
+# By module and name: a class is looked up only where its module is imported already.
+_WRAPPERS: dict[tuple[str, str], _Wrapper] = {
+    ("torch._dynamo.eval_frame", "OptimizedModule"): _Wrapper(
+        "take the network inside, model._orig_mod, and compile it afterwards", "_orig_mod"
+    ),
+    ("torch.nn", "DataParallel"): _Wrapper(
+        "take the network inside, model.module, and wrap it afterwards", "module"
+    ),
+    ("torch.nn.parallel", "DistributedDataParallel"): _Wrapper(
+        "take the network inside, model.module, and wrap it afterwards", "module"
+    ),
+    ("torch.optim.swa_utils", "AveragedModel"): _average("module"),
+    ("timm.utils.model_ema", "ModelEma"): _average("ema"),
+    ("timm.utils.model_ema", "ModelEmaV2"): _average("module"),
+    ("timm.utils.model_ema", "ModelEmaV3"): _average("module"),
+    ("torch.jit", "ScriptModule"): _Wrapper("take the network that was scripted or traced"),
+    ("torch.export", "ExportedProgram"): _Wrapper("take the network that was exported"),
+    ("torch.distributed.fsdp", "FullyShardedDataParallel"): _Wrapper(
+        "its tensors are spread over processes: take the network before it was wrapped"
+    ),
+    ("torch.distributed.fsdp", "FSDPModule"): _Wrapper(
+        "its tensors are spread over processes: take the network before fully_shard"
+    ),
+}
+
+
+def unwrap(model: nn.Module, caller: str) -> nn.Module:
+    """The network that is to be read: the one inside a wrapper that has the same tensors.
+
+    Args:
+        model: a network, or a wrapper around one.
+        caller: the public function, for errors.
+
+    Raises:
+        TypeError: no network; one that is recorded code, or whose tensors other processes have;
+            or one of which a part is wrapped, whose names are then not the network's own.
+    """
+    known = _imported()
+    while (wrapper := _wrapper(model, known)) is not None and wrapper.inner is not None:
+        model = getattr(model, wrapper.inner)
+    _refuse(model, f"{caller} cannot read a", known)
+    return model
+
+
+def check_unwrapped(model: nn.Module, caller: str) -> None:
+    """Raise TypeError unless a network can be changed; wrappers remember what they were given.
+
+    Args:
+        model: the network.
+        caller: the public function, for errors.
+    """
+    _refuse(model, f"{caller} cannot change a", _imported())
+
+
+def _imported() -> dict[type, _Wrapper]:
+    return {
+        getattr(sys.modules[module], name): wrapper
+        for (module, name), wrapper in _WRAPPERS.items()
+        if hasattr(sys.modules.get(module), name)
+    }
+
+
+def _wrapper(part: Any, known: dict[type, _Wrapper]) -> _Wrapper | None:
+    return next((wrapper for cls, wrapper in known.items() if isinstance(part, cls)), None)
+
+
+def _refuse(model: Any, problem: str, known: dict[type, _Wrapper]) -> None:
+    for name, part in model.named_modules() if isinstance(model, nn.Module) else [("", model)]:
+        for cls, wrapper in known.items():
+            if isinstance(part, cls):
+                place = f" (its {name!r})" if name else ""
+                raise TypeError(f"{problem} {cls.__name__}{place}: {wrapper.advice}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {model!r}")
