@@ -161,7 +161,7 @@ def check_swaps(model: nn.Module, sites: tuple[SESite, ...]) -> None:
     original = _shapes(model)
     blocks = {site.name: site.module for site in sites}
 
-    replace_se(model, SE, rd_channels="match")
+    replace_se(model, SE, match_rd_channels=True)
     widths = {site.name: site.rd_channels or site.channels for site in sites}
     norms = {site.name: _shapes(site.layers.norm) for site in sites if site.layers.norm}
     _check_sites(model, sites, SE, widths)
@@ -171,13 +171,13 @@ def check_swaps(model: nn.Module, sites: tuple[SESite, ...]) -> None:
     _expect("sites put back", find_se(model), sites)
     _expect("shapes put back", _shapes(model), original)
 
-    replace_se(model, CaCo, rd_channels="match")
+    replace_se(model, CaCo, match_rd_channels=True)
     with torch.device("meta"):  # a site without a squeeze has no width to match
         published = {c: CaCo(c).channel.rd_channels for c in {site.channels for site in sites}}
     widths = {site.name: site.rd_channels or published[site.channels] for site in sites}
     _check_sites(model, sites, CaCo, widths)
 
-    replace_se(model, SE, rd_channels="match")
+    replace_se(model, SE, match_rd_channels=True)
     _check_sites(model, sites, SE, widths)
     _expect(
         "shapes with SE after CaCo", _shapes(model), _shapes_with_se(original, sites, widths, {})

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -23,7 +22,7 @@ from examples.ham10000.training.models import Network, build_network
 MODEL = "timm/tf_mobilenetv3_small_075"
 IMAGE_SIZE = 112
 BATCH_SIZE = 128
-INITS = ("fresh", "warm", "fitted")
+INITS = ("fresh", "inherit", "fitted")
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,9 @@ def original(weights: Path, seed: int) -> Network:
 
 
 def swapped(network: Network, arm: Arm) -> Network:
-    """A copy with the block of an arm, fresh or warm."""
+    """A copy with the block of an arm, fresh or from its SE."""
     model = copy.deepcopy(network.model)
     if arm != OWN:
-        options: dict[str, Any] = {"rd_channels": "match"} if arm.width == "match" else {}
-        init = "fresh" if arm.init == "fresh" else "warm"
-        replace_se(model, arm.block, init=init, **options)
+        init = "fresh" if arm.init == "fresh" else "inherit"
+        replace_se(model, arm.block, init=init, match_rd_channels=arm.width == "match")
     return Network(model, network.mean, network.std, network.head)

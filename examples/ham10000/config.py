@@ -21,7 +21,7 @@ LARGEST_IMAGE = 4096
 
 MOST_WORKERS = 256
 
-INITS = ("fresh", "warm", "fitted")
+INITS = ("fresh", "inherit", "fitted")
 """How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
 
 SCHEDULES = ("cosine", "constant")
@@ -171,6 +171,9 @@ def read_description(run: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(description, dict):
         raise ValueError(f"{file} is damaged: it holds no JSON object")
+    options = description.get("options")
+    if isinstance(options, dict) and options.get("init") == "warm":
+        options["init"] = "inherit"  # its name in version 0.1.0
     return description
 
 

@@ -150,7 +150,7 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     if not rows:
         text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
         _add(group, "--attention", text, choices=ATTENTION)
-    text = "how a swapped block starts; fresh: as published; warm: from the SE that it replaces; "
+    text = "how a swapped block starts; fresh: as published; inherit: from the SE it replaces; "
     text += "fitted: to it, on 512 training images without labels; default: fitted where weights "
     text += "are given, else fresh"
     _add(group, "--init", text, choices=INITS)

@@ -51,8 +51,8 @@ def build_network(
             that holds everything but the classifier.
         attention: a block of attnblocks instead of every SE block; ``SE`` keeps the network's own;
             ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
-        init: ``fresh``, ``warm`` or ``fitted`` for the block; the last needs images, and begins
-            ``warm``.
+        init: ``fresh``, ``inherit`` or ``fitted`` for the block; the last needs images, and begins
+            as ``inherit``.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, or no SE blocks to replace or keep.
@@ -197,4 +197,4 @@ def _with_attention(model: nn.Module, attention: str, init: str) -> nn.Module:
         return model
     if attention == "identity":
         return replace_se(model, nn.Identity)
-    return replace_se(model, attention, init="fresh" if init == "fresh" else "warm")
+    return replace_se(model, attention, init="fresh" if init == "fresh" else "inherit")
