@@ -328,7 +328,7 @@ class Renamed(torchvision.ops.SqueezeExcitation):
 def test_a_subclass_counts_unless_it_overrides_what_is_computed():
     model = nn.Sequential(Halved(16, 4), Renamed(16, 4))
     assert [s.name for s in find_se(model)] == ["1"]
-    assert find_se(model)[0].kind.endswith("test_swap.Renamed")
+    assert find_se(model)[0].kind.endswith("test_replace.Renamed")
 
 
 def test_adapters_are_checked():
