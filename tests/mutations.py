@@ -15,13 +15,18 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-BLOCKS = ("test_blocks.py", "test_properties.py", "test_gradients.py", "test_called_layers.py")
-EXPORT = ("test_export.py",)
+BLOCKS = (
+    "blocks/test_blocks.py",
+    "blocks/test_properties.py",
+    "blocks/test_gradients.py",
+    "blocks/test_called_layers.py",
+)
+EXPORT = ("blocks/test_export.py",)
 SWAP = (
-    "test_swap.py",
-    "test_swap_properties.py",
-    "test_swap_refusals.py",
-    "test_inherit.py",
+    "swap/test_replace.py",
+    "swap/test_properties.py",
+    "swap/test_refusals.py",
+    "swap/test_inherit.py",
     "test_users_block.py",
 )
 

@@ -41,6 +41,11 @@ EPOCHS = [
     {"val_loss": 0.8, "val_accuracy": 0.82, "val_mean_recall": 0.65, "train_loss": 0.4},
 ]
 
+SE = "mobilenet_v3_small-pretrained-SE-cross-entropy"
+"""How the folders of the row SE begin: its split and its seed follow."""
+
+CACO = {"attention": "CaCo", "init": "fitted"}
+
 CLASSES = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"]
 
 

@@ -1,7 +1,6 @@
-"""What the benchmarks print, write, draw and compare."""
+"""The commands from their options to the files that they write."""
 
 import dataclasses
-import json
 import platform
 from pathlib import Path
 
@@ -9,205 +8,12 @@ import pytest
 import torch
 
 from benchmarks import blocks, models, report
-from benchmarks.compare import compare
-from benchmarks.compare import main as compare_files
-from benchmarks.results import Result, Row, load_result, save_result
+from benchmarks.results import Result, load_result, save_result
 from benchmarks.settings import Settings
+from tests.benchmarks.made import ROUNDS, cells, result, row
 
 TINY = ["--image-size", "32", "--batch", "1", "--rounds", "2", "--min-run-time", "0.0001"]
 TINY_NETWORK = ("--network", "timm/test_efficientnet")
-ROUNDS = [0.010, 0.012, 0.011, 0.013, 0.009]  # median 11 ms, quartiles 10 and 12
-
-
-def row(name: str, seconds: list[float], **figures: float) -> Row:
-    return Row(name, "contiguous", 4, 224, "all sites", None, seconds, figures)
-
-
-def result(rows: list[Row], benchmark: str = "blocks", **settings) -> Result:
-    machine = {"processor": "Example", "threads": 2, "torch": "2.99"}
-    return Result(benchmark, machine, Settings("mobilenet_v3_small", **settings), rows)
-
-
-def cells(text: str) -> dict[str, dict[str, str]]:
-    """The cells of the only table of a text in Markdown, by row and column."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    head, _, *body = [[cell.strip() for cell in line] for line in lines]
-    assert all(len(line) == len(head) + 1 or len(line) == len(head) for line in body)
-    return {line[0]: dict(zip(head[-len(line) + 1 :], line[1:], strict=True)) for line in body}
-
-
-def test_the_table_of_blocks_holds_ratios_and_bandwidth():
-    rows = [
-        row("torchvision SE", [s / 2 for s in ROUNDS], maps=3.0, map_bytes=1e6, parameters=1000),
-        row("CaCo", ROUNDS, maps=7.0, map_bytes=1e6, parameters=1234567),
-        row("published CaCo", [s * 2 for s in ROUNDS], maps=10.0, map_bytes=1e6, parameters=7),
-        row("copy", [s / 11 for s in ROUNDS], maps=2.0, map_bytes=1e6, parameters=0),
-    ]
-    table = cells(report.tables(result(rows), markdown=True))
-    assert list(table) == [r.name for r in rows]
-    assert table["CaCo"] == {
-        "ms": "11.0",
-        "quartiles": "10.0 to 12.0",
-        "x SE": "2.00",
-        "x published": "0.50",
-        "x copy": "11.00",
-        "maps": "7.0",
-        "GB/s": "0.6",  # 7 MB in 11 ms
-        "parameters": "1,234,567",
-    }
-    assert table["published CaCo"]["x published"] == ""
-    assert table["copy"]["GB/s"] == "2.0"
-
-
-def test_blocks_are_set_against_their_published_forms_in_one_figure():
-    ratios = {"CBAM": 1 / 2, "CoordAtt": 1 / 4, "SeCo": 1, "CaCo": 1 / 8}
-    ours = [row(name, [s * ratio for s in ROUNDS]) for name, ratio in ratios.items()]
-    peers = [row(f"published {name}", ROUNDS) for name in ratios]
-    text = report.tables(result([*ours, *peers]))
-    assert "geometric mean of CBAM, CoordAtt, SeCo, CaCo: 0.35" in text  # the fourth root of 1/64
-    assert "geometric mean" not in report.tables(result([*ours, *peers[1:]]))
-
-
-def test_the_table_of_models_holds_shares_round_by_round():
-    floor = [0.010, 0.020, 0.030]
-    rows = [
-        row("own SE", [0.012, 0.022, 0.032], saved_bytes=30 * 2**20, flops=1e9),
-        row("CaCo", [0.015, 0.023, 0.034], saved_bytes=45 * 2**20, flops=2.5e9),  # 5, 3 and 4 more
-        row("identity", floor, saved_bytes=20 * 2**20, flops=1e9),
-    ]
-    table = cells(report.tables(result(rows, "models", backward=True), markdown=True))
-    assert table["CaCo"] == {
-        "ms": "23.0",
-        "quartiles": "19.0 to 28.5",
-        "images/s": "174",
-        "share ms": "4.00",
-        "its quartiles": "3.50 to 4.50",
-        "x SE's": "2.00",
-        "saved MiB": "45.0",
-        "share saved, x SE's": "2.50",
-        "GFLOPs": "2.5000",
-    }
-    assert table["own SE"]["x SE's"] == table["own SE"]["share saved, x SE's"] == "1.00"
-    assert table["identity"]["share ms"] == ""
-
-
-def test_the_terminal_shows_the_same_cells_in_columns():
-    rows = [row("torchvision SE", ROUNDS), row("CaCo", [2 * s for s in ROUNDS])]
-    head, _, names, *body = report.tables(result(rows)).rstrip().splitlines()
-    assert head == (
-        "all sites, contiguous, batch 4, 224 px: "
-        "mobilenet_v3_small, forward, float32, cpu, 2 threads"
-    )
-    assert names.split() == ["ms", "quartiles", "x", "SE"]
-    assert body[1].split() == ["CaCo", "22.0", "20.0", "to", "24.0", "2.00"]
-    assert len({len(line) for line in (names, *body)}) == 1
-
-
-def test_a_file_holds_the_result_whole(tmp_path):
-    saved = result([row("CaCo", ROUNDS, maps=7.0)], backward=True, rounds=5)
-    save_result(saved, tmp_path / "a.json")
-    assert load_result(tmp_path / "a.json") == saved
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("no json", "no result of a benchmark"),
-        ("[]", "no result"),
-        ("{}", "no result"),
-        ('{"version": 0}', "version"),
-        ({"benchmark": "other"}, "benchmark is 'other'"),
-        ({"rows": []}, r"rows is \[\]"),
-        ({"rows": [{"name": "CaCo"}]}, "no result"),
-        ({"machine": 3}, "machine is 3"),
-        ({"settings": {"speed": "high"}}, "speed"),
-        ({"seconds": []}, "seconds of 'CaCo' are"),
-        ({"seconds": [0.1, 0.0]}, "seconds of 'CaCo' are"),
-        ({"seconds": ["1"]}, "seconds of 'CaCo' are"),
-    ],
-)
-def test_other_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "a.json"
-    save_result(result([row("CaCo", ROUNDS)]), path)
-    good = json.loads(path.read_text())
-    if isinstance(content, str):
-        path.write_text(content)
-    elif "seconds" in content:
-        path.write_text(json.dumps({**good, "rows": [{**good["rows"][0], **content}]}))
-    else:
-        path.write_text(json.dumps({**good, **content}))
-    with pytest.raises(ValueError, match=message):
-        load_result(path)
-
-
-def times(factor: float, **figures: float) -> list[Row]:
-    return [
-        row("SE", ROUNDS, maps=3.0),
-        row("CaCo", [factor * s for s in ROUNDS], **{"maps": 7.0, **figures}),
-    ]
-
-
-def run_compare(tmp_path: Path, old: Result, new: Result, *arguments: str) -> object:
-    for name, value in (("old", old), ("new", new)):
-        save_result(value, tmp_path / f"{name}.json")
-    with pytest.raises(SystemExit) as stopped:
-        compare_files([str(tmp_path / "old.json"), str(tmp_path / "new.json"), *arguments])
-    return stopped.value.code
-
-
-@pytest.mark.parametrize(
-    ("new", "arguments", "regressions"),
-    [
-        (times(1.0), (), []),
-        (times(0.5), (), []),
-        (times(1.15), (), []),  # beyond the threshold, but the quartiles overlap
-        (times(1.15), ("--threshold", "1.01"), []),
-        (times(1.5), (), ["CaCo: 11 to 16.5 ms, ratio 1.500"]),
-        (times(1.5), ("--threshold", "1.6"), []),
-        (times(1.0, maps=10.0), (), ["CaCo maps: 7 to 10, ratio 1.429"]),
-        (times(1.0, maps=7.5), (), []),
-        (times(1.3, maps=5.0), (), ["CaCo: 11 to 14.3 ms, ratio 1.300"]),
-    ],
-)
-def test_regressions_are_named(tmp_path, capsys, new, arguments, regressions):
-    code = run_compare(tmp_path, result(times(1.0)), result(new), *arguments)
-    count, *named = capsys.readouterr().out.split(" only\n")[1].splitlines()
-    assert count.startswith(f"{len(regressions)} regressions")
-    assert named == [f"  all sites, contiguous, batch 4, 224 px: {line}" for line in regressions]
-    assert code == bool(regressions)
-
-
-def test_rows_are_joined_by_group_and_name(capsys, tmp_path):
-    other = dataclasses.replace(row("CaCo", ROUNDS), batch=32)
-    old = result([row("CaCo", ROUNDS), row("SE", ROUNDS)])
-    new = result([other, row("SE", [2 * s for s in ROUNDS])])
-    (change,) = compare(old, new)
-    assert (change.name, change.figure, change.ratio) == ("SE", "seconds", pytest.approx(2.0))
-    assert run_compare(tmp_path, old, new) == 1
-    assert "1 rows compared, 2 are in one file only" in capsys.readouterr().out
-
-
-OTHER_MACHINE = dataclasses.replace(result(times(1.0)), machine={"processor": "B", "threads": 2})
-
-
-@pytest.mark.parametrize(
-    ("new", "message"),
-    [
-        (OTHER_MACHINE, "the machines differ: processor 'Example' and 'B', torch '2.99' and None"),
-        (result(times(1.0), dtype="float16"), "settings differ: dtype 'float32' and 'float16'"),
-        (result(times(1.0), "models"), "one is a result of blocks, the other of models"),
-        (result([row("Eca", ROUNDS)]), "no row in common"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(tmp_path, capsys, new, message):
-    assert run_compare(tmp_path, result(times(1.0)), new) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_machines_and_efforts_may_differ_if_that_is_said(tmp_path):
-    other = dataclasses.replace(OTHER_MACHINE, settings=Settings("mobilenet_v3_small", rounds=9))
-    assert run_compare(tmp_path, result(times(1.0)), other, "--across-machines") == 0
 
 
 def test_a_report_into_no_folder_is_refused(tmp_path, capsys):
@@ -215,12 +21,6 @@ def test_a_report_into_no_folder_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         report.main([str(tmp_path / "a.json"), "--plots", str(tmp_path / "none")])
     assert "argument --plots: there is no folder" in capsys.readouterr().err
-
-
-def test_a_missing_file_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        compare_files([str(tmp_path / "none.json"), str(tmp_path / "none.json")])
-    assert "none.json: No such file" in capsys.readouterr().err
 
 
 def run_cli(main, tmp_path: Path, *arguments: str) -> Result:

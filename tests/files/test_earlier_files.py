@@ -1,6 +1,6 @@
 """What version 0.1.0 wrote loads, and computes what it computed then.
 
-``files/0.1.0`` holds a network of nine blocks as a pickle of the whole module and as a file of
+``0.1.0`` holds a network of nine blocks as a pickle of the whole module and as a file of
 ``save_model``; a small MobileNetV3 with five blocks of its own as such a file; and in
 ``expected.pt`` their state dicts, recipes, and outputs in float64 for the inputs beside them.
 """
@@ -27,7 +27,7 @@ from attnblocks import (
     save_model,
 )
 
-FILES = Path(__file__).parent / "files" / "0.1.0"
+FILES = Path(__file__).parent / "0.1.0"
 
 
 @pytest.fixture(scope="module")

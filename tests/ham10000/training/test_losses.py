@@ -1,71 +1,23 @@
-"""Losses against formulas written out in float64, and when their class weights are on."""
+"""Losses against formulas written out in float64, and what they refuse."""
 
 import math
 import re
-from types import SimpleNamespace
 
-import lightning as L
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
 from examples.ham10000.training.cosine import CosineClassifier, use_cosine_classifier
 from examples.ham10000.training.losses import LDAM, DeferredReweighting, Focal, Joint, build_loss
-from examples.ham10000.training.models import build_network
-
-COUNTS = (327, 514, 1099, 115, 1113, 6705, 142)  # of HAM10000
-WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.25, 0.125, 4.0])
-LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 5, 5, 3])
-
-
-def cosine_logits(seed=0):
-    """Scaled cosines in float64, with labels of every class."""
-    return torch.from_numpy(np.random.default_rng(seed).uniform(-30, 30, (len(LABELS), 7)))
-
-
-def probabilities(row):
-    """Softmax in float64, one class after the other."""
-    top = max(row)
-    parts = [math.exp(z - top) for z in row]
-    return [part / math.fsum(parts) for part in parts]
-
-
-def log_probability(row, label):
-    top = max(row)
-    return row[label] - top - math.log(math.fsum(math.exp(z - top) for z in row))
-
-
-def mean(losses, labels, weight):
-    if weight is None:
-        return math.fsum(losses) / len(losses)
-    chosen = [float(weight[label]) for label in labels]
-    return math.fsum(w * x for w, x in zip(chosen, losses, strict=True)) / math.fsum(chosen)
-
-
-def focal_by_hand(logits, labels, gamma, weight=None):
-    """Equation 4 of Lin et al.: -(1 - p_t)^gamma log(p_t)."""
-    losses = []
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        others = math.fsum(p for j, p in enumerate(probabilities(row)) if j != label)
-        losses.append(-(others**gamma) * log_probability(row, label))
-    return mean(losses, labels, weight)
-
-
-def ldam_by_hand(logits, labels, counts, weight=None, max_margin=0.5, scale=30.0):
-    """Equation 13 of Cao et al., with the margins of kaidic/LDAM-DRW."""
-    margins = [n**-0.25 for n in counts]
-    margins = [m * max_margin / max(margins) for m in margins]
-    losses = []
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        cosines = [z / scale for z in row]
-        cosines[label] -= margins[label]
-        losses.append(-log_probability([scale * x for x in cosines], label))
-    return mean(losses, labels, weight)
+from tests.ham10000.training.by_hand import (
+    COUNTS,
+    LABELS,
+    WEIGHT,
+    cosine_logits,
+    focal_by_hand,
+    ldam_by_hand,
+)
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
@@ -193,143 +145,6 @@ def test_labels_out_of_range_are_errors():
                 loss(cosine_logits()[:1], torch.tensor([label]))
 
 
-def test_balanced_weights_are_those_of_scikit_learn():
-    labels = np.repeat(np.arange(7), COUNTS)
-    expected = compute_class_weight("balanced", classes=np.arange(7), y=labels)
-    torch.testing.assert_close(balanced_weights(COUNTS), torch.from_numpy(expected).float())
-    torch.testing.assert_close(balanced_weights(np.bincount(labels)), balanced_weights(COUNTS))
-
-
-def test_drw_weights_are_those_of_the_effective_number():
-    torch.testing.assert_close(drw_weights([1, 2], beta=0.5), torch.tensor([1.2, 0.8]))
-    assert drw_weights([3, 5, 7], beta=0).tolist() == [1, 1, 1]
-    # Nearly 1/n, which single precision cannot work out.
-    torch.testing.assert_close(drw_weights([1, 2], beta=1 - 1e-9), torch.tensor([4 / 3, 2 / 3]))
-    raw = [(1 - 0.9999) / (1 - 0.9999**n) for n in COUNTS]
-    expected = torch.tensor([7 * r / math.fsum(raw) for r in raw])
-    assert drw_weights(COUNTS).sum().item() == pytest.approx(7, rel=1e-6)
-    torch.testing.assert_close(drw_weights(COUNTS), expected)
-
-
-def test_cosine_classifier_is_the_scaled_cosine():
-    torch.manual_seed(0)
-    classifier = CosineClassifier(5, 3, scale=7, dtype=torch.float64)
-    features = torch.randn(4, 5, dtype=torch.float64)
-    x, w = features.numpy(), classifier.weight.detach().numpy()
-    expected = [[7 * (a @ b) / math.sqrt((a @ a) * (b @ b)) for b in w] for a in x]
-    np.testing.assert_allclose(
-        classifier(features).detach().numpy(), expected, rtol=1e-9, atol=1e-12
-    )
-    assert classifier(3 * classifier.weight).diagonal().tolist() == pytest.approx([7] * 3)
-
-
-def test_gradients_of_the_cosine_classifier():
-    classifier = CosineClassifier(5, 3, dtype=torch.float64)
-    features = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-
-    def forward(features, weight):
-        return torch.func.functional_call(classifier, {"weight": weight}, features)
-
-    torch.autograd.gradcheck(forward, (features, classifier.weight))
-
-
-FACTORS = st.floats(-6, 6).map(lambda power: 10**power)
-
-
-@settings(max_examples=30)
-@given(rows=st.lists(FACTORS, min_size=4, max_size=4), classes=st.lists(FACTORS, min_size=3))
-def test_cosines_do_not_see_lengths(rows, classes):
-    classifier = CosineClassifier(5, len(classes), dtype=torch.float64)
-    features = torch.randn(4, 5, dtype=torch.float64)
-    expected = classifier(features)
-    with torch.no_grad():
-        classifier.weight.mul_(torch.tensor(classes, dtype=torch.float64)[:, None])
-    scaled = features * torch.tensor(rows, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(classifier(scaled), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_zero_features_give_zeros_in_the_gradient_too(dtype):
-    classifier = CosineClassifier(5, 3, dtype=dtype)
-    features = torch.eye(2, 5, dtype=dtype)
-    features[0] = 0
-    features.requires_grad_()
-    logits = classifier(features)
-    logits.sum().backward()
-    assert logits[0].tolist() == [0] * 3
-    assert features.grad[0].tolist() == [0] * 5
-    assert features.grad[1].abs().amax() > 0
-    assert classifier.weight.grad.isfinite().all()
-
-
-def test_class_weights_start_in_all_directions():
-    torch.manual_seed(0)
-    weight = CosineClassifier(3, 4000).weight.detach()
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(4000))
-    # In three dimensions each coordinate of a uniform direction is uniform on [-1, 1].
-    for coordinate in weight.T:
-        counts = torch.histc(coordinate, 10, -1, 1)
-        assert counts.min() > 330
-        assert counts.max() < 470
-
-
-class Tiny(L.LightningModule):
-    """Three batches an epoch; keeps the weights of LDAM at each step, and saves once."""
-
-    def __init__(self, path=None):
-        super().__init__()
-        self.classifier = CosineClassifier(4, 7)
-        self.loss = Joint(Focal(), LDAM(COUNTS))
-        self.path, self.seen = path, {}
-
-    def training_step(self, batch, batch_idx):
-        weight = self.loss.ldam.weight
-        step = (self.current_epoch, batch_idx)
-        self.seen[step] = None if weight is None else weight.tolist()
-        return self.loss(self.classifier(batch), torch.arange(len(batch)))
-
-    def on_train_epoch_end(self):
-        if self.path is not None and self.current_epoch == 2:
-            self.trainer.save_checkpoint(self.path)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(module, start, checkpoint=None):
-    trainer = L.Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        callbacks=[DeferredReweighting(module.loss.ldam, WEIGHT, start)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    batches = torch.utils.data.DataLoader(torch.randn(21, 4), batch_size=7)
-    trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=False)
-    return module.seen
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of slow loaders and of resuming
-def test_class_weights_are_on_from_their_epoch_on_and_after_resuming(tmp_path):
-    path = tmp_path / "last.ckpt"
-    seen = fit(Tiny(path), start=2)
-    steps = [(epoch, step) for epoch in range(4) for step in range(3)]
-    assert seen == {at: WEIGHT.tolist() if at[0] >= 2 else None for at in steps}
-    resumed = fit(Tiny(), start=2, checkpoint=path)
-    assert resumed == {at: seen[at] for at in steps if at[0] == 3}
-
-
-def test_deferred_weights_follow_the_loss_to_its_device_and_back_in_time():
-    ldam = LDAM(COUNTS, weight=WEIGHT).to("meta")
-    callback = DeferredReweighting(ldam, WEIGHT, 1)
-    callback.on_train_epoch_start(SimpleNamespace(current_epoch=1), None)
-    assert ldam.weight.device.type == "meta"
-    callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
-    assert ldam.weight is None
-
-
 def test_losses_put_nothing_into_a_checkpoint():
     loss = Joint(Focal(weight=WEIGHT), LDAM(COUNTS))
     loss.ldam.weight = WEIGHT
@@ -363,43 +178,6 @@ def test_build_loss_by_name(weight):
         },
         rel=1e-5,
     )
-
-
-@pytest.mark.parametrize(
-    "name", ["tv/mobilenet_v3_small", "tv/resnet18", "timm/mobilenetv3_small_050"]
-)
-def test_a_network_gets_a_cosine_classifier(name):
-    network = build_network(name, 7, "none", "none")
-    model = network.model.double().eval()
-    (head,) = network.head
-    before = dict(model.named_modules())
-    use_cosine_classifier(model, network.head, 5)
-    after = dict(model.named_modules())
-    assert [n for n in before if after[n] is not before[n]] == [head]
-    assert before.keys() == after.keys()
-
-    features = []
-    model.get_submodule(head).register_forward_hook(lambda _, inputs, __: features.extend(inputs))
-    with torch.no_grad():
-        logits = model(torch.randn(2, 3, 64, 64, dtype=torch.float64))
-        weight = after[head].weight
-        cosines = torch.cosine_similarity(features[0][:, None], weight[None], dim=2)
-    assert logits.shape == (2, 5)
-    torch.testing.assert_close(logits, 30 * cosines)
-
-
-def test_the_cosine_classifier_is_made_where_the_linear_layer_was():
-    model = nn.Sequential(nn.Linear(3, 2, device="meta", dtype=torch.bfloat16))
-    use_cosine_classifier(model, ("0",), 2)
-    assert isinstance(model[0], CosineClassifier)
-    assert (model[0].weight.device.type, model[0].weight.dtype) == ("meta", torch.bfloat16)
-
-
-def test_a_convolution_as_head_is_refused():
-    network = build_network("tv/squeezenet1_0", 7, "none", "none")
-    message = r"^a cosine classifier replaces one Linear head; got classifier\.1 \(Conv2d\)$"
-    with pytest.raises(ValueError, match=message):
-        use_cosine_classifier(network.model, network.head, 7)
 
 
 def linears():

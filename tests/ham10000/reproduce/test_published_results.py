@@ -9,7 +9,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 TABLES = sorted(file.stem for file in RESULTS.glob("table-?-*.csv") if "runs" not in file.stem)
 RUNS = sorted((RESULTS / "runs").iterdir())
 

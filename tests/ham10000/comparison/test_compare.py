@@ -1,0 +1,221 @@
+"""Runs side by side: differences, intervals, verdicts, and what is printed and drawn."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from examples.ham10000.cli import main
+from examples.ham10000.comparison.compare import compare, run_names
+from examples.ham10000.comparison.picture import forest
+from examples.ham10000.comparison.tested import read_runs
+from examples.ham10000.config import NOTICE
+from examples.ham10000.evaluation.metrics import HEADLINES
+from tests.ham10000.comparison.by_hand import hand_bootstrap, hand_figures, write_run
+
+
+def test_differences_are_those_of_the_figures(case):
+    truth, guessed, folders = case
+    result = compare(list(folders.values()))
+    labels = [label for _, _, label in truth]
+    expected = {name: hand_figures(labels, of_run) for name, of_run in guessed.items()}
+    assert [run["name"] for run in result["runs"]] == ["first", "alike", "better"]
+    for run in result["runs"]:
+        assert {n: run[n] for n in HEADLINES} == pytest.approx(expected[run["name"]])
+    for pair, name in zip(result["comparisons"], ("alike", "better"), strict=True):
+        for figure, row in pair["differences"].items():
+            difference = expected[name][figure] - expected["first"][figure]
+            assert row["difference"] == pytest.approx(difference)
+            assert row["interval"][0] < row["difference"] < row["interval"][1]
+
+
+def test_right_and_wrong_are_counted(case):
+    truth, guessed, folders = case
+    result = compare(list(folders.values()))
+    p_values = []
+    for pair, name in zip(result["comparisons"], ("alike", "better"), strict=True):
+        rows = list(zip(truth, guessed["first"], guessed[name], strict=True))
+        only_first = sum(a == t[2] != b for t, a, b in rows)
+        only_other = sum(b == t[2] != a for t, a, b in rows)
+        p_values.append(binomtest(only_first, only_first + only_other).pvalue)
+        test = pair["mcnemar"]
+        assert (test["only_first_right"], test["only_other_right"]) == (only_first, only_other)
+        assert test["p"] == pytest.approx(p_values[-1])
+        assert pair["same_prediction"] == sum(a == b for _, a, b in rows)
+    adjusted = [pair["mcnemar"]["p_holm"] for pair in result["comparisons"]]
+    assert adjusted == pytest.approx([p_values[0], 2 * p_values[1]], abs=0)  # 1e-12 hides much
+
+
+@pytest.mark.parametrize("names", [("alike",), ("alike", "better")])
+def test_intervals_are_those_of_lesions_drawn_one_by_one(case, names):
+    """Within Monte Carlo error; two comparisons share the 5 % that may fail."""
+    truth, guessed, folders = case
+    result = compare([folders["first"], *(folders[name] for name in names)])
+    assert result["bootstrap"]["level"] == pytest.approx(1 - 0.05 / len(names))
+    tail = 2.5 / len(names)
+    for pair, name in zip(result["comparisons"], names, strict=True):
+        drawn = hand_bootstrap(truth, guessed["first"], guessed[name], 4000)
+        for figure, values in drawn.items():
+            low, high = np.percentile(values, [tail, 100 - tail])
+            found = pair["differences"][figure]["interval"]
+            assert found == pytest.approx([low, high], abs=0.06 * (high - low))
+
+
+def test_pairing_pays_where_runs_err_alike(case):
+    truth, guessed, folders = case
+    differences = compare([folders["first"], folders["alike"]])["comparisons"][0]["differences"]
+    unpaired = hand_bootstrap(truth, guessed["first"], guessed["alike"], 1000, paired=False)
+    for figure, values in unpaired.items():
+        low, high = np.percentile(values, [2.5, 97.5])
+        found = differences[figure]["interval"]
+        assert found[1] - found[0] < 0.8 * (high - low)
+
+
+def test_the_same_predictions_are_not_told_apart(case, tmp_path):
+    """Nor does one resample differ: the same lesions were drawn for both."""
+    truth, guessed, folders = case
+    twin = write_run(tmp_path / "twin", truth, guessed["first"], seed=1)
+    pair = compare([folders["first"], twin])["comparisons"][0]
+    for row in pair["differences"].values():
+        assert (row["difference"], row["interval"], row["told_apart"]) == (0, [0, 0], False)
+    assert pair["mcnemar"] == {"only_first_right": 0, "only_other_right": 0, "p": 1, "p_holm": 1}
+    assert "same class for every test image" in pair["verdict"]
+
+
+def test_a_better_run_is_told_apart_in_either_order(case):
+    folders = case[2]
+    up, down = (
+        compare([folders[name] for name in names])["comparisons"][0]
+        for names in (("first", "better"), ("better", "first"))
+    )
+    assert up["verdict"].startswith("The test images tell them apart: run 2 is higher in accuracy")
+    assert down["verdict"].startswith("The test images tell them apart: run 2 is lower in accuracy")
+    row = up["differences"]["accuracy"]
+    low, high = row["interval"]
+    assert f"by {row['difference']:.3f} [{low:.3f}, {high:.3f}]" in up["verdict"]
+    assert f"by {row['difference']:.3f} [{low:.3f}, {high:.3f}]" in down["verdict"]
+    assert up["mcnemar"]["p"] < 0.001
+    for name in HEADLINES:
+        (low, high), back = (p["differences"][name]["interval"] for p in (up, down))
+        assert back == pytest.approx([-high, -low], abs=1e-12)
+
+
+def test_what_cannot_be_told_apart_is_said_so(case):
+    folders = case[2]
+    pair = compare([folders["first"], folders["alike"]])["comparisons"][0]
+    row = pair["differences"]["mean_recall"]
+    low, high = row["interval"]
+    assert pair["verdict"].startswith("The test images cannot tell them apart")
+    expected = f"from {low:+.3f} to {high:+.3f} in mean recall (here {row['difference']:+.3f})"
+    assert expected in pair["verdict"]
+
+
+def test_a_run_may_be_told_apart_in_one_figure_only(tmp_path):
+    """All of the rarest class right instead of wrong: mean recall notices, accuracy hardly."""
+    generator = np.random.default_rng(5)
+    truth = [(f"n{i}", f"l{i}", 5) for i in range(3000)]
+    truth += [(f"{c}-{i}", f"{c}-{i}", c) for c in (0, 1, 2, 3, 4, 6) for i in range(12)]
+    common = [5 if generator.random() < 0.8 else 1 for _ in range(3000)]
+    other = [5 if generator.random() < 0.8 else 1 for _ in range(3000)]
+    first = common + [5 if label == 0 else label for _, _, label in truth[3000:]]
+    second = other + [label for _, _, label in truth[3000:]]
+    runs = [write_run(tmp_path / n, truth, g) for n, g in (("a", first), ("b", second))]
+    verdict = compare(runs)["comparisons"][0]["verdict"]
+    assert "run 2 is higher in mean recall by 0.14" in verdict
+    assert "In the rest they cannot: the difference may be anything from -0.0" in verdict
+
+
+def test_the_order_of_rows_makes_no_difference(case, pair):
+    before = compare(pair)
+    for name in ("test.csv", "split.csv"):
+        header, *rows = (pair[1] / name).read_text().splitlines()
+        (pair[1] / name).write_text("\n".join([header, *rows[::-1]]))
+    assert compare(pair) == before
+
+
+def test_options_that_differ_are_listed(case):
+    folders = case[2]
+    options = compare(list(folders.values()))["options_that_differ"]
+    assert options == {
+        "attention": ["CaCo", "SE", "CaCo"],
+        "init": ["fresh", None, "fresh"],
+        "loss": ["cross-entropy", "cross-entropy", "focal"],
+    }
+
+
+def test_names_are_as_long_as_they_must_be(tmp_path):
+    assert run_names([tmp_path / "a" / "x", tmp_path / "b" / "y"]) == ["x", "y"]
+    same = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "a" / "y"]
+    assert run_names(same) == ["a/x", "b/x", "a/y"]
+
+
+def test_printed_and_written(case, tmp_path, capsys):
+    folders = [str(folder) for folder in case[2].values()]
+    out = tmp_path / "out"
+    assert main(["compare", *folders, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((out / "comparison.json").read_text())
+    assert result == compare([Path(folder) for folder in folders])
+    assert result["notice"] == NOTICE
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["comparison.html", "comparison.json", "comparison.png"]
+    page = (out / "comparison.html").read_text()
+    flat, page_flat = " ".join(printed.split()), " ".join(page.replace("&#39;", "'").split())
+    for pair in result["comparisons"]:
+        for text in (flat, page_flat):
+            assert pair["verdict"] in text
+            row = pair["differences"]["macro_f1"]
+            assert "[{:+.3f}, {:+.3f}]".format(*row["interval"]) in text
+    for text in (flat, page_flat):
+        assert all(note in text for note in result["notes"])
+        assert NOTICE in text
+        assert "97.5 %" in text
+        assert "all 2 comparisons together" in text
+        assert "after Holm" in text
+        assert "SYNTHETIC" not in text
+    assert page.count("<img") == page.count('src="data:image/svg+xml;base64,') == 1
+    assert "http" not in page
+    with Image.open(out / "comparison.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+    assert main(["compare", *folders, "--out", str(out)]) == 2
+    assert "exists: name a new folder" in capsys.readouterr().err
+    assert main(["compare", *folders]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_the_picture_shows_every_difference(case):
+    result = compare(list(case[2].values()))
+    for run in result["runs"]:
+        run["name"] += "$x{$"  # which pictures would take for a formula
+    picture = forest(result)
+    picture.savefig(io.BytesIO())
+    (axes,) = picture.axes
+    lines = [line.get_xdata() for line in axes.lines]
+    texts = [text.get_text() for text in axes.texts]
+    for pair in result["comparisons"]:
+        assert any(text.startswith(f"run {pair['run']}: ") for text in texts)
+        for row in pair["differences"].values():
+            assert any(np.array_equal(line, row["interval"]) for line in lines)
+            assert any(np.array_equal(line, [row["difference"]]) for line in lines)
+
+
+def test_synthetic_runs_say_so_everywhere(case, tmp_path, capsys):
+    truth = [(f"SYNTHETIC_{image}", *rest) for image, *rest in case[0]]
+    runs = [
+        write_run(tmp_path / n, truth, case[1][n], data="SYNTHETIC pictures at 64x48")
+        for n in ("first", "alike")
+    ]
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == 0
+    assert "SYNTHETIC pictures at 64x48" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert result["data"].startswith("SYNTHETIC")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "SYNTHETIC pictures: every figure on this page" in page
+    assert "SYNTHETIC" in forest(result).get_suptitle()
+    real = write_run(tmp_path / "real", case[0], case[1]["first"])
+    with pytest.raises(ValueError, match=r"first and .*real cannot be compared: they are of SYNTH"):
+        read_runs([runs[0], real])
