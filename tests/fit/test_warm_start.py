@@ -310,7 +310,7 @@ def test_on_real_weights_and_images(imagenet_weights, ham10000):
     pixels = torch.stack([load_image(file, 112) for file in files])
     images = v2.functional.normalize(pixels / 255, [0.5] * 3, [0.5] * 3)
     torch.manual_seed(0)
-    model = replace_se(original, CaCo, rd_channels="match", inplace=False)
+    model = replace_se(original, CaCo, match_rd_channels=True, inplace=False)
 
     def error() -> float:
         with torch.no_grad():

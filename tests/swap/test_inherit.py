@@ -61,9 +61,9 @@ def test_channel_stages_follow_the_gates_where_the_peak_is_three_times_the_mean(
     x = positive_map()
     for act, bound in ((nn.Identity, 0.02), (nn.ReLU, 0.03)):
         old = old_se(scale_activation=nn.Sigmoid, activation=act)
-        new = replace_se(copy.deepcopy(old), block, rd_channels="match", act_layer=act)
+        new = replace_se(copy.deepcopy(old), block, match_rd_channels=True, act_layer=act)
         error = (gates(new, x) - gates(old, x)).square().mean().sqrt()
-        fresh = replace_se(copy.deepcopy(old), block, rd_channels="match", init="fresh")
+        fresh = replace_se(copy.deepcopy(old), block, match_rd_channels=True, init="fresh")
         before = (gates(fresh, x) - gates(old, x)).square().mean().sqrt()
         assert error < bound
         assert error < before / 2
@@ -80,7 +80,7 @@ class Steeper(nn.Module):
 def test_another_gate_is_followed_by_scale_and_shift(block, bound):
     x = positive_map()
     old = old_se(scale_activation=Steeper, activation=nn.Identity)
-    options = {"rd_channels": "match", "act_layer": nn.Identity, "gate_layer": nn.Sigmoid}
+    options = {"match_rd_channels": True, "act_layer": nn.Identity, "gate_layer": nn.Sigmoid}
     new = replace_se(copy.deepcopy(old), block, **options)
     assert (gates(new, x) - gates(old, x)).abs().max() < bound
 
@@ -106,7 +106,7 @@ def test_a_block_that_sees_the_maximum_is_read_as_one_of_the_mean():
     means = random_map(64, 64, 1, 1, dtype=torch.float64) + 0.5
     fc1, fc2 = old.channel.fc1, old.channel.fc2
     wanted = (fc2(fc1(means)) + fc2(fc1(3 * means))).sigmoid()
-    new = replace_se(old, SeCo, rd_channels="match", **options)
+    new = replace_se(old, SeCo, match_rd_channels=True, **options)
     assert (new.se(means) - wanted).abs().max() < 0.03
 
 
@@ -114,7 +114,7 @@ def test_other_activations_are_followed():
     old = old_se(activation=nn.SiLU, scale_activation=nn.Sigmoid)
     means = random_map(256, 64, 1, 1, dtype=torch.float64) + 0.5
     wanted = gates(old, means)
-    new = replace_se(old, SeCo, rd_channels="match")
+    new = replace_se(old, SeCo, match_rd_channels=True)
     assert (type(new.se.act), type(new.se.gate)) == (nn.ReLU, nn.Hardsigmoid)
     error = (gates(new, means) - wanted).square().mean()
     assert error < 0.25 * (wanted - wanted.mean(0)).square().mean()
@@ -136,7 +136,7 @@ def test_a_norm_between_the_layers_goes_into_the_first():
     old = randomized(timm.layers.SEModule(64, rd_channels=16, norm_layer=nn.BatchNorm2d).double())
     old.eval()
     x = positive_map()
-    new = replace_se(copy.deepcopy(old), SeCo, rd_channels="match", gate_layer=nn.Sigmoid)
+    new = replace_se(copy.deepcopy(old), SeCo, match_rd_channels=True, gate_layer=nn.Sigmoid)
     error = gates(new, x) - gates(old, x)
     assert error.abs().max() < 0.03
 

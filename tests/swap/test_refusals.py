@@ -1,7 +1,5 @@
 """What the swap refuses, with which advice, and that it then changes nothing."""
 
-from functools import partial
-
 import pytest
 import torch
 import torchvision
@@ -37,7 +35,7 @@ def failing_factory(site):
         (failing_factory, {}, ValueError, r"site 'features\.5\.block\.2'.*out of ideas"),
         (lambda site: site.channels, {}, ValueError, "16 is no nn.Module"),
         (lambda site: None, {"rd_channels": 4}, TypeError, "a function gets the site alone"),
-        (Eca, {"rd_channels": "match"}, ValueError, "rd_channels"),
+        (Eca, {"match_rd_channels": True}, ValueError, "rd_channels"),
         (CaCo, {"rd_ratio": -1}, ValueError, "rd_ratio must be above 0"),
         (CaCo, {"init": "hot"}, ValueError, "init must be 'inherit' or 'fresh', got 'hot'"),
         ({"features.4.*": CaCo, "typo": Eca}, {}, LookupError, "'typo' matches none"),
@@ -47,7 +45,10 @@ def failing_factory(site):
         ("Cacao", {}, ValueError, "Did you mean 'CaCo'"),
         (CaCo, {"dtype": torch.float64}, TypeError, "'dtype'.* those of the site"),
         (CaCo, {"device": "meta"}, TypeError, "'device'.* those of the site"),
-        (partial(CaCo, coord_rd_channels=4), {}, TypeError, "give CaCo itself"),
+        (CaCo, {"init": "warm"}, ValueError, "is called 'inherit' now"),
+        (CaCo, {"init": "fitted"}, ValueError, "then call warm_start"),
+        (CaCo, {"match_rd_channels": True, "rd_channels": 4}, TypeError, "both set the width"),
+        (lambda site: None, {"match_rd_channels": True}, TypeError, "function gets the site alone"),
         (nn.Identity(), {}, TypeError, "block must be"),
         (int, {}, TypeError, "block must be"),
     ],

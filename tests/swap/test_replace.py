@@ -62,7 +62,7 @@ def test_a_swap_can_be_followed_by_another(first, second):
 def test_se_after_caco_takes_over_its_channel_mlp():
     # Of a linear MLP the logits of mean and maximum are one logit of their sum; the maximum is
     # taken to be three times the mean.
-    model = replace_se(small_network(), CaCo, rd_channels="match", act_layer=nn.Identity)
+    model = replace_se(small_network(), CaCo, match_rd_channels=True, act_layer=nn.Identity)
     old = {s.name: randomized(s.module.channel) for s in find_se(model)}
     for site in find_se(replace_se(model, SE)):
         mlp, se, means = old[site.name], site.module, random_map(4, site.channels, 1, 1)
@@ -95,7 +95,7 @@ def test_a_mapping_puts_different_blocks_in_different_places():
         "5": "CBAM",
         "6": "SE",
     }
-    replace_se(model, {"features.1.*": CaCo, "*": SeCo}, rd_channels="match")
+    replace_se(model, {"features.1.*": CaCo, "*": SeCo}, match_rd_channels=True)
     assert [type(s.module) for s in find_se(model)] == [CaCo, *[SeCo] * 8]
     assert [s.rd_channels for s in find_se(model)][2:] == [
         s.rd_channels if s.name.split(".")[1] != "5" else 240 // 16
@@ -121,12 +121,12 @@ def test_widths_are_published_unless_matched():
     assert [s.rd_channels for s in find_se(replace_se(small_network(), CaCo))] == [
         s.channels // 16 for s in find_se(small_network())
     ]
-    matched = replace_se(small_network(), CaCo, rd_channels="match")
+    matched = replace_se(small_network(), CaCo, match_rd_channels=True)
     assert [s.rd_channels for s in find_se(matched)] == published
-    one_conv = replace_se(timm.layers.EffectiveSEModule(64), CBAM, rd_channels="match")
+    one_conv = replace_se(timm.layers.EffectiveSEModule(64), CBAM, match_rd_channels=True)
     assert one_conv.rd_channels == 4
     register_block("Twelve", lambda channels, rd_channels=12: CBAM(channels, rd_channels))
-    one_conv = replace_se(timm.layers.EffectiveSEModule(64), "Twelve", rd_channels="match")
+    one_conv = replace_se(timm.layers.EffectiveSEModule(64), "Twelve", match_rd_channels=True)
     assert one_conv.rd_channels == 12
 
 

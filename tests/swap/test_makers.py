@@ -1,0 +1,88 @@
+"""However a block is given - class, name, function, bound options - it is made and starts alike."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from attnblocks import CBAM, SE, CaCo, Eca, find_se, register_block, replace_se
+from tests.helpers import randomized, small_network
+
+
+def wide(channels: int, *, rd_channels: int = 12) -> nn.Module:
+    return CaCo(channels, rd_channels)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
+
+
+def swapped(block, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return replace_se(small_network(), block, **options)
+
+
+@pytest.mark.parametrize("factory", [wide, partial(CaCo, coord_rd_channels=4), CaCo, Eca])
+@pytest.mark.parametrize("init", ["inherit", "fresh"])
+def test_a_factory_that_is_passed_is_that_of_its_name(factory, init):
+    register_block("Mine", factory)
+    assert same(swapped(factory, init=init), swapped("Mine", init=init))
+    assert not same(swapped(factory), swapped(factory, init="fresh"))
+
+
+def test_bound_options_are_those_of_the_call():
+    bound = swapped(partial(CaCo, coord_rd_channels=4))
+    assert same(bound, swapped(CaCo, coord_rd_channels=4))
+    assert {site.module.coord.rd_channels for site in find_se(bound)} == {4}
+    register_block("Wide", wide)
+    narrow = swapped(partial(wide, rd_channels=3))
+    assert {site.rd_channels for site in find_se(narrow)} == {3}
+    assert same(narrow, swapped("Wide", rd_channels=3))
+
+
+def test_what_a_function_of_channels_makes_inherits():
+    """As a class does: where its MLP has the widths of the SE, its channel gate is the SE's."""
+    register_block("Wide", wide)
+    model = small_network()
+    old = {site.name: site for site in find_se(model)}
+    for site in find_se(replace_se(copy.deepcopy(model), wide, match_rd_channels=True)):
+        theirs = old[site.name].module.fc1
+        # The logits of mean and maximum, assumed three times the mean, are summed.
+        torch.testing.assert_close(site.module.channel.fc1.weight, theirs.weight / 2)
+        torch.testing.assert_close(site.module.channel.fc1.bias, theirs.bias)
+
+
+def test_a_function_that_is_not_registered_gets_the_site():
+    model, seen = small_network(), []
+    sites = find_se(model)
+    replace_se(model, lambda site: seen.append(site) or SE(site.channels))
+    assert tuple(seen) == sites
+
+
+def test_the_older_spelling_of_matched_widths_is_the_same():
+    assert same(swapped(CaCo, rd_channels="match"), swapped(CaCo, match_rd_channels=True))
+    by_pattern = {"features.4.*": CBAM, "*": CaCo}
+    assert same(
+        swapped(by_pattern, rd_channels="match"), swapped(by_pattern, match_rd_channels=True)
+    )
+
+
+def test_a_copy_has_what_a_swap_in_place_has():
+    model = randomized(small_network())
+    torch.manual_seed(0)
+    copied = replace_se(model, CaCo, inplace=False, where=lambda site: site.channels > 100)
+    torch.manual_seed(0)
+    assert same(copied, replace_se(model, CaCo, where=lambda site: site.channels > 100))
+
+
+def test_a_predicate_sees_the_network_that_was_given():
+    model = small_network()
+    chosen = model.features[4].block[2]
+    copied = replace_se(model, CaCo, where=lambda site: site.module is chosen, inplace=False)
+    assert [type(site.module) is CaCo for site in find_se(copied)].count(True) == 1
+    assert type(copied.features[4].block[2]) is CaCo
