@@ -19,7 +19,8 @@ class _Wrapper(NamedTuple):
 
 
 def _average(inner: str) -> _Wrapper:
-    return _Wrapper(f"the average itself is model.{inner}; make a new one of a new network", inner)
+    advice = f"change the network that it averages, and average anew; the average is model.{inner}"
+    return _Wrapper(advice, inner)
 
 
 # By module and name: a class is looked up only where its module is imported already.
