@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from examples.ham10000.cli import main
+from examples.ham10000.config import read_description, read_options
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
+from tests.ham10000.finished import finish
 from tests.ham10000.runs import QUICK
 
 
@@ -30,19 +32,31 @@ def test_defaults_are_the_papers_with_data_and_small_without():
 
 def test_blocks_start_fitted_where_there_are_weights():
     assert config("--weights", "imagenet").init == "fitted"
-    assert config("--weights", "imagenet", "--init", "warm").init == "warm"
-    assert config("--init", "warm").init == "warm"
+    assert config("--weights", "imagenet", "--init", "inherit").init == "inherit"
+    assert config("--init", "inherit").init == "inherit"
     assert config().init == "fresh"
     assert config("--weights", "imagenet", "--attention", "SE").init is None
     assert config("--attention", "identity").network_name.endswith("attention identity")
     assert config("--weights", "imagenet").network_name.endswith("attention CaCo (fitted)")
 
 
+def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
+    """It called that warm, which is no word of the command line any more."""
+    finish(tmp_path, attention="CaCo", init="warm")
+    assert read_options(tmp_path).init == "inherit"
+    assert read_description(tmp_path)["options"]["init"] == "inherit"
+    with pytest.raises(SystemExit):
+        main(["train", "--init", "warm"])
+    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted)" in (
+        capsys.readouterr().err.replace("'fresh', 'inherit', 'fitted'", "fresh, inherit, fitted")
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--init", "fitted"], "--init fitted keeps what weights have learned: give --weights"),
-        (["--init", "warm", "--attention", "SE"], "--init is for swapped blocks, not for --attent"),
+        (["--init", "inherit", "--attention", "SE"], "--init is for swapped blocks, not for --attent"),
         (["--data", "nowhere"], "nowhere: give the HAM10000 folder"),
         (["--model", "tv/resnet18"], "use --attention none"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),

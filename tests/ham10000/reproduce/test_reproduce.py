@@ -108,7 +108,7 @@ def test_rows_with_other_networks_have_their_own_weights(launches, call, tmp_pat
 
 def test_a_row_takes_the_options_that_it_has_a_use_for(launches, call):
     options = ["--ldam-weight", "2", "--drw-start", "0.5", "--class-weights", "balanced"]
-    assert call("--table", "4", *options, "--init", "warm") == 0
+    assert call("--table", "4", *options, "--init", "inherit") == 0
     found = [(c.ldam_weight, c.drw_start, c.class_weights, c.init) for c in launches.configs]
     assert [config.loss for config in launches.configs] == [
         "cross-entropy",
@@ -119,10 +119,10 @@ def test_a_row_takes_the_options_that_it_has_a_use_for(launches, call):
     ]
     assert found == [
         (1, 0.8, "balanced", None),
-        (1, 0.8, "balanced", "warm"),
-        (1, 0.8, "balanced", "warm"),
-        (1, 0.5, "none", "warm"),
-        (2, 0.5, "balanced", "warm"),
+        (1, 0.8, "balanced", "inherit"),
+        (1, 0.8, "balanced", "inherit"),
+        (1, 0.5, "none", "inherit"),
+        (2, 0.5, "balanced", "inherit"),
     ]
 
 
