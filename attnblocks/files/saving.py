@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attnblocks._version import __version__
 from attnblocks.blocks.registry import block_name
-from attnblocks.files.builders import build, build_on_meta, need, no_larger_than
+from attnblocks.files.builders import build, build_on_meta, describe, need, no_larger_than
 from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.swap.sites import find_se
 
@@ -45,8 +45,8 @@ def save_model(
         base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
 
     Raises:
-        ValueError: the base does not give this model, an argument of it is not allowed, a block
-            has no recipe, a tensor has no data, or ``path`` is a device or pipe.
+        ValueError: the base is not supported or does not give this model, an argument of it is not
+            allowed, a block has no recipe, a tensor has no data, or ``path`` is a device or pipe.
         LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.
         IsADirectoryError: ``path`` is a folder.
@@ -251,7 +251,7 @@ def _check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
 
     def layers(network: nn.Module) -> dict[str, str]:
         return {
-            name: f"{type(module).__name__}({module.extra_repr()})"
+            name: describe(module)
             for name, module in network.named_modules()
             if not f"{name}.".startswith(sites)
         }
