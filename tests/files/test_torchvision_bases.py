@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision import models
+from torchvision import models, ops
 
 from attnblocks import CaCo, load_model, replace_se, save_model
 from attnblocks.files.builders import build, build_on_meta, describe, no_larger_than
@@ -123,6 +123,16 @@ def test_the_text_of_a_network_has_its_settings_and_not_what_it_saw(base, kwargs
         assert setting in text
 
 
+def test_the_text_of_layers_of_torchvision_has_their_arguments_and_not_their_children():
+    for fewer, more in [
+        (ops.StochasticDepth(0.1, "row"), ops.StochasticDepth(0.2, "row")),
+        (ops.MultiScaleRoIAlign(["0"], 7, 2), ops.MultiScaleRoIAlign(["0"], 7, 4)),
+        (ops.FrozenBatchNorm2d(4), ops.FrozenBatchNorm2d(4, eps=1e-3)),
+    ]:
+        assert describe(fewer) != describe(more)
+    assert describe(ops.Conv2dNormActivation(3, 4)) == describe(ops.Conv2dNormActivation(3, 8))
+
+
 def anchors(network: nn.Module) -> None:
     network.anchor_generator.aspect_ratios = [[2, 4] for _ in range(6)]
 
@@ -157,8 +167,9 @@ def test_what_a_detector_does_besides_its_layers_is_checked(change, message, tmp
 
 
 def test_settings_in_base_kwargs_are_those_of_the_loaded_network(tmp_path):
-    kwargs = {"num_classes": 3, "score_thresh": 0.7, "image_mean": (0.4, 0.4, 0.4)}
-    network = replace_se(made("ssdlite320_mobilenet_v3_large", **kwargs), CaCo)
+    kwargs = {"num_classes": 3, "score_thresh": 0.7, "image_mean": [0.4, 0.4, 0.4]}
+    as_written = {**kwargs, "image_mean": (0.4, 0.4, 0.4)}  # JSON has no tuples
+    network = replace_se(made("ssdlite320_mobilenet_v3_large", **as_written), CaCo)
     save_model(network, tmp_path / "m", base=SSDLITE, base_kwargs=kwargs)
     loaded = load_model(tmp_path / "m")
     assert loaded.score_thresh == 0.7
