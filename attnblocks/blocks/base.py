@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch.fx
 from torch import Tensor, nn
 
+from attnblocks.blocks.published import rename_published
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
 
@@ -63,6 +64,9 @@ class AttentionBlock(nn.Module):
     Attributes:
         gate_names: what each gate is for: ``channel``, ``rows``, ``columns`` or ``positions``.
         any_channels: whether a built block takes maps with any number of channels.
+        published_names: names of layers in published code, each with the block's own, such as
+            ``{"conv2": "conv_h"}``: ``load_state_dict`` takes both, and weights of linear layers
+            for 1x1 convolutions.
 
     Shape:
         Input and output (N, C, H, W), with the same dtype, device and memory format.
@@ -84,6 +88,7 @@ class AttentionBlock(nn.Module):
 
     gate_names: ClassVar[tuple[str, ...]] = ()
     any_channels: ClassVar[bool] = False
+    published_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
     _built_with: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls: type[B], *args: Any, **kwargs: Any) -> B:
@@ -162,6 +167,13 @@ class AttentionBlock(nn.Module):
             default, if there is none. Then a block with its published widths inherits.
         """
         return None
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Called by ``load_state_dict``; a hook would not be in pickles of older versions."""
+        rename_published(self, self.published_names, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __prepare_scriptable__(self) -> None:
         """Called by ``torch.jit.script``, which cannot choose between forms of a function."""

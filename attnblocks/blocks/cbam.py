@@ -3,8 +3,9 @@
 Paper: CBAM: Convolutional Block Attention Module, https://arxiv.org/abs/1807.06521
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,9 @@ class CBAM(AttentionBlock):
 
     As in the authors' code: both layers of the channel MLP are biased, the spatial gate sees
     [max, mean], and its batch norm has momentum 0.01. Parameters:
-    ``2 C h + h + C + 2 k^2 + 2`` with MLP width h and kernel size k.
+    ``2 C h + h + C + 2 k^2 + 2`` with MLP width h and kernel size k. State dicts with the names of
+    the authors' ``MODELS/cbam.py`` load too: its linear layers ``ChannelGate.mlp.1`` and ``.3`` are
+    ``channel.fc1`` and ``channel.fc2``, its ``SpatialGate.spatial`` is ``spatial``.
 
     timm's builders (``se_layer=CBAM``, ``attn_layer=CBAM``) set the ratio and the activation
     themselves; :func:`attnblocks.replace_se` gives the published block.
@@ -158,6 +161,12 @@ class CBAM(AttentionBlock):
     """
 
     gate_names = ("channel", "positions")
+    published_names: ClassVar[Mapping[str, str]] = {
+        "ChannelGate.mlp.1": "channel.fc1",
+        "ChannelGate.mlp.3": "channel.fc2",
+        "SpatialGate.spatial.conv": "spatial.conv",
+        "SpatialGate.spatial.bn": "spatial.bn",
+    }
 
     def __init__(
         self,

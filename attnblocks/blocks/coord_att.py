@@ -3,7 +3,8 @@
 Paper: Coordinate Attention for Efficient Mobile Network Design, https://arxiv.org/abs/2103.02907
 """
 
-from typing import cast
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class CoordAtt(AttentionBlock):
     together through a layer C to m, a norm and an activation; then each direction has a layer
     m to C and a gate: ``x * a_w * a_h``. All layers are 1x1 convolutions with bias. Parameters:
     ``C m + 3 m + 2 (m C + C)`` with width m and a batch norm. Parameter names are those of the
-    authors' code: its checkpoints fit.
+    authors' ``coordatt.py``. State dicts with the names of their MobileNetV2, ``mbv2_ca.py``, load
+    too: its ``conv2`` is ``conv_h``, its ``conv3`` is ``conv_w``.
 
     timm's builders (``se_layer=CoordAtt``, ``attn_layer=CoordAtt``) set the ratio and the
     activation themselves; :func:`attnblocks.replace_se` gives the published block.
@@ -56,6 +58,7 @@ class CoordAtt(AttentionBlock):
     """
 
     gate_names = ("rows", "columns")
+    published_names: ClassVar[Mapping[str, str]] = {"conv2": "conv_h", "conv3": "conv_w"}
 
     def __init__(
         self,

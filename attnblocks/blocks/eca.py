@@ -26,7 +26,8 @@ class Eca(AttentionBlock):
     """Efficient channel attention: one gate per channel from the means of its neighbours.
 
     ``x * gate(conv1d(mean(x)))``: a convolution of k weights, without bias, runs over the
-    channels. Parameters: k. Its weight does not depend on C: a built block takes any C.
+    channels. Parameters: k. Its weight does not depend on C: a built block takes any C. Its
+    parameter name is that of the authors' ``eca_module.py``.
 
     Arguments, shapes and errors that the blocks share are those of
     :class:`~attnblocks.AttentionBlock`.

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ _FORBIDDEN = {
     "device",
     "dtype",
     "pretrained",
+    "pretrained_backbone",
     "pretrained_cfg",
     "pretrained_cfg_overlay",
     "weights",
@@ -55,30 +57,56 @@ def build(base: str, kwargs: Mapping[str, Any]) -> nn.Module:
     if library not in _LIBRARIES:
         raise ValueError(f"base must be timm/NAME or torchvision/NAME, got {base!r}")
     need(library, f"pip install 'attnblocks[{library}]'")
-    known, make = _LIBRARIES[library]()
+    models = _LIBRARIES[library]()
     # A name of timm may end in the tag of its weights.
-    if (name.partition(".")[0] if library == "timm" else name) not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    known = name.partition(".")[0] if library == "timm" else name
+    if known in models.refused:
+        raise ValueError(f"{library} has {name!r}, but not as a base: {models.refused[known]}")
+    if known not in models.names:
+        near = difflib.get_close_matches(name, models.names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise LookupError(f"the installed {library} has no model {name!r}{hint}")
     try:
-        return make(name, **kwargs)
+        return models.make(name, **kwargs)
     except Exception as error:  # whatever a builder raises for arguments that it cannot use
         raise ValueError(f"base {base!r} cannot be built with {dict(kwargs)}: {error!r}") from error
 
 
-def _timm() -> tuple[Sequence[str], Callable[..., nn.Module]]:
+class _Models(NamedTuple):
+    """The models of a library: the names of its bases, what builds one, and why others are none."""
+
+    names: Sequence[str]
+    make: Callable[..., nn.Module]
+    refused: Mapping[str, str]
+
+
+def _timm() -> _Models:
     import timm
 
-    return timm.list_models(), partial(timm.create_model, pretrained=False)
+    renamed = {
+        old: f"it is deprecated, and now called {new!r}" if new else "timm has removed it"
+        for old, new in timm.models.get_deprecated_models().items()
+    }
+    return _Models(timm.list_models(), partial(timm.create_model, pretrained=False), renamed)
 
 
-def _torchvision() -> tuple[Sequence[str], Callable[..., nn.Module]]:
-    import torchvision
+def _torchvision() -> _Models:
+    from torchvision import models
 
-    # Detection and segmentation would download the weights of their backbones.
-    names = torchvision.models.list_models(module=torchvision.models)
-    return names, partial(torchvision.models.get_model, weights=None)
+    def make(name: str, **kwargs: Any) -> nn.Module:
+        # Without this argument, segmentation and detection download the weights of their backbones.
+        takes = signature(models.get_model_builder(name)).parameters
+        offline = {"weights_backbone": None} if "weights_backbone" in takes else {}
+        network: nn.Module = models.get_model(name, weights=None, **offline, **kwargs)
+        return network
+
+    quantizable = dict.fromkeys(
+        models.list_models(module=models.quantization),
+        "save the float network, and quantize it once it is loaded; or leave out base, and give "
+        "the network, before it is converted, to load_model",
+    )
+    names = [name for name in models.list_models() if name not in quantizable]
+    return _Models(names, make, quantizable)
 
 
 _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}

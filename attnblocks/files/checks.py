@@ -1,16 +1,22 @@
 """Whether weights, a network and what a file says of them belong together."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnblocks.blocks.base import is_plain
 from attnblocks.blocks.registry import block_name
 from attnblocks.files.layer_names import class_name
 from attnblocks.swap.sites import find_se
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+# Detection, and what takes the features out of a backbone: their settings are in no extra_repr.
+_DETECTION = ("torchvision.models.detection.", "torchvision.models._utils")
+_NOT_SETTINGS = vars(nn.Module()).keys()
 
 
 def check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
@@ -36,7 +42,7 @@ def check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
 
     def layers(network: nn.Module) -> dict[str, str]:
         return {
-            name: f"{class_name(module)}({module.extra_repr()})"
+            name: describe(module)
             for name, module in network.named_modules()
             if not f"{name}.".startswith(sites)
         }
@@ -55,6 +61,30 @@ def check_layers(model: nn.Module, rebuilt: nn.Module, source: str) -> None:
                 f"the model does not fit {source}: {name!r} is {given.get(name)} in the model and "
                 f"{built.get(name)} there; {advice}"
             )
+
+
+def describe(layer: nn.Module) -> str:
+    """What a layer does, without its weights, in words that are equal for equal layers."""
+    kind = type(layer)
+    # Anchors, sizes and thresholds are where no text of a layer has them.
+    if kind.__module__.startswith(_DETECTION):
+        return f"{kind.__name__}({_settings(layer)})"
+    if kind.__module__.startswith("torchvision.ops.") and not any(True for _ in layer.children()):
+        return repr(layer)  # some of these have no extra_repr, but a text of their own
+    return f"{class_name(layer)}({layer.extra_repr()})"
+
+
+def _settings(holder: object) -> str:
+    """The plain values that an object of torchvision's detection holds, at any depth."""
+    texts = []
+    for name, value in vars(holder).items():
+        if name in _NOT_SETTINGS:
+            continue
+        if is_plain(value) or (isinstance(value, dict) and is_plain([*value.values()])):
+            texts.append(f"{name}={json.dumps(value)}")  # a tuple and a list are the same
+        elif type(value).__module__.startswith(_DETECTION):
+            texts.append(f"{name}={type(value).__name__}({_settings(value)})")
+    return ", ".join(texts)
 
 
 def check_values(state: Mapping[str, Tensor], model: nn.Module) -> None:

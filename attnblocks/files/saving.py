@@ -45,8 +45,8 @@ def save_model(
         base_kwargs: arguments of the builder, such as ``{"num_classes": 7}``; plain values only.
 
     Raises:
-        ValueError: the base does not give this model, an argument of it is not allowed, a block
-            has no recipe, a tensor has no data, or ``path`` is a device or pipe.
+        ValueError: the base is not supported or does not give this model, an argument of it is not
+            allowed, a block has no recipe, a tensor has no data, or ``path`` is a device or pipe.
         TypeError: a network that is scripted, exported or sharded, or a part of which is wrapped.
         LookupError: the installed timm or torchvision does not have the base.
         FileNotFoundError: there is no such folder.

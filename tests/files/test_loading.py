@@ -44,7 +44,7 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
         ({"base": "timm/../../etc/passwd"}, LookupError, "has no model '../../etc/passwd'"),
         ({"base": "timm/local-dir:/etc"}, LookupError, "has no model 'local-dir:/etc'"),
         ({"base": f"{TIMM}.local-dir:/etc"}, ValueError, "cannot be built with"),
-        ({"base": "torchvision/raft_large"}, LookupError, "has no model 'raft_large'"),
+        ({"base": "torchvision/raft_large"}, ValueError, "the recipe does not fit: no site"),
         ({"base": "timm/no_such"}, LookupError, "the installed timm has no model 'no_such'"),
         ({"base": 3}, ValueError, "its entries are of the wrong kind"),
         ({"base_kwargs": {"num_classes": 3}}, ValueError, r"classifier.weight has shape \(1000"),

@@ -78,7 +78,7 @@ def test_a_network_of_the_users_own_with_a_shared_block(tmp_path):
         ("timm/mobilenetv3_smal_050", {}, LookupError, "did you mean 'mobilenetv3_small_050'"),
         ("torchvision/../../x", {}, LookupError, "has no model"),
         ("timm/hf-hub:someone/model", {}, LookupError, "has no model"),
-        ("torchvision/fasterrcnn_resnet50_fpn", {}, LookupError, "has no model"),
+        ("torchvision/fasterrcnn_resnet50_fpn", {}, ValueError, "the recipe does not fit: no site"),
         (TIMM, {"num_classes": 7}, ValueError, r"do not fit base .*shape \(1000, 1024\), not \(7"),
         ("timm/mobilenetv3_small_075", {}, ValueError, "has 96 channels, not 64"),
         ("timm/resnet18", {}, ValueError, "the recipe does not fit: no site 'blocks.0.0.se'"),

@@ -56,7 +56,10 @@ def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
     ("options", "message"),
     [
         (["--init", "fitted"], "--init fitted keeps what weights have learned: give --weights"),
-        (["--init", "inherit", "--attention", "SE"], "--init is for swapped blocks, not for --attent"),
+        (
+            ["--init", "inherit", "--attention", "SE"],
+            "--init is for swapped blocks, not for --attent",
+        ),
         (["--data", "nowhere"], "nowhere: give the HAM10000 folder"),
         (["--model", "tv/resnet18"], "use --attention none"),
         (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
