@@ -156,9 +156,9 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         raise ValueError(f"{path} holds a network of its author's own: give it as base")
     if base is not None:
         base = unwrap(base, "load_model")
-        for key, value in base.named_parameters():
-            if is_lazy(value):
-                raise ValueError(f"base has no shape yet at {key!r}: run it once, and load then")
+        lazy = [key for key, parameter in base.named_parameters() if is_lazy(parameter)]
+        if lazy:
+            raise ValueError(f"base has no shape yet at {lazy[0]!r}: run it once, and load then")
     # First without data, so that what does not fit takes no memory and changes nothing.
     if base is None:
         with no_larger_than(state, kwargs):
