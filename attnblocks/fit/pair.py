@@ -187,7 +187,7 @@ def _features(head: str | None, heard: Heard, output: Any) -> Tensor:
     """What is compared; an error that says what to do where it is no tensor."""
     if head is not None:
         if not heard.head:
-            raise LookupError(f"head={head!r} does not run")
+            raise LookupError(f"head={head!r} does not run, or forward runs another network")
         if not isinstance(features := heard.head[-1], Tensor):
             kind = type(features).__name__
             raise ValueError(f"what enters head={head!r} is a {kind}: name a layer with a tensor")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -83,14 +84,15 @@ class Targets:
 
 def _goal(value: Tensor) -> Goal:
     value = value.detach()
-    return Goal(value, _wide(value).square().sum())
+    return Goal(value, value.to(_wide(value)).square().sum())
 
 
 def squared_error(ours: Tensor, goal: Goal) -> Tensor:
     """The sum of the squared differences."""
-    return F.mse_loss(_wide(ours), _wide(goal.value), reduction="sum")
+    dtype = _wide(ours, goal.value)
+    return F.mse_loss(ours.to(dtype), goal.value.to(dtype), reduction="sum")
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float32 at least: sums of squares overflow in float16."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _wide(*tensors: Tensor) -> torch.dtype:
+    """At least float32: sums of squares overflow in float16, and lose most digits in bfloat16."""
+    return reduce(torch.promote_types, [x.dtype for x in tensors], torch.float32)
