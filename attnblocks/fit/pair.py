@@ -9,23 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.fit.batches import Forward
-from attnblocks.fit.taps import Heard, tapped
+from attnblocks.fit.taps import See, tapped
 from attnblocks.swap.sites import find_se
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Copies of what was seen in one forward pass.
-
-    Args:
-        given: inputs of every call of each replaced block, by site, if they were asked for.
-        outputs: its outputs.
-        features: what enters the head, or leaves a network without one.
-    """
-
-    given: dict[str, list[Tensor]]
-    outputs: dict[str, list[Tensor]]
-    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,11 +50,24 @@ class Pair:
         answer: Tensor = block(given.to(dtype, copy=True))
         return answer
 
-    def run(self, network: nn.Module, batch: Any, inputs: bool = False) -> Seen:
-        """Run one of the two networks on a batch."""
-        with tapped(network, self.sites, self.head, inputs) as heard:
+    def run(
+        self,
+        network: nn.Module,
+        batch: Any,
+        after: See | None = None,
+        before: See | None = None,
+    ) -> Tensor:
+        """Run one of the two networks on a batch; returns the features.
+
+        Args:
+            network: one of the two.
+            batch: a batch.
+            after: gets the site and the output of every call of a replaced block.
+            before: gets the site and the input.
+        """
+        with tapped(network, self.sites, self.head, after, before) as entered:
             output = self.forward(network, batch)
-        return Seen(heard.given, heard.outputs, _features(self.head, heard, output))
+        return _features(self.head, entered, output)
 
 
 def pair_up(
@@ -163,6 +161,7 @@ def _what_runs(
     original: nn.Module, example: Any, sites: Sequence[str], head: str | None, forward: Forward
 ) -> tuple[tuple[str, ...], str | None]:
     """The sites that run, and the head: the last linear layer, if its output is the network's."""
+    ran: set[str] = set()
     last: list[tuple[str, Tensor]] = []
     names = {m: name for name, m in original.named_modules() if isinstance(m, nn.Linear)}
     hooks = [
@@ -170,7 +169,10 @@ def _what_runs(
         for linear in names
     ]
     try:
-        with eval_mode(original), tapped(original, sites, head) as heard:
+        with (
+            eval_mode(original),
+            tapped(original, sites, head, lambda site, _: ran.add(site)) as entered,
+        ):
             output = forward(original, example)
     finally:
         for hook in hooks:
@@ -178,17 +180,17 @@ def _what_runs(
     if head is None and last and isinstance(output, Tensor):
         name, result = last[-1]
         if torch.equal(result, output.to(result.device)):
-            return tuple(site for site in sites if heard.outputs[site]), name
-    _features(head, heard, output)
-    return tuple(site for site in sites if heard.outputs[site]), head
+            return tuple(site for site in sites if site in ran), name
+    _features(head, entered, output)
+    return tuple(site for site in sites if site in ran), head
 
 
-def _features(head: str | None, heard: Heard, output: Any) -> Tensor:
+def _features(head: str | None, entered: Sequence[Any], output: Any) -> Tensor:
     """What is compared; an error that says what to do where it is no tensor."""
     if head is not None:
-        if not heard.head:
+        if not entered:
             raise LookupError(f"head={head!r} does not run, or forward runs another network")
-        if not isinstance(features := heard.head[-1], Tensor):
+        if not isinstance(features := entered[-1], Tensor):
             kind = type(features).__name__
             raise ValueError(f"what enters head={head!r} is a {kind}: name a layer with a tensor")
         return features

@@ -28,25 +28,30 @@ def errors(pair: Pair, targets: Targets) -> list[float]:
 
 def _distances(pair: Pair, batch: Any, target: Target) -> list[tuple[Tensor, Tensor]]:
     """Squared error and size of the output of each replaced block, then of the features."""
-    seen = pair.run(pair.model, batch)
-    found = [
-        _distance(site, seen.outputs[site], [goal for _, goal in target.calls[site]])
-        for site in pair.sites
-    ]
-    return [*found, _distance(pair.compared, [seen.features], [target.features])]
+    zero = torch.zeros(())  # stays on the CPU: it can be added to tensors of any device
+    found = dict.fromkeys(pair.sites, (zero, zero))
+    goals = {site: iter([goal for _, goal in target.calls[site]]) for site in pair.sites}
+
+    def compare(site: str, output: Tensor) -> None:
+        error, size = _distance(site, output, next(goals[site], None))
+        found[site] = found[site][0] + error, found[site][1] + size
+
+    features = pair.run(pair.model, batch, after=compare)
+    for site in pair.sites:
+        if (goal := next(goals[site], None)) is not None:
+            _distance(site, None, goal)
+    return [*found.values(), _distance(pair.compared, features, target.features)]
 
 
-def _distance(place: str, ours: list[Tensor], goals: list[Goal]) -> tuple[Tensor, Tensor]:
-    shapes = [tuple(y.shape) for y in ours], [tuple(goal.value.shape) for goal in goals]
-    if shapes[0] != shapes[1]:
+def _distance(place: str, ours: Tensor | None, goal: Goal | None) -> tuple[Tensor, Tensor]:
+    if ours is None or goal is None or ours.shape != goal.value.shape:
+        found = [None if x is None else tuple(x.shape) for x in (ours, goal and goal.value)]
         raise ValueError(
-            f"{place}: model gives the shapes {shapes[0]}, and original {shapes[1]}. They must not "
+            f"{place}: model gives the shape {found[0]}, and original {found[1]}. They must not "
             "depend on what the blocks compute, and forward has to run the network that it is "
             "given, each time in the same way"
         )
-    zero = torch.zeros(())  # stays on the CPU: added to tensors on any device
-    error = sum((squared_error(y, goal) for y, goal in zip(ours, goals, strict=True)), start=zero)
-    return error, sum((goal.size for goal in goals), start=zero)
+    return squared_error(ours, goal), goal.size
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def descend(
                     optimizer.step()
                     schedule.step()
                     count_step()
-            _set_statistics(pair, blocks, targets.batches)
+    _set_statistics(pair, blocks, targets.batches)
 
 
 def _site_loss(pair: Pair, sites: Sequence[str], _: Any, target: Target) -> Tensor:

@@ -1,63 +1,66 @@
 """Reading what goes through some layers of a network while it runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+See = Callable[[str, Tensor], object]
+"""Takes the name of a block, and what enters or leaves it.
 
-@dataclass(frozen=True)
-class Heard:
-    """Copies of what went through some layers, call by call.
-
-    Args:
-        given: inputs of the blocks, by site; empty unless they were asked for.
-        outputs: their outputs, by site.
-        head: what entered the head.
-    """
-
-    given: dict[str, list[Tensor]]
-    outputs: dict[str, list[Tensor]]
-    head: list[Any]
+It is to compute with it, or copy it, at once. Networks change such tensors in place later on: the
+output, as in ``x += shortcut``; the input too, by the block itself or by an activation behind it.
+"""
 
 
 @contextmanager
 def tapped(
-    network: nn.Module, sites: Sequence[str], head: str | None, inputs: bool = False
-) -> Iterator[Heard]:
-    """Collect what goes through some blocks and into the head.
+    network: nn.Module,
+    sites: Sequence[str],
+    head: str | None,
+    after: See | None = None,
+    before: See | None = None,
+) -> Iterator[list[Any]]:
+    """Show what enters and leaves some blocks, and collect copies of what enters the head.
 
-    All of it is copied at once. Networks change such tensors in place later on: the output, as in
-    ``x += shortcut``; the input too, by the block itself or by an activation behind a shortcut.
+    Args:
+        network: the network that is going to run.
+        sites: names of the blocks.
+        head: name of the head; None for none.
+        after: gets the output of each call of each block.
+        before: gets its input.
     """
-    heard = Heard({name: [] for name in sites}, {name: [] for name in sites}, [])
-
-    def before(into: list[Any]) -> Any:
-        return lambda _, args, kwargs: into.append(_copy((*args, *kwargs.values())[0]))
-
-    def after(into: list[Tensor]) -> Any:
-        return lambda _, args, output: into.append(output.clone())
-
+    entered: list[Any] = []
     hooks = []
     for name in sites:
         block = network.get_submodule(name)
-        hooks.append(block.register_forward_hook(after(heard.outputs[name])))
-        if inputs:
-            hook = before(heard.given[name])
+        if before:
+            hook = _before(before, name)
             hooks.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+        if after:
+            hooks.append(block.register_forward_hook(_after(after, name)))
     if head is not None:
-        layer = network.get_submodule(head)
-        hooks.append(layer.register_forward_pre_hook(before(heard.head), with_kwargs=True))
+        hook = _before(lambda _, x: entered.append(x.clone() if isinstance(x, Tensor) else x), head)
+        hooks.append(network.get_submodule(head).register_forward_pre_hook(hook, with_kwargs=True))
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled code would not run the hooks
-            yield heard
+            yield entered
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
 
 
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def _before(see: See, name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+        see(name, (*args, *kwargs.values())[0])
+
+    return hook
+
+
+def _after(see: See, name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, output: Tensor) -> None:
+        see(name, output)
+
+    return hook

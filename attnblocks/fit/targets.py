@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd import Function
 
 from attnblocks.fit.pair import Pair
 
@@ -71,26 +71,43 @@ class Targets:
 
     @torch.no_grad()
     def _make(self, batch: Any) -> Target:
-        seen = self._pair.run(self._pair.original, batch, inputs=True)
-        calls = {
-            site: [
-                (given.detach(), _goal(output))
-                for given, output in zip(seen.given[site], seen.outputs[site], strict=True)
-            ]
-            for site in self._pair.sites
-        }
-        return Target(calls, _goal(seen.features.clone()))
+        given: dict[str, list[Tensor]] = {site: [] for site in self._pair.sites}
+        goals: dict[str, list[Goal]] = {site: [] for site in self._pair.sites}
+        features = self._pair.run(
+            self._pair.original,
+            batch,
+            after=lambda site, output: goals[site].append(_goal(output)),
+            before=lambda site, x: given[site].append(x.detach().clone()),
+        )
+        calls = {site: list(zip(given[site], goals[site], strict=True)) for site in given}
+        return Target(calls, _goal(features))
 
 
 def _goal(value: Tensor) -> Goal:
-    value = value.detach()
+    value = value.detach().clone()
     return Goal(value, value.to(_wide(value)).square().sum())
 
 
 def squared_error(ours: Tensor, goal: Goal) -> Tensor:
-    """The sum of the squared differences."""
+    """The sum of the squared differences; keeps no tensor that may be changed in place."""
     dtype = _wide(ours, goal.value)
-    return F.mse_loss(ours.to(dtype), goal.value.to(dtype), reduction="sum")
+    error: Tensor = _SquaredError.apply(ours.to(dtype), goal.value.to(dtype))
+    return error
+
+
+class _SquaredError(Function):
+    """What torch makes of the formula goes over the maps twice as often."""
+
+    @staticmethod
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
+        difference = ours - theirs
+        ctx.save_for_backward(difference)
+        return difference.square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * grad), None
 
 
 def _wide(*tensors: Tensor) -> torch.dtype:

@@ -69,7 +69,7 @@ def warm_start(
     Two stages of Adam, both on the parameters of the replaced blocks alone: first every block on
     its own, from the inputs that the original's block sees to its outputs; then all of them end to
     end, so that the output of each block, and the features before the head, come close to the
-    original's. After each, the batch norms of the blocks average over all batches. The rest of
+    original's. Last, the batch norms of the blocks average over all batches. The rest of
     ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
     parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
     the features have not come nearer, or anything fails, the blocks get back what they had.

@@ -191,6 +191,34 @@ def test_every_call_of_a_shared_block_is_kept():
         assert torch.equal(goal.value, left)
 
 
+class Recording(nn.Module):
+    """A network that asks for gradients itself, and keeps its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.output = network()[:9], None
+
+    @torch.enable_grad()
+    def forward(self, x):
+        self.output = self.body(x)
+        return self.output
+
+
+def test_the_targets_have_no_gradients_and_memory_of_their_own():
+    original = Recording()
+    inputs = batches()
+    model = replace_se(original, SeCo, inplace=False)
+    target = Targets(paired(model, original, inputs[0]), inputs, float("inf"))[0]
+    calls = [call for calls in target.calls.values() for call in calls]
+    tensors = [given for given, _ in calls] + [goal.value for _, goal in calls]
+    features = target.features.value
+    assert not any(x.requires_grad for x in (*tensors, features))
+    assert torch.equal(features, original.output)
+    assert features.data_ptr() != original.output.data_ptr()
+    warm_start(model, original, inputs, epochs=(1, 1), progress=False)
+    assert all(p.grad is None for p in original.parameters())
+
+
 class InPlaceSE(nn.Module):
     """An SE block that changes its input."""
 
