@@ -191,6 +191,15 @@ def test_every_call_of_a_shared_block_is_kept():
         assert torch.equal(goal.value, left)
 
 
+def test_a_head_that_changes_its_input_in_place_is_read_before_it():
+    original, x = network(), torch.cat(batches())
+    model = fresh(original)
+    with torch.no_grad():
+        expected = float(relative(model[:7](x), original[:7](x)).sqrt())
+    fit = warm_start(model, original, batches(), head="7", epochs=(1, 1), progress=False)
+    assert fit.before == pytest.approx(expected, rel=1e-4)
+
+
 class Recording(nn.Module):
     """A network that asks for gradients itself, and keeps its output."""
 
