@@ -10,7 +10,7 @@ from torchvision.ops import SqueezeExcitation
 from attnblocks import SE, CaCo, SeCo, SELayers, register_se, replace_se, warm_start
 from attnblocks.fit.batches import plain_forward
 from attnblocks.fit.pair import Pair, pair_up
-from attnblocks.fit.targets import Targets
+from attnblocks.fit.targets import Goal, Targets, squared_error
 from tests.helpers import randomized
 
 SITES = (3, 6)
@@ -297,6 +297,18 @@ class InFloat32(nn.Module):
 
     def forward(self, x):
         return self.block(x.float()).to(x.dtype)
+
+
+def test_the_squared_error_has_its_gradient_and_may_be_followed_by_changes_in_place():
+    theirs = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    goal = Goal(theirs, theirs.square().sum())
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: squared_error(x, goal), [x])
+    y = x * 1
+    error = squared_error(y, goal)
+    y.zero_()
+    (found,) = torch.autograd.grad(error, x)
+    torch.testing.assert_close(found, 2 * (x - theirs).detach())
 
 
 def test_a_bfloat16_network_is_fitted_by_errors_in_float32():
