@@ -189,6 +189,11 @@ def test_every_call_of_a_shared_block_is_kept():
     for (given, goal), (entered, left) in zip(target.calls["1"], expected, strict=True):
         assert torch.equal(given, entered)
         assert torch.equal(goal.value, left)
+    with torch.no_grad():
+        ours, theirs = ([net[:upto](x).flatten() for upto in (2, 4)] for net in (model, original))
+    fit = warm_start(model, original, [x], epochs=(1, 1), progress=False)
+    expected = float(relative(torch.cat(ours), torch.cat(theirs)).sqrt())
+    assert fit.sites[0].before == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_head_that_changes_its_input_in_place_is_read_before_it():
