@@ -8,20 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks.fit.batches import Forward
+from attnblocks.fit.taps import See, tapped
 from attnblocks.swap.sites import find_se
-
-
-@dataclass(frozen=True)
-class Taps:
-    """What was seen in one forward pass.
-
-    Args:
-        calls: input and output of every call of each replaced block, by site.
-        features: what enters the head, or leaves a network without one; (N, ...).
-    """
-
-    calls: dict[str, list[tuple[Tensor, Tensor]]]
-    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,12 +22,14 @@ class Pair:
         original: the network before it.
         sites: names of the replaced blocks that run.
         head: name of the layer whose input is compared; None for the output of the network.
+        forward: runs one of them on a batch.
     """
 
     model: nn.Module
     original: nn.Module
     sites: tuple[str, ...]
     head: str | None
+    forward: Forward
 
     @property
     def compared(self) -> str:
@@ -49,15 +40,38 @@ class Pair:
         """The new block of a site."""
         return self.model.get_submodule(site)
 
-    def run(self, network: nn.Module, x: Tensor) -> Taps:
-        """Run one of the two networks on a batch."""
-        with _tapped(network, self.sites, self.head) as (calls, heard):
-            output = network(x.to(_device(network)))
-        return Taps(calls, _features(output if self.head is None else heard[-1]))
+    def answer(self, site: str, given: Tensor) -> Tensor:
+        """What the new block of a site makes of an input, which it may change in place.
+
+        The input is cast: in networks that run in mixed precision it may be in less than float32.
+        """
+        block = self.block(site)
+        dtype = next((p.dtype for p in block.parameters()), given.dtype)
+        answer: Tensor = block(given.to(dtype, copy=True))
+        return answer
+
+    def run(
+        self,
+        network: nn.Module,
+        batch: Any,
+        after: See | None = None,
+        before: See | None = None,
+    ) -> Tensor:
+        """Run one of the two networks on a batch; returns the features.
+
+        Args:
+            network: one of the two.
+            batch: a batch.
+            after: gets the site and the output of every call of a replaced block.
+            before: gets the site and the input.
+        """
+        with tapped(network, self.sites, self.head, after, before) as entered:
+            output = self.forward(network, batch)
+        return _features(self.head, entered, output)
 
 
 def pair_up(
-    model: nn.Module, original: nn.Module, example: Tensor, head: str | None = None
+    model: nn.Module, original: nn.Module, example: Any, head: str | None, forward: Forward
 ) -> Pair:
     """Find out what was replaced, and make sure that the rest is the same.
 
@@ -66,9 +80,11 @@ def pair_up(
         original: the network before it.
         example: a batch, to see what runs.
         head: name of the head; None to find it.
+        forward: runs one of them on a batch.
 
     Raises:
-        ValueError: nothing was replaced, the networks differ elsewhere, or share what is fitted.
+        ValueError: nothing was replaced, the networks differ elsewhere, or share what is fitted;
+            or there is no tensor to compare.
         LookupError: the head is missing in one of them, or does not run.
     """
     if head is not None:
@@ -76,7 +92,9 @@ def pair_up(
             if head not in dict(network.named_modules()):
                 raise LookupError(f"head={head!r} is no layer of {type(network).__name__}")
     known = tuple(site.name for site in find_se(original))
-    sites, head = _what_runs(original, example.to(_device(original)), known, head)
+    sites, head = _what_runs(original, example, known, head, forward)
+    if known and not sites:
+        raise ValueError(f"none of the blocks {', '.join(map(repr, known))} of original runs")
     sites = tuple(name for name in sites if _replaced(model, original, name))
     if head is not None:
         _module(model, head)
@@ -98,11 +116,7 @@ def pair_up(
             )
         if any(p.dtype not in (torch.float32, torch.float64) for p in ours):
             raise ValueError(f"the block at {name!r} must be in float32 or float64 to be fitted")
-    return Pair(model, original, sites, head)
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((p.device for p in network.parameters()), torch.device("cpu"))
+    return Pair(model, original, sites, head, forward)
 
 
 def _replaced(model: nn.Module, original: nn.Module, name: str) -> bool:
@@ -144,9 +158,10 @@ def _check_rest(model: nn.Module, original: nn.Module, but: Sequence[str]) -> No
 
 @torch.no_grad()
 def _what_runs(
-    original: nn.Module, example: Tensor, sites: Sequence[str], head: str | None
+    original: nn.Module, example: Any, sites: Sequence[str], head: str | None, forward: Forward
 ) -> tuple[tuple[str, ...], str | None]:
     """The sites that run, and the head: the last linear layer, if its output is the network's."""
+    ran: set[str] = set()
     last: list[tuple[str, Tensor]] = []
     names = {m: name for name, m in original.named_modules() if isinstance(m, nn.Linear)}
     hooks = [
@@ -154,58 +169,35 @@ def _what_runs(
         for linear in names
     ]
     try:
-        with eval_mode(original), _tapped(original, sites, head) as (calls, heard):
-            output = original(example)
+        with (
+            eval_mode(original),
+            tapped(original, sites, head, lambda site, _: ran.add(site)) as entered,
+        ):
+            output = forward(original, example)
     finally:
         for hook in hooks:
             hook.remove()
-    if head is not None and not heard:
-        raise LookupError(f"head={head!r} does not run in original")
-    if head is None and last and isinstance(output, Tensor) and torch.equal(last[-1][1], output):
-        head = last[-1][0]
-    if head is None:
-        _features(output)
-    return tuple(name for name in sites if calls[name]), head
+    if head is None and last and isinstance(output, Tensor):
+        name, result = last[-1]
+        if torch.equal(result, output.to(result.device)):
+            return tuple(site for site in sites if site in ran), name
+    _features(head, entered, output)
+    return tuple(site for site in sites if site in ran), head
 
 
-@contextmanager
-def _tapped(
-    network: nn.Module, sites: Sequence[str], head: str | None
-) -> Iterator[tuple[dict[str, list[tuple[Tensor, Tensor]]], list[Tensor]]]:
-    """Collect what goes through some blocks and into the head."""
-    calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in sites}
-    heard: list[Tensor] = []
-
-    def tap(name: str) -> Any:
-        # Networks may change the output in place, as in x += shortcut.
-        def hook(_: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            calls[name].append(((*args, *kwargs.values())[0], output.clone()))
-
-        return hook
-
-    hooks = [
-        network.get_submodule(name).register_forward_hook(tap(name), with_kwargs=True)
-        for name in sites
-    ]
+def _features(head: str | None, entered: Sequence[Any], output: Any) -> Tensor:
+    """What is compared; an error that says what to do where it is no tensor."""
     if head is not None:
-        hooks.append(
-            network.get_submodule(head).register_forward_pre_hook(
-                lambda _, args, kwargs: heard.append((*args, *kwargs.values())[0]),
-                with_kwargs=True,
-            )
-        )
-    try:
-        with torch.compiler.set_stance("force_eager"):  # compiled code would not run the hooks
-            yield calls, heard
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _features(output: Any) -> Tensor:
+        if not entered:
+            raise LookupError(f"head={head!r} does not run, or forward runs another network")
+        if not isinstance(features := entered[-1], Tensor):
+            kind = type(features).__name__
+            raise ValueError(f"what enters head={head!r} is a {kind}: name a layer with a tensor")
+        return features
     if not isinstance(output, Tensor):
         raise ValueError(
-            f"the network returns a {type(output).__name__}, no tensor to compare: name its head"
+            f"the network returns a {type(output).__name__}, no tensor to compare: name the layer "
+            "whose input is compared as head=, or return a tensor from forward="
         )
     return output
 

@@ -3,56 +3,71 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks.fit.pair import Pair
+from attnblocks.fit.targets import Goal, Target, Targets, squared_error
 
 EXACT = 1e-5
 """Relative error below which a block counts as equal to the original's: nothing to fit."""
 
 
 @torch.no_grad()
-def errors(pair: Pair, inputs: Sequence[Tensor]) -> list[float]:
+def errors(pair: Pair, targets: Targets) -> list[float]:
     """Relative L2 error of the output of each replaced block, then of the features."""
     sums = torch.zeros(len(pair.sites) + 1, 2, dtype=torch.float64)
-    for x in inputs:
-        for row, (ours, theirs) in zip(sums, _outcomes(pair, x), strict=True):
-            row += torch.tensor([(ours - theirs).square().sum(), theirs.square().sum()])
+    for batch, target in zip(targets.batches, targets, strict=True):
+        for row, found in zip(sums, _distances(pair, batch, target), strict=True):
+            row += torch.tensor(found)
     return _ratios(sums)
 
 
-def _outcomes(pair: Pair, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The outputs at each site, then the features: of the model and of the original."""
-    with torch.no_grad():
-        theirs = pair.run(pair.original, x)
-    ours = pair.run(pair.model, x)
-    pairs = [(_flat(ours.calls[site]), _flat(theirs.calls[site])) for site in pair.sites]
-    return [*pairs, (ours.features, theirs.features)]
+def _distances(pair: Pair, batch: Any, target: Target) -> list[tuple[Tensor, Tensor]]:
+    """Squared error and size of the output of each replaced block, then of the features."""
+    zero = torch.zeros(())  # stays on the CPU: it can be added to tensors of any device
+    found = dict.fromkeys(pair.sites, (zero, zero))
+    goals = {site: iter([goal for _, goal in target.calls[site]]) for site in pair.sites}
+
+    def compare(site: str, output: Tensor) -> None:
+        error, size = _distance(site, output, next(goals[site], None))
+        found[site] = found[site][0] + error, found[site][1] + size
+
+    features = pair.run(pair.model, batch, after=compare)
+    for site in pair.sites:
+        if (goal := next(goals[site], None)) is not None:
+            _distance(site, None, goal)
+    return [*found.values(), _distance(pair.compared, features, target.features)]
 
 
-def _flat(calls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.cat([output.flatten() for _, output in calls])
+def _distance(place: str, ours: Tensor | None, goal: Goal | None) -> tuple[Tensor, Tensor]:
+    if ours is None or goal is None or ours.shape != goal.value.shape:
+        found = [None if x is None else tuple(x.shape) for x in (ours, goal and goal.value)]
+        raise ValueError(
+            f"{place}: model gives the shape {found[0]}, and original {found[1]}. They must not "
+            "depend on what the blocks compute, and forward has to run the network that it is "
+            "given, each time in the same way"
+        )
+    return squared_error(ours, goal), goal.size
 
 
 @torch.no_grad()
-def inexact(pair: Pair, inputs: Sequence[Tensor]) -> list[nn.Module]:
-    """The blocks that do not compute what the original's do, given the same input.
+def inexact(pair: Pair, targets: Targets) -> list[str]:
+    """The sites whose blocks do not compute what the original's do, given the same input.
 
     Adam's step does not shrink with the gradient: an exact block would get worse.
     """
     sums = torch.zeros(len(pair.sites), 2, dtype=torch.float64)
-    for x in inputs:
-        calls = pair.run(pair.original, x).calls
+    for target in targets:
         for row, site in zip(sums, pair.sites, strict=True):
-            for given, wanted in calls[site]:
-                error = (pair.block(site)(given) - wanted).square().sum()
-                row += torch.tensor([error, wanted.square().sum()])
+            for given, goal in target.calls[site]:
+                row += torch.tensor([squared_error(pair.answer(site, given), goal), goal.size])
     found = dict(zip(pair.sites, _ratios(sums), strict=True))
-    blocks = [pair.block(site) for site, error in found.items() if not error < EXACT]
-    return [block for block in blocks if any(True for _ in block.parameters())]
+    sites = [site for site, error in found.items() if not error < EXACT]
+    return [site for site in sites if any(True for _ in pair.block(site).parameters())]
 
 
 def _ratios(sums: Tensor) -> list[float]:
@@ -63,64 +78,65 @@ def _ratios(sums: Tensor) -> list[float]:
 
 def descend(
     pair: Pair,
-    blocks: Sequence[nn.Module],
-    inputs: Sequence[Tensor],
+    sites: Sequence[str],
+    targets: Targets,
     epochs: tuple[int, int],
     lr: tuple[float, float],
     seed: int,
     progress: bool,
 ) -> None:
-    """Fit some blocks to the original in two stages, as ``warm_start`` describes them."""
+    """Fit the blocks of some sites in two stages, as ``warm_start`` describes them."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    parameters = [p for block in blocks for p in block.parameters()]
+    blocks = [pair.block(site) for site in sites]
+    parameters = [p.requires_grad_(True) for block in blocks for p in block.parameters()]
     stages = [(_site_loss, epochs[0], lr[0]), (_network_loss, epochs[1], lr[1])]
-    with _progress(len(inputs) * sum(epochs), progress) as count_step:
+    with _progress(len(targets) * sum(epochs), progress) as count_step:
         for loss, count, rate in stages if parameters else ():
             if not count:
                 continue
             optimizer = torch.optim.Adam(parameters, lr=rate)
-            steps = max(3, count * len(inputs))  # with fewer, its formula divides by zero
+            steps = max(3, count * len(targets))  # with fewer, its formula divides by zero
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
             )
             for block in blocks:
                 block.train()
             for _ in range(count):
-                for i in torch.randperm(len(inputs), generator=generator).tolist():
+                for i in torch.randperm(len(targets), generator=generator).tolist():
                     optimizer.zero_grad()
-                    torch.autograd.backward(loss(pair, inputs[i]))
+                    torch.autograd.backward(loss(pair, sites, targets.batches[i], targets[i]))
                     optimizer.step()
                     schedule.step()
                     count_step()
-            _set_statistics(pair, blocks, inputs)
+    _set_statistics(pair, blocks, targets.batches)
 
 
-def _site_loss(pair: Pair, x: Tensor) -> Tensor:
-    """The loss of every block on the input that the original's block sees."""
-    with torch.no_grad():
-        calls = pair.run(pair.original, x).calls
+def _site_loss(pair: Pair, sites: Sequence[str], _: Any, target: Target) -> Tensor:
+    """The loss of each block on the input that the original's block sees: no network runs."""
     losses = [
-        _squared_error(pair.block(site)(given), wanted)
-        for site in pair.sites
-        for given, wanted in calls[site]
+        _relative(squared_error(pair.answer(site, given), goal), goal.size)
+        for site in sites
+        for given, goal in target.calls[site]
     ]
-    return torch.stack(losses).mean()
+    return _mean(losses)
 
 
-def _network_loss(pair: Pair, x: Tensor) -> Tensor:
+def _network_loss(pair: Pair, _: Sequence[str], batch: Any, target: Target) -> Tensor:
     """The loss of the features, and of the block outputs, which guides the earlier blocks."""
-    *sites, features = (_squared_error(*outcome) for outcome in _outcomes(pair, x))
-    return features + torch.stack(sites).mean()
+    *sites, features = (_relative(*found) for found in _distances(pair, batch, target))
+    return features + _mean(sites)
 
 
-def _squared_error(ours: Tensor, theirs: Tensor) -> Tensor:
-    """The squared error, relative to the size of ``theirs``."""
-    tiny = torch.finfo(theirs.dtype).tiny
-    return (ours - theirs).square().sum() / theirs.square().sum().clamp(min=tiny)
+def _relative(error: Tensor, size: Tensor) -> Tensor:
+    return error / size.clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return sum(losses, start=torch.zeros(())) / len(losses)
 
 
 @torch.no_grad()
-def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], inputs: Sequence[Tensor]) -> None:
+def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], batches: Sequence[Any]) -> None:
     """Set the batch norms of the blocks to averages over all batches, and end in eval mode."""
     norms = [m for block in blocks for m in block.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -128,8 +144,8 @@ def _set_statistics(pair: Pair, blocks: Sequence[nn.Module], inputs: Sequence[Te
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain average
-        for x in inputs if norms else ():
-            pair.run(pair.model, x)
+        for batch in batches if norms else ():
+            pair.run(pair.model, batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from attnblocks.fit.batches import Forward, plain_forward, read_batches
 from attnblocks.fit.pair import Pair, eval_mode, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
+from attnblocks.fit.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class WarmStart:
 def warm_start(
     model: nn.Module,
     original: nn.Module,
-    batches: Iterable[Tensor | Sequence[Any]],
+    batches: Iterable[Any],
     *,
+    forward: Forward | None = None,
     head: str | None = None,
     epochs: tuple[int, int] = (10, 20),
     lr: tuple[float, float] = (1e-2, 3e-3),
     seed: int = 0,
+    target_gib: float = 2.0,
     progress: bool = True,
 ) -> WarmStart:
     """Fit the replaced blocks of ``model``, in place, to what ``original`` computes.
@@ -65,23 +69,32 @@ def warm_start(
     Two stages of Adam, both on the parameters of the replaced blocks alone: first every block on
     its own, from the inputs that the original's block sees to its outputs; then all of them end to
     end, so that the output of each block, and the features before the head, come close to the
-    original's. After each, the batch norms of the blocks average over all batches. The rest of
+    original's. Last, the batch norms of the blocks average over all batches. The rest of
     ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
     parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
     the features have not come nearer, or anything fails, the blocks get back what they had.
 
-    512 images are enough. Everything but the replaced blocks runs in eval mode.
+    512 images are enough. Everything but the replaced blocks runs in eval mode. The original runs
+    once per batch: what enters and leaves its blocks is kept on the device where it was made.
 
     Args:
         model: the network after :func:`attnblocks.replace_se`.
         original: the network before it; equal outside the replaced blocks and the head.
         batches: inputs on which both run, or sequences that begin with one, as data loaders give
-            them. They are read once and kept in memory.
+            them; with ``forward``, whatever it takes. They are read once and kept in memory.
+        forward: ``forward(network, batch)`` runs a network on a batch as the loader gave it, and
+            returns its output; for detection, segmentation and whatever else is not called with
+            one tensor: ``lambda network, batch: network(batch["image"])["out"]``. It also moves
+            the batch to the device of the network, and does the same each time.
         head: name of the layer whose input is compared. Default: the last ``nn.Linear``, if its
-            output is that of the network; the output of the network is compared otherwise.
+            output is that of the network; the output of the network is compared otherwise. A
+            network that returns no tensor needs it, or a ``forward`` that returns one.
         epochs: passes over the batches, of the first and of the second stage.
         lr: their peak learning rates; each rises in the first tenth of its stage, then falls.
         seed: for the order of the batches.
+        target_gib: GiB of memory for what is kept of the original, beside the batches. For batches
+            beyond it the original runs each time that it is needed, which gives the same and takes
+            longer; with 0, for all.
         progress: show a progress bar, if tqdm is installed.
 
     Returns:
@@ -89,10 +102,11 @@ def warm_start(
 
     Raises:
         ValueError: no block was replaced, there are no batches, the networks differ elsewhere,
-            the blocks are not in float32 or float64, or ``model`` was made in inference mode.
+            the blocks are not in float32 or float64, ``model`` was made in inference mode, or there
+            is no tensor to compare.
         LookupError: ``head`` is not a layer of both networks, or it does not run.
-        TypeError: a batch is not a tensor and does not begin with one, or ``epochs`` or ``lr`` are
-            not two numbers.
+        TypeError: a batch is no tensor and does not begin with one, or may be a list of images,
+            and there is no ``forward``; ``epochs`` or ``lr`` are not two numbers.
 
     Warns:
         UserWarning: the features came no nearer, and the blocks were put back.
@@ -107,38 +121,34 @@ def warm_start(
         >>> fit.sites[0].name, fit.compared
         ('1', "the input of '3'")
     """
-    if isinstance(batches, Tensor):
-        raise TypeError("batches must be a list of batches or a data loader; got one tensor")
     _check_schedule(epochs, lr)
-    inputs = [_input(batch) for batch in batches]
-    if not inputs:
-        raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
+    _check_memory(target_gib)
     # Whatever the mode of the caller: inference tensors can have no gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = read_batches(batches, forward)
     with torch.inference_mode(False), torch.enable_grad():
         _check_gradients(model)
-        inputs = [x.clone() if x.is_inference() else x for x in inputs]
-        return _fit(model, original, inputs, head, epochs, lr, seed, progress)
+        pair = pair_up(model, original, inputs[0], head, forward or plain_forward)
+        targets = Targets(pair, inputs, target_gib * 2**30)
+        return _fit(pair, targets, epochs, lr, seed, progress)
 
 
 def _fit(
-    model: nn.Module,
-    original: nn.Module,
-    inputs: list[Tensor],
-    head: str | None,
+    pair: Pair,
+    targets: Targets,
     epochs: tuple[int, int],
     lr: tuple[float, float],
     seed: int,
     progress: bool,
 ) -> WarmStart:
-    _merge_end(inputs)
-    pair = pair_up(model, original, inputs[0], head)
     with _ready(pair):
-        before = errors(pair, inputs)
-        blocks = inexact(pair, inputs)
+        before = errors(pair, targets)
+        sites = inexact(pair, targets)
+        blocks = [pair.block(site) for site in sites]
         kept = [copy.deepcopy(block.state_dict()) for block in blocks]
         try:
-            descend(pair, blocks, inputs, epochs, lr, seed, progress)
-            after = errors(pair, inputs)
+            descend(pair, sites, targets, epochs, lr, seed, progress)
+            after = errors(pair, targets)
         except BaseException:
             _put_back(blocks, kept)
             raise
@@ -164,6 +174,13 @@ def _check_schedule(epochs: tuple[int, int], lr: tuple[float, float]) -> None:
         raise ValueError(f"lr must be above 0 and finite; got {lr}")
 
 
+def _check_memory(target_gib: float) -> None:
+    if isinstance(target_gib, bool) or not isinstance(target_gib, int | float):
+        raise TypeError(f"target_gib must be a number, in GiB; got {target_gib!r}")
+    if not target_gib >= 0:
+        raise ValueError(f"target_gib must not be negative; got {target_gib}")
+
+
 def _check_gradients(model: nn.Module) -> None:
     for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
         if value.is_inference():
@@ -178,32 +195,13 @@ def _put_back(blocks: Sequence[nn.Module], states: Sequence[dict[str, Any]]) -> 
         block.load_state_dict(state)
 
 
-def _input(batch: Any) -> Tensor:
-    x = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"each of batches must be a tensor, or a sequence that begins with one; got a "
-            f"{type(batch).__name__}"
-        )
-    return x
-
-
-def _merge_end(inputs: list[Tensor]) -> None:
-    """Add a short last batch to the one before: batch norms take the statistics of each batch."""
-    *_, before, last = [inputs[0], *inputs]
-    if 2 * len(last) <= len(before) and last.shape[1:] == before.shape[1:]:
-        inputs[-2:] = [torch.cat([before, last])]
-
-
 @contextmanager
 def _ready(pair: Pair) -> Iterator[None]:
-    """Both networks in eval mode, with gradients only for the replaced blocks; then as before."""
+    """Both networks in eval mode, and no gradients until blocks ask for them; then as before."""
     flags = {p: p.requires_grad for p in pair.model.parameters()}
     fitted = [p for site in pair.sites for p in pair.block(site).parameters()]
     try:
         pair.model.requires_grad_(False)
-        for parameter in fitted:
-            parameter.requires_grad_(True)
         with eval_mode(pair.model, pair.original):
             yield
     finally:
