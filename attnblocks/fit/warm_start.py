@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from attnblocks.fit.batches import Forward, plain_forward, read_batches
 from attnblocks.fit.pair import Pair, eval_mode, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
+from attnblocks.swap.wrappers import check_unwrapped, unwrap
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def warm_start(
             is no tensor to compare.
         LookupError: ``head`` is not a layer of both networks, or it does not run.
         TypeError: a batch is no tensor and does not begin with one, or may be a list of images,
-            and there is no ``forward``; ``epochs`` or ``lr`` are not two numbers.
+            and there is no ``forward``; ``epochs`` or ``lr`` are not two numbers; a network that is
+            compiled, wrapped or scripted (of ``original``, the one inside a wrapper is run).
 
     Warns:
         UserWarning: the features came no nearer, and the blocks were put back.
@@ -121,6 +124,8 @@ def warm_start(
         >>> fit.sites[0].name, fit.compared
         ('1', "the input of '3'")
     """
+    check_unwrapped(model, "warm_start")
+    original = unwrap(original, "warm_start")
     _check_schedule(epochs, lr)
     _check_memory(target_gib)
     # Whatever the mode of the caller: inference tensors can have no gradients.
@@ -183,6 +188,8 @@ def _check_memory(target_gib: float) -> None:
 
 def _check_gradients(model: nn.Module) -> None:
     for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
+        if is_lazy(value):
+            raise ValueError(f"{name!r} of model has no shape yet: run both networks once")
         if value.is_inference():
             raise ValueError(
                 f"{name!r} of model was made in inference mode, and can have no gradients: pass a "
