@@ -13,6 +13,8 @@ from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
 from tests.ham10000.runs import QUICK
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def config(*options: str):
     return train_config(vars(parse(["train", *options])))

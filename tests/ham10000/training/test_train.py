@@ -27,6 +27,8 @@ from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_every_figure_of_a_synthetic_run_says_so(tmp_path, capsys):
     assert main([*QUICK, "--attention", "SE", "--out", str(tmp_path / "r")]) == 0
