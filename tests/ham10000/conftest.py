@@ -14,7 +14,7 @@ from PIL import Image
 from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
-from tests.ham10000.runs import MODEL
+from tests.ham10000.runs import EPOCHS, MODEL
 from tests.ham10000.undrawn import undrawn
 
 
@@ -55,8 +55,8 @@ def run(tmp_path_factory) -> Path:
 
 
 def train_for_reading(out: Path) -> None:
-    options = ["--image-size", "48", "--epochs", "6", "--model", MODEL, "--recompute-bn", "yes"]
-    options += ["--batch-size", "16"]
+    options = ["--image-size", "48", "--epochs", str(EPOCHS), "--model", MODEL]
+    options += ["--recompute-bn", "yes", "--batch-size", "16"]
     assert main(["train", *options, "--out", str(out)]) == 0
 
 
