@@ -49,7 +49,7 @@ def run(tmp_path_factory) -> Path:
     out = root / "shared_runs" / "run"
     with FileLock(root / "shared_runs.lock"):
         if not (out / "test.json").exists():  # which is written last
-            out.parent.mkdir()
+            out.parent.mkdir(exist_ok=True)
             train_for_reading(out)
     return out
 
