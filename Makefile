@@ -6,8 +6,9 @@ PYTHON := $(VENV)/bin/python
 demo: $(VENV)/.ham10000
 	$(PYTHON) -m examples.ham10000 train
 
+# Whole files go to one of two workers, so that what a file shares is made once.
 test: $(VENV)/.dev
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -4,12 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from attnblocks.blocks import registry
 from attnblocks.swap import adapters
 
 SHARED = Path(__file__).parents[1] / "shared"
+
+# Each of several workers has one thread, and so have the processes that its tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # The time of an example depends on what else the machine does.
 settings.register_profile("suite", deadline=None)

@@ -1,6 +1,7 @@
 """Small things that several tests need."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,16 @@ import torchvision
 from torch import nn
 
 from attnblocks import create_block, list_blocks
+from tests.reference import REFERENCE, weights
 
 BLOCKS = list_blocks()
 CHANNELS = [8, 16, 64, 96, 240, 576]
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+# What a test of blocks runs over.
+every_block = pytest.mark.parametrize("name", BLOCKS)
+both_modes = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+both_formats = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 
 
 def random_block(name: str, channels: int, *, seed: int = 0, **kwargs) -> nn.Module:
@@ -42,11 +50,29 @@ def random_map(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
     return (x + torch.linspace(-1, 1, shape[1]).double()[:, None, None]).to(dtype)
 
 
+def by_reference(name: str, block: nn.Module, x: torch.Tensor, train: bool = False) -> torch.Tensor:
+    """What the float64 reference computes of x with the weights of the block."""
+    y = REFERENCE[name](weights(block), x.detach().double().numpy(), train)
+    return torch.from_numpy(y)
+
+
 def make_pipe(path: Path) -> None:
     """A named pipe: reading it would never end."""
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     os.mkfifo(path)
+
+
+@contextmanager
+def file_size_limit(size):
+    """Let every write beyond that size fail, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def small_network() -> nn.Module:

@@ -1,4 +1,4 @@
-"""The layout of the library: imports go downwards, and no table lists the blocks."""
+"""The layout: imports go downwards, no table lists the blocks, and tests mirror the folders."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 
 from attnblocks import list_blocks
 
-LIBRARY = Path(__file__).parents[1] / "attnblocks"
+ROOT = Path(__file__).parents[1]
+LIBRARY, EXAMPLE, TESTS = ROOT / "attnblocks", ROOT / "examples" / "ham10000", ROOT / "tests"
 FLOORS = ["ops", "blocks", "swap", "fit", "files"]
 FILES = sorted(LIBRARY.rglob("*.py"))
 FAMILIES = {
@@ -56,3 +57,25 @@ def test_only_its_own_file_names_a_block(name):
     own = f"blocks/{FAMILIES[name]}.py"
     users = {"SE": {"blocks/se.py"}, "CoordAtt": {"blocks/coord_att.py"}}.get(name, set())
     assert named <= {own, "__init__.py", "_earlier.py", *users}
+
+
+def packages(folder: Path) -> set[str]:
+    """The names of the packages in a folder."""
+    return {file.parent.name for file in folder.glob("*/__init__.py")}
+
+
+def test_tests_mirror_the_folders():
+    assert packages(LIBRARY) == set(FLOORS) == packages(TESTS) - {"benchmarks", "ham10000"}
+    assert packages(EXAMPLE) == packages(TESTS / "ham10000")
+    for folder in TESTS.rglob("*/"):
+        holds_tests = any(folder.glob("test_*.py"))
+        assert holds_tests == (folder / "__init__.py").exists(), folder
+
+
+def test_no_test_file_is_long():
+    long = {
+        str(file.relative_to(TESTS)): lines
+        for file in TESTS.rglob("*.py")
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > 350
+    }
+    assert long == {}

@@ -1,6 +1,5 @@
 """What is measured: the published forms, the sites, the networks."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,8 +9,8 @@ from benchmarks.models import variants
 from benchmarks.published import published
 from benchmarks.results import BLOCKS
 from tests.benchmarks.made import site_of
-from tests.helpers import random_map, randomized
-from tests.reference import REFERENCE, weights
+from tests.helpers import by_reference, random_map, randomized
+from tests.reference import REFERENCE
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
@@ -19,8 +18,8 @@ from tests.reference import REFERENCE, weights
 def test_published_forms_compute_the_formulas(name, train):
     block = randomized(published(name, site_of(48)).double()).train(train)
     x = random_map(2, 48, 7, 5, dtype=torch.float64)
-    expected = REFERENCE[name](weights(block), x.numpy(), train)
-    np.testing.assert_allclose(block(x).detach().numpy(), expected, rtol=1e-9, atol=1e-10)
+    expected = by_reference(name, block, x, train)
+    torch.testing.assert_close(block(x), expected, rtol=1e-9, atol=1e-10)
 
 
 def test_candidates_stand_at_the_sites_of_the_network():

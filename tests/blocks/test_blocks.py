@@ -12,11 +12,20 @@ from torch import nn
 from torchvision.models._utils import _make_divisible
 
 from attnblocks import CBAM, SE, CaCo, CoordAtt, Eca, SeCo, create_block, replace_se
-from tests.helpers import BLOCKS, CHANNELS, random_block, random_map, randomized
-from tests.reference import REFERENCE, weights
+from tests.helpers import (
+    BLOCKS,
+    CHANNELS,
+    both_formats,
+    both_modes,
+    by_reference,
+    every_block,
+    random_block,
+    random_map,
+    randomized,
+)
+from tests.reference import weights
 
 SHAPES = [(2, 7, 5), (1, 6, 9), (3, 1, 1), (1, 1, 1)]  # N, H, W
-FORMATS = [torch.contiguous_format, torch.channels_last]
 
 # Parameters of the whole network with 1000 classes.
 PARAMETERS = {
@@ -39,19 +48,18 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@both_modes
+@both_formats
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_agrees_with_the_float64_reference(name, channels, memory_format, train):
     block = random_block(name, channels, dtype=torch.float64).train(train)
-    w = weights(block)
     for n, height, width in SHAPES:
         if train and name == "CBAM" and n * height * width == 1:
             continue
         x = random_map(n, channels, height, width, dtype=torch.float64)
+        expected = by_reference(name, block, x, train)
         y = block(x.contiguous(memory_format=memory_format))
-        expected = torch.from_numpy(REFERENCE[name](w, x.numpy(), train))
         torch.testing.assert_close(y, expected, atol=1e-10, rtol=0)
         assert y.is_contiguous(memory_format=memory_format)
 
@@ -73,13 +81,13 @@ def test_running_statistics_follow_the_published_momentum(name, norm, momentum):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
 )
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@every_block
 def test_lower_precision_stays_near_the_reference(name, memory_format, dtype, tolerance):
     block = random_block(name, 64).to(dtype)
     x = random_map(2, 64, 9, 6, dtype=dtype).contiguous(memory_format=memory_format)
     y = block(x)
-    expected = torch.from_numpy(REFERENCE[name](weights(block), x.double().numpy(), False))
+    expected = by_reference(name, block, x)
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=memory_format)
     assert (y.double() - expected).norm() / expected.norm() < tolerance
@@ -87,17 +95,16 @@ def test_lower_precision_stays_near_the_reference(name, memory_format, dtype, to
 
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("full_map", [False, True], ids=["lower", "float32"])
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_modes
+@every_block
 def test_autocast_keeps_the_dtype_of_the_map(name, train, full_map, lower):
     x_dtype = torch.float32 if full_map else lower
     block = random_block(name, 64).train(train)
-    w = weights(block)
     x = random_map(2, 64, 9, 6, dtype=x_dtype).requires_grad_()
+    expected = by_reference(name, block, x, train)
     with torch.autocast("cpu", dtype=lower):
         y = block(x)
     y.float().square().sum().backward()
-    expected = torch.from_numpy(REFERENCE[name](w, x.detach().double().numpy(), train))
     assert y.dtype == x_dtype
     assert x.grad.dtype == x_dtype
     assert (y.detach().double() - expected).norm() / expected.norm() < 3e-2
@@ -111,8 +118,8 @@ def test_a_gate_of_another_half_type_does_not_widen_the_map(name):
         assert block(x).dtype == torch.float16
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_modes
+@every_block
 def test_gradients_agree_with_finite_differences(name, train):
     block = random_block(name, 8, dtype=torch.float64).train(train)
     x = random_map(2, 8, 3, 4, dtype=torch.float64).requires_grad_()
@@ -125,7 +132,7 @@ def test_gradients_agree_with_finite_differences(name, train):
 
 
 @pytest.mark.parametrize("network", PARAMETERS)
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_parameters_of_whole_networks(network, name):
     model = replace_se(torchvision.models.get_model(network), name)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[network][name]
@@ -160,7 +167,7 @@ def test_eca_agrees_with_timm(channels):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
+@both_formats
 def test_se_agrees_with_torchvision_and_timm(memory_format):
     x = random_map(2, 96, 5, 6).contiguous(memory_format=memory_format)
     ours = randomized(SE(96))
@@ -175,7 +182,7 @@ def test_se_agrees_with_torchvision_and_timm(memory_format):
         torch.testing.assert_close(block(x), theirs(x))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_the_meta_device_holds_the_same_parameters(name):
     real, meta = create_block(name, 64), create_block(name, 64, device="meta")
     assert all(p.is_meta for p in meta.parameters())
@@ -186,7 +193,7 @@ def test_the_meta_device_holds_the_same_parameters(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA has other algorithms")
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_deterministic_algorithms_suffice_on_cuda(name):
     block = random_block(name, 16).cuda().train()
     x = random_map(2, 16, 5, 6).cuda().requires_grad_()
@@ -225,7 +232,7 @@ def test_a_layer_around_another_is_given_what_it_takes(name):
     torch.testing.assert_close(block(x), expected)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_wrong_maps_are_named(name):
     block = create_block(name, 16)
     with pytest.raises(ValueError, match=r"4 dimensions.*got 3.*\(16, 7, 7\)"):

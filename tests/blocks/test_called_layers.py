@@ -12,8 +12,15 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from attnblocks import create_block, recipe
-from tests.helpers import BLOCKS, random_block, random_map
-from tests.reference import REFERENCE, weights
+from tests.helpers import (
+    BLOCKS,
+    both_formats,
+    both_modes,
+    by_reference,
+    every_block,
+    random_block,
+    random_map,
+)
 
 N = 3
 STAGES = {
@@ -29,7 +36,7 @@ def parts(block: nn.Module) -> dict[str, nn.Module]:
     return dict(block.named_modules())
 
 
-def every_block() -> nn.Sequential:
+def all_blocks() -> nn.Sequential:
     return nn.Sequential(*[random_block(name, 16, seed=i) for i, name in enumerate(BLOCKS)])
 
 
@@ -39,9 +46,9 @@ def first_sizes(values) -> set[int]:
     return {len(value) for value in values if isinstance(value, torch.Tensor)}
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@both_modes
+@every_block
 def test_hooks_run_once_per_forward_with_a_row_for_each_sample(name, train, memory_format):
     block = random_block(name, 16).train(train)
     assert STAGES.get(name, set()) <= parts(block).keys()
@@ -73,7 +80,7 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Conv2d]:
     return {n: m for n, m in block.named_modules() if isinstance(m, nn.Conv2d | nn.Conv1d)}
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_gradients_per_sample_from_what_layers_are_given(name):
     """Input and output gradient of a layer make the gradient of its weight for each sample."""
     block, x = random_block(name, 16, dtype=torch.float64), random_map(*BATCH, dtype=torch.float64)
@@ -96,7 +103,7 @@ def test_gradients_per_sample_from_what_layers_are_given(name):
             torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_a_layer_can_be_made_again_from_its_class_and_attributes(name):
     """As adapters do, which make layers like those that they are put around."""
     block = create_block(name, 16)
@@ -161,7 +168,7 @@ def weight_norm_of_old(layer: nn.Module) -> nn.Module:
     "reparametrise",
     [parametrizations.weight_norm, parametrizations.spectral_norm, weight_norm_of_old],
 )
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_reparametrised_layers_compute_with_their_weights(name, reparametrise):
     block, x = random_block(name, 16), random_map(*BATCH)
     plain = copy.deepcopy(block)
@@ -211,7 +218,7 @@ def test_pruned_channels_and_widths(name):
             norm.running_mean, norm.running_var = norm.running_mean[units], norm.running_var[units]
             norm.num_features = len(units)
     x = random_map(2, 11, 5, 6, dtype=torch.float64)
-    expected = torch.from_numpy(REFERENCE[name](weights(block), x.numpy(), False))
+    expected = by_reference(name, block, x)
     torch.testing.assert_close(block(x), expected, rtol=1e-9, atol=1e-9)
     assert (block.channels, block.rd_channels) == (11, block.rd_channels)
     with pytest.raises(ValueError, match="built for 11 channels, got 16"):
@@ -235,7 +242,7 @@ def gradients(network: nn.Module, y: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_checkpointing_every_stage_gives_the_same_gradients():
-    network, x = every_block(), random_map(*BATCH).requires_grad_()
+    network, x = all_blocks(), random_map(*BATCH).requires_grad_()
     wanted = gradients(network, network(x))
     for block in network:
         for part in block.children():
@@ -251,35 +258,31 @@ def test_checkpointing_every_stage_gives_the_same_gradients():
     torch.testing.assert_close(gradients(network, y), wanted)
 
 
-def test_sharding_every_part_gives_the_same_gradients(tmp_path):
-    network, x = every_block(), random_map(*BATCH)
+@pytest.mark.usefixtures("process_group")
+def test_sharding_every_part_gives_the_same_gradients():
+    network, x = all_blocks(), random_map(*BATCH)
     y = network(x)
     wanted = gradients(network, y)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        for part in reversed(list(network.modules())):
-            if any(True for _ in part.parameters()):
-                fully_shard(part, mesh=mesh)
-        found = network(x)
-        torch.testing.assert_close(found, y)
-        network.zero_grad()
-        found.square().sum().backward()
-        for name, parameter in network.named_parameters():
-            torch.testing.assert_close(parameter.grad.full_tensor(), wanted[name])
-    finally:
-        torch.distributed.destroy_process_group()
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    for part in reversed(list(network.modules())):
+        if any(True for _ in part.parameters()):
+            fully_shard(part, mesh=mesh)
+    found = network(x)
+    torch.testing.assert_close(found, y)
+    network.zero_grad()
+    found.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad.full_tensor(), wanted[name])
 
 
 def test_functional_call_replaces_the_weights_of_all_parts():
-    network, x = every_block(), random_map(*BATCH)
+    network, x = all_blocks(), random_map(*BATCH)
     other = nn.Sequential(*[random_block(name, 16, seed=9 + i) for i, name in enumerate(BLOCKS)])
     found = functional_call(network, dict(other.state_dict()), (x,))
     torch.testing.assert_close(found, other(x))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_what_is_exported_has_a_convolution_for_each_layer(name):
     """Delegates and converters know layers by their operators."""
     block = random_block(name, 16)

@@ -10,7 +10,7 @@ from torch import nn
 from attnblocks import replace_se
 from benchmarks.counting import map_traffic, saved_by_training
 from benchmarks.published import published
-from tests.helpers import random_block, random_map
+from tests.helpers import both_formats, random_block, random_map
 
 MOST_SAVED = {"SE": 1.0, "Eca": 1.0, "CBAM": 1.1, "CoordAtt": 1.35, "SeCo": 1.52, "CaCo": 1.52}
 """Bytes that a network keeps for backward because of its blocks, over those of torchvision's SE."""
@@ -39,7 +39,7 @@ def test_training_keeps_the_map_and_vectors(name, saved):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@both_formats
 @pytest.mark.parametrize("name", MOST_PASSES)
 def test_few_operators_pass_over_the_map(name, memory_format, grad):
     block = random_block(name, 64)

@@ -7,15 +7,15 @@ import torch
 import torch._dynamo.testing
 from torch.export import Dim
 
-from tests.helpers import BLOCKS, random_block, random_map
+from tests.helpers import BLOCKS, both_formats, both_modes, every_block, random_block, random_map
 
 OTHER_SIZES = [(1, 5, 7), (3, 12, 9), (4, 7, 16)]  # N, H, W
 DYNAMIC = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}
 EXAMPLE = (2, 16, 8, 6)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_modes
+@every_block
 def test_compiles_whole_with_dynamic_sizes(name, train):
     torch.compiler.reset()
     block = random_block(name, 16).train(train)
@@ -31,7 +31,7 @@ def test_compiles_whole_with_dynamic_sizes(name, train):
         torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@both_formats
 def test_the_default_compiler_gives_the_same_numbers(memory_format):
     torch.compiler.reset()
     model = torch.nn.Sequential(*(random_block(name, 16) for name in BLOCKS))
@@ -41,7 +41,7 @@ def test_the_default_compiler_gives_the_same_numbers(memory_format):
         torch.testing.assert_close(compiled(x), model(x))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_traces_with_any_size(name):
     block = random_block(name, 16)
@@ -51,7 +51,7 @@ def test_traces_with_any_size(name):
         torch.testing.assert_close(traced(x), block(x))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_exports_with_dynamic_batch_height_and_width(name):
     block = random_block(name, 16)
     program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
@@ -61,7 +61,7 @@ def test_exports_with_dynamic_batch_height_and_width(name):
         torch.testing.assert_close(exported(x), block(x))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
     block = random_block(name, 16)
     path = tmp_path / "block.onnx"
@@ -80,8 +80,8 @@ def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
         np.testing.assert_allclose(y, block(x).detach().numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@every_block
 def test_sizes_and_widths_need_no_new_compilation(name, memory_format):
     """Sizes are dynamic; and of many blocks of a network, each is compiled as part of it once."""
     torch.compiler.reset()

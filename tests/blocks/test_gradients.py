@@ -5,21 +5,26 @@ from functools import partial
 
 import pytest
 import torch
-import torch.distributed
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from attnblocks import create_block
 from attnblocks.ops import formulas, functional
-from tests.helpers import BLOCKS, random_block, random_map
+from tests.helpers import (
+    FORMATS,
+    both_formats,
+    both_modes,
+    every_block,
+    random_block,
+    random_map,
+)
 
-FORMATS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(2, 3, 4), (1, 4, 3), (3, 1, 5), (2, 5, 1), (2, 1, 1)]  # N, H, W
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@both_modes
+@every_block
 def test_first_and_second_derivatives(name, train, memory_format):
     gate = {} if name == "Eca" else {"gate_layer": nn.Sigmoid}  # torch has no second one of others
     block = random_block(name, 6, dtype=torch.float64, **gate).train(train)
@@ -47,10 +52,10 @@ def gradients(block, x, upstream):
     return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], upstream)]
 
 
-@pytest.mark.parametrize("upstream_format", FORMATS, ids=["from contiguous", "from channels_last"])
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("upstream_format", FORMATS.values(), ids=[f"from {f}" for f in FORMATS])
+@both_formats
+@both_modes
+@every_block
 def test_gradients_are_those_of_plain_operators(
     name, train, memory_format, upstream_format, monkeypatch
 ):
@@ -65,50 +70,8 @@ def test_gradients_are_those_of_plain_operators(
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-def test_positions_that_share_the_maximum_share_its_gradient(memory_format):
-    x = torch.zeros(1, 2, 2, 3)
-    x[0, 1] = torch.tensor([[1.0, 5.0, 5.0], [5.0, 2.0, 5.0]])
-    x = x.contiguous(memory_format=memory_format).requires_grad_()
-    (grad,) = torch.autograd.grad(functional.channel_maxima(x).sum(), x)
-    assert torch.equal(grad[0, 0], torch.full((2, 3), 1 / 6))
-    assert torch.equal(grad[0, 1], torch.tensor([[0, 0.25, 0.25], [0.25, 0, 0.25]]))
-
-    gate = torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1).requires_grad_()
-    x = torch.tensor([4.0, 2.0]).reshape(1, 2, 1, 1).requires_grad_()  # times the gate: 4 and 4
-    maximum = functional.position_statistics(x, gate)[:, 0].sum()
-    grads = torch.autograd.grad(maximum, [x, gate])
-    assert torch.equal(grads[0].flatten(), torch.tensor([0.5, 1.0]))  # half of each gate
-    assert torch.equal(grads[1].flatten(), torch.tensor([2.0, 1.0]))  # half of each value
-
-
-def test_compiled_maxima_share_the_gradient_too():
-    x = torch.tensor([[[[1.0, 6, 0], [6, 6, 6]]]]).requires_grad_()
-    compiled = torch.compile(functional.channel_maxima, backend="aot_eager", fullgraph=True)
-    for maxima in (functional.channel_maxima, compiled):
-        (grad,) = torch.autograd.grad(maxima(x).sum(), x)
-        assert torch.equal(grad[0, 0], torch.tensor([[0, 0.25, 0], [0.25, 0.25, 0.25]]))
-
-
-def test_more_ties_than_half_precision_counts():
-    x = torch.zeros(1, 1, 300, 300, dtype=torch.half).requires_grad_()
-    (grad,) = torch.autograd.grad(functional.channel_maxima(x).sum(), x)
-    assert abs(grad.double().sum() - 1) < 0.01
-
-
-def test_small_gradients_of_long_lines_keep_their_digits_in_half_precision():
-    x = torch.ones(1, 1, 256, 256, dtype=torch.half)
-    rows = torch.ones(1, 1, 256, 1, dtype=torch.half, requires_grad=True)
-    columns = torch.ones(1, 1, 1, 256, dtype=torch.half, requires_grad=True)
-    upstream = torch.zeros_like(x)
-    upstream[0, 0, 5, 7] = 1e-4
-    y = functional.apply_gates(x, [rows, columns])
-    for grad in torch.autograd.grad(y, [rows, columns], upstream):
-        assert grad.double().sum() == upstream.double().sum()
-
-
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@every_block
 def test_empty_batches_have_no_gradient(name, memory_format):
     block = random_block(name, 8)
     y = block(torch.empty(0, 8, 3, 4).contiguous(memory_format=memory_format))
@@ -116,7 +79,7 @@ def test_empty_batches_have_no_gradient(name, memory_format):
     assert all((g == 0).all() for g in torch.autograd.grad(y.sum(), block.parameters()))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_forward_mode_derivatives(name):
     block = random_block(name, 8, dtype=torch.float64)
     x, tangent = (random_map(2, 8, 3, 4, seed=s, dtype=torch.float64) for s in (0, 1))
@@ -156,7 +119,7 @@ def test_a_plain_convolution_can_take_the_place_of_a_layer():
     torch.testing.assert_close(block(x), expected)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_gradients_per_sample_by_vmap(name):
     block = random_block(name, 8)
     parameters = dict(block.named_parameters())
@@ -172,8 +135,8 @@ def test_gradients_per_sample_by_vmap(name):
             torch.testing.assert_close(value[i], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("memory_format", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", BLOCKS)
+@both_formats
+@every_block
 def test_many_upstream_gradients_at_once_by_vmap(name, memory_format):
     block = random_block(name, 8, dtype=torch.float64)
     x = random_map(2, 8, 4, 5, dtype=torch.float64).contiguous(memory_format=memory_format)
@@ -186,7 +149,7 @@ def test_many_upstream_gradients_at_once_by_vmap(name, memory_format):
         torch.testing.assert_close(values, torch.stack(wanted), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_jacobians_by_vmap_backward_and_forward_agree(name):
     block = random_block(name, 8, dtype=torch.float64)
     x = random_map(2, 8, 2, 3, dtype=torch.float64)
@@ -194,7 +157,7 @@ def test_jacobians_by_vmap_backward_and_forward_agree(name):
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_vmap_over_one_layer_alone(name):
     """What comes before that layer is computed once; each of its weights has a result."""
     block = random_block(name, 8)
@@ -209,22 +172,18 @@ def test_vmap_over_one_layer_alone(name):
         torch.testing.assert_close(found, torch.stack([forward(value) for value in several]))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_data_parallel_training_gives_the_same_gradients(name, tmp_path):
+@every_block
+@pytest.mark.usefixtures("process_group")
+def test_data_parallel_training_gives_the_same_gradients(name):
     block = random_block(name, 8).train()
     alone, x = copy.deepcopy(block), random_map(2, 8, 4, 5)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        nn.parallel.DistributedDataParallel(block)(x).square().sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
+    nn.parallel.DistributedDataParallel(block)(x).square().sum().backward()
     alone(x).square().sum().backward()
     for ours, wanted in zip(block.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, wanted.grad)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_frozen_blocks_pass_the_gradient_on(name):
     block = random_block(name, 8).requires_grad_(False)
     x = random_map(2, 8, 4, 5).requires_grad_()
@@ -234,7 +193,7 @@ def test_frozen_blocks_pass_the_gradient_on(name):
     torch.testing.assert_close(frozen, wanted)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@every_block
 def test_the_map_and_the_gates_are_left_as_they_were(name):
     block = create_block(name, 8).eval()
     x = random_map(2, 8, 4, 5)

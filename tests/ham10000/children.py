@@ -1,14 +1,15 @@
 """What tests do in processes of their own: runs that are killed, and two that work together.
 
-They are forked from a server that has imported everything. Forked from the process of the tests,
-whose threads may hold locks, they could hang.
+They are forked from a server that has imported everything, which takes seconds. Forked from the
+process of the tests, whose threads may hold locks, they could hang.
 """
 
 import os
 import signal
+import socket
 import sys
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from unittest import mock
@@ -23,6 +24,7 @@ from examples.ham10000.evaluation.metrics import Predictions
 from examples.ham10000.reporting import results
 from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.throughput import Throughput
+from tests.ham10000.undrawn import undrawn
 
 POINTS = {
     "drawing": (synthetic, "_draw", lambda calls, *args: calls == 100),
@@ -74,7 +76,8 @@ def call_main(arguments: list[str], point: str | None = None, seconds: float = 1
 
 def _child(arguments: list[str], point: str | None) -> None:
     torch.set_num_threads(1)
-    with mock.patch.object(Throughput, "on_train_batch_end"):  # it takes half of so short a run
+    # What takes most of so short a run.
+    with undrawn(), mock.patch.object(Throughput, "on_train_batch_end"):
         if point is None:
             sys.exit(main(arguments))
         owner, name, moment = FIRST_EPOCH_AGAIN if point == "again" else POINTS[point]
@@ -89,6 +92,45 @@ def _child(arguments: list[str], point: str | None) -> None:
 
         with mock.patch.object(owner, name, until):
             sys.exit(main(arguments))
+
+
+def call_main_in_two(arguments: list[str], folder: Path) -> tuple[list[int | None], str, str]:
+    """The exit codes of two processes that run one command line, as if torchrun started them.
+
+    Returns:
+        The codes, and all that the two write to standard output and to standard error.
+    """
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [
+        _server().Process(target=_one_of_two, args=(rank, port, arguments, folder))
+        for rank in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(300)
+        child.kill()
+        child.join()
+    printed, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    return [child.exitcode for child in children], printed, errors
+
+
+def _one_of_two(rank: int, port: int, arguments: list[str], folder: Path) -> None:
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "CUDA_VISIBLE_DEVICES": "",  # without a GPU, gloo
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2"),
+    }
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+    _child(arguments, None)
 
 
 def collect_in_two(folder: Path) -> None:
@@ -123,6 +165,8 @@ def _collect(rank: int, folder: Path) -> None:
 
 
 def _server() -> BaseContext:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

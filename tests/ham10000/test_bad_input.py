@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from examples.ham10000.run import create_run
 from examples.ham10000.training.models import build_network
 from tests.ham10000.finished import OPTIONS
 from tests.ham10000.runs import MODEL, QUICK
+from tests.helpers import file_size_limit
 
 OWN = {"model": MODEL, "image_size": 32, "batch_size": 8, "weights": "none"}
 FIRST = "model.conv_stem.weight"
@@ -288,17 +287,7 @@ def test_a_run_cannot_begin_where_no_folder_can_be(folder, tmp_path, place, caps
     assert str(base) in capsys.readouterr().err
 
 
-FULL = """
-import json, resource, sys
-from examples.ham10000.cli import main
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # bytes of any file that is written
-print("codes", *(main(command) for command in json.loads(sys.argv[1])))
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_full_disk_is_an_error_and_leaves_nothing(folder, made, tmp_path):
+def test_a_full_disk_is_an_error_and_leaves_nothing(folder, made, tmp_path, capsys):
     results = tmp_path / "results"
     results.mkdir()
     commands = [
@@ -306,17 +295,13 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(folder, made, tmp_path):
         ["predict", "--run", made, folder],
         ["evaluate", "--run", made, "--data", folder],
     ]
-    texts = [[*map(str, command), "--out", str(results / "out")] for command in commands]
     before = sorted(made.parent.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, json.dumps(texts)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.endswith("codes 2 2 2\n")
-    assert done.stderr.count("File too large") == 3
-    assert "Traceback" not in done.stderr
+    with file_size_limit(100):
+        for command in commands:
+            assert main([*map(str, command), "--out", str(results / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("File too large") == 3
+    assert "Traceback" not in errors
     assert list(results.iterdir()) == []
     left = {path.suffix for path in set(made.parent.rglob("*")) - set(before)}
     assert left <= {"", ".lock"}  # the folder of the cache

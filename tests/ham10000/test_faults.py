@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ham10000.children import call_main
 from tests.ham10000.runs import MODEL
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and resource limits")
 
 OPTIONS = ["--model", MODEL, "--image-size", "32", "--batch-size", "64", "--epochs", "3"]
-MAIN = [sys.executable, "-m", "examples.ham10000"]
+MAIN = [sys.executable, "-m", "tests.ham10000.undrawn"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 ROOT = Path(__file__).parents[2]
@@ -57,14 +58,12 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data) -> dict[str, torch.Tensor]:
     run = data.parent / "undisturbed"
-    code, errors = end(start(*MAIN, "train", *OPTIONS, "--data", data, "--out", run), 180)
-    assert code == 0, errors
+    assert call_main(["train", *OPTIONS, "--data", str(data), "--out", str(run)]) == 0
     return weights(run)
 
 
 def assert_goes_on(run: Path, undisturbed: dict[str, torch.Tensor]) -> None:
-    code, errors = end(start(*MAIN, "train", "--resume", run), 180)
-    assert code == 0, errors
+    assert call_main(["train", "--resume", str(run)]) == 0
     assert (run / "report.html").exists()
     found = weights(run)
     assert all(torch.equal(found[name], value) for name, value in undisturbed.items())
@@ -91,10 +90,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(data, undi
     import resource
 
     run = tmp_path / "run"
-    process = start(*MAIN, "train", *OPTIONS, "--data", data, "--out", run)
-    wait_for((run / "last.ckpt").exists)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    command = ["train", *OPTIONS, "--data", str(data), "--out", str(run)]
+    assert call_main(command, "second epoch") == -signal.SIGKILL
     good = (run / "last.ckpt").read_bytes()
     limit = len(good) // 2  # of the size of any file that is written
 
@@ -112,7 +109,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(data, undi
 
 def test_a_process_that_dies_takes_the_other_one_with_it(data, tmp_path):
     run = tmp_path / "run"
-    command = [*TORCHRUN, "-m", "--", "examples.ham10000", "train", *OPTIONS, "--epochs", "50"]
+    command = [*TORCHRUN, "-m", "--", "tests.ham10000.undrawn", "train", *OPTIONS, "--epochs", "50"]
     process = start(*command, "--data", data, "--out", run)
     wait_for((run / "last.ckpt").exists)
     listed = subprocess.run(

@@ -15,6 +15,8 @@ from examples.ham10000.options import parse
 from tests.ham10000.finished import finish
 from tests.ham10000.runs import QUICK
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def config(*options: str):
     return train_config(vars(parse(["train", *options])))

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,26 +9,19 @@ import torch
 
 from examples.ham10000.cli import main
 from examples.ham10000.data.dataset import SkinLesions, evaluation_loader, training_loader
+from tests.ham10000.children import call_main_in_two
 from tests.ham10000.runs import QUICK
 
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "--", "examples.ham10000", *arguments]
-    # Without a GPU, gloo; and one thread each, so that the two do not wait for each other's cores.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
 def run_of_two(tmp_path_factory):
     run = tmp_path_factory.mktemp("two") / "run"
     options = ["--epochs", "2", "--batch-size", "30", "--out", str(run)]
-    done = torchrun(*QUICK, *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Run folder") == 1  # one of them talks
+    codes, printed, errors = call_main_in_two([*QUICK, *options], run.parent / "printed")
+    assert codes == [0, 0], errors
+    assert printed.count("Run folder") == 1  # one of them talks
     return run
 
 
@@ -43,8 +33,9 @@ def probabilities(file):
 
 def test_one_and_two_processes_evaluate_alike(run_of_two, tmp_path):
     options = ["--run", str(run_of_two), "--data", str(run_of_two / "synthetic"), "--out"]
-    done = torchrun("evaluate", *options, str(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    evaluate = ["evaluate", *options, str(tmp_path / "two")]
+    codes, _, errors = call_main_in_two(evaluate, tmp_path / "printed")
+    assert codes == [0, 0], errors
     assert main(["evaluate", *options, str(tmp_path / "one")]) == 0
     folders = (tmp_path / "one", tmp_path / "two", run_of_two)
     (names, one), *others = [probabilities(folder / "test.csv") for folder in folders]
@@ -69,9 +60,10 @@ def test_both_processes_train(run_of_two):
 
 
 def test_a_batch_that_cannot_be_shared_is_an_error(tmp_path):
-    done = torchrun(*QUICK, "--batch-size", "33", "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    assert "--batch-size 33 cannot be shared by 2 processes" in done.stderr
+    options = ["--batch-size", "33", "--out", str(tmp_path / "run")]
+    codes, _, errors = call_main_in_two([*QUICK, *options], tmp_path / "printed")
+    assert codes == [2, 2]
+    assert "--batch-size 33 cannot be shared by 2 processes" in errors
     assert not (tmp_path / "run").exists()
 
 

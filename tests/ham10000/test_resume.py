@@ -15,7 +15,10 @@ from examples.ham10000.cli import main
 from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
 from tests.ham10000.runs import QUICK
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and forkserver"),
+    pytest.mark.usefixtures("undrawn"),
+]
 
 # Dropout, recomputed batch norm statistics, and class weights from the last epoch on.
 OPTIONS = ["--model", "MobileNetV3-Small", "--image-size", "32", "--batch-size", "64"]

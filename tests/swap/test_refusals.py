@@ -95,20 +95,16 @@ def test_finished_networks_are_refused_with_advice():
         replace_se(nested, CaCo)
 
 
-def test_wrapped_networks_are_refused(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        ddp = nn.parallel.DistributedDataParallel(SEModule(16))
-        with pytest.raises(TypeError, match=r"DistributedDataParallel.*model\.module"):
-            replace_se(ddp, CaCo)
-        fsdp = nn.Sequential(SEModule(16))
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        torch.distributed.fsdp.fully_shard(fsdp, mesh=mesh)
-        with pytest.raises(TypeError, match="FSDPModule"):
-            replace_se(fsdp, CaCo)
-    finally:
-        torch.distributed.destroy_process_group()
+@pytest.mark.usefixtures("process_group")
+def test_wrapped_networks_are_refused():
+    ddp = nn.parallel.DistributedDataParallel(SEModule(16))
+    with pytest.raises(TypeError, match=r"DistributedDataParallel.*model\.module"):
+        replace_se(ddp, CaCo)
+    fsdp = nn.Sequential(SEModule(16))
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.fsdp.fully_shard(fsdp, mesh=mesh)
+    with pytest.raises(TypeError, match="FSDPModule"):
+        replace_se(fsdp, CaCo)
 
 
 @pytest.mark.parametrize("name", list_blocks())

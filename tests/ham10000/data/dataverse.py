@@ -3,11 +3,8 @@
 import hashlib
 import io
 import zipfile
-from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-import pytest
 
 from examples.ham10000.data.download import FILES, download
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
@@ -124,15 +121,3 @@ def assert_healthy_later(out, server, files):
 def target(name):
     """The request target of an official file."""
     return next(f"/{file.tail}" for file in FILES if file.name == name)
-
-
-@contextmanager
-def file_size_limit(size):
-    """Let every write beyond that size fail, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

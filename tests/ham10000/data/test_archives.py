@@ -13,10 +13,10 @@ from tests.ham10000.data.dataverse import (
     archive,
     assert_healthy_later,
     assert_holds,
-    file_size_limit,
     small_set,
     tree,
 )
+from tests.helpers import file_size_limit
 
 
 def test_a_write_that_fails_during_the_unpacking(server, out):

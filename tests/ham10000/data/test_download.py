@@ -17,11 +17,11 @@ from tests.ham10000.data.dataverse import (
     archive,
     assert_healthy_later,
     assert_holds,
-    file_size_limit,
     small_set,
     target,
     tree,
 )
+from tests.helpers import file_size_limit
 
 
 def test_the_table_is_the_published_one():

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -26,7 +27,7 @@ from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import load_best
 from examples.ham10000.reporting import attention
 from examples.ham10000.reporting.attention import read_masks, share_inside
-from tests.ham10000.runs import QUICK
+from tests.ham10000.runs import EPOCHS, QUICK
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
@@ -123,7 +124,11 @@ def test_the_figures_are_those_of_the_run(run, page, truth):
         names = ("sensitivity", "specificity", "bacc_formula", "f1", "roc_auc")
         assert line[1:] == [str(row["images"]), *(f"{row[name]:.3f}" for name in names)]
     values = dict(settings[1:])
-    assert (values["epochs"], values["image_size"], values["attention"]) == ("6", "48", "CaCo")
+    assert (values["epochs"], values["image_size"], values["attention"]) == (
+        str(EPOCHS),
+        "48",
+        "CaCo",
+    )
 
 
 def test_the_most_confident_errors_are_shown(page, probabilities, truth):
@@ -239,6 +244,7 @@ def test_attention_is_read_in_batches_of_the_run(run, batch_size, monkeypatch):
         return attention_maps(model, images)
 
     monkeypatch.setattr(attention, "attention_maps", record)
+    monkeypatch.setattr(attention, "show_attention", lambda *_: Figure())  # drawing takes long
     data = load_data(
         read_index(run / "synthetic"), run / "split.csv", 48, run.parent / "ham10000-cache"
     )

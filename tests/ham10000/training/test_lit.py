@@ -17,6 +17,8 @@ from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_a_part_holds_the_images_and_classes_of_its_positions():
     pixels = np.arange(10, dtype=np.uint8).repeat(3 * 4 * 4).reshape(10, 3, 4, 4)
