@@ -106,7 +106,7 @@ FORM_FAULTS = [
 ]
 SWAP_FAULTS = [
     ("if not inplace:", "if inplace:"),
-    ("makers.setdefault(name, make)", "makers[name] = make"),
+    ("{**dict.fromkeys(chosen, maker), **makers}", "{**makers, **dict.fromkeys(chosen, maker)}"),
     ("return new.get(model, model)", "return model"),
     ("if where(site)", "if not where(site)"),
     ("if module in sites:", "if False:"),
