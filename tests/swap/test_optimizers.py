@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
 from attnblocks import SE, CaCo, CoordAtt, Eca, find_se, replace_se
@@ -236,19 +237,13 @@ def test_what_cannot_follow_is_refused_before_anything_changes(make, error, mess
     assert [[id(p) for p in g] for g in groups] == [[id(p) for p in g] for g in after]
 
 
-def test_a_sharded_optimizer_is_refused(tmp_path):
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = nn.Sequential(SE(16))
-        optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=AdamW, lr=0.1)
-        with pytest.raises(ValueError, match="ZeroRedundancyOptimizer is sharded"):
-            replace_se(model, CaCo, optimizers=optimizer)
-        assert type(model[0]) is SE
-    finally:
-        torch.distributed.destroy_process_group()
+@pytest.mark.usefixtures("process_group")
+def test_a_sharded_optimizer_is_refused():
+    model = nn.Sequential(SE(16))
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=AdamW, lr=0.1)
+    with pytest.raises(ValueError, match="ZeroRedundancyOptimizer is sharded"):
+        replace_se(model, CaCo, optimizers=optimizer)
+    assert type(model[0]) is SE
 
 
 def test_a_copy_has_no_optimizer():

@@ -27,14 +27,6 @@ from tests.helpers import small_network, snapshot, unchanged
 IMAGES = torch.rand(2, 3, 32, 32)
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def swapped() -> nn.Module:
     return replace_se(small_network(), CaCo)
 
