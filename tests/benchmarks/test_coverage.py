@@ -60,8 +60,8 @@ def leaves_one(model, block, **kwargs):
     return replace_se(model, block, where=[s.name for s in find_se(model)][1:], **kwargs)
 
 
-def ignores_the_width(model, block, rd_channels=None, **kwargs):
-    return replace_se(model, block, **kwargs, **({} if rd_channels is None else {"rd_channels": 5}))
+def ignores_the_width(model, block, match_rd_channels=False, **kwargs):
+    return replace_se(model, block, **kwargs, **({"rd_channels": 5} if match_rd_channels else {}))
 
 
 def takes_another_block(model, block, **kwargs):

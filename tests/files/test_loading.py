@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from attnblocks import CaCo, Eca, load_model, save_model
+from attnblocks.files import builders
 from tests.files.networks import TIMM, TV, Tied, trained
 from tests.helpers import make_pipe, randomized
 
@@ -205,8 +206,10 @@ def test_a_recipe_too_large_for_its_weights_takes_no_memory(tmp_path):
         ("torchvision/mobilenet_v2", {"width_mult": 1.0, "inverted_residual_setting": [10**9]}),
     ],
 )
-def test_a_base_too_deep_for_its_weights_is_not_built(saved, base, depth, tmp_path):
+def test_a_base_too_deep_for_its_weights_is_not_built(saved, base, depth, tmp_path, monkeypatch):
     """It would take minutes; with a depth in billions, all memory."""
+    monkeypatch.setattr(builders, "LAYERS_PER_TENSOR", 10)  # reached sooner
+    monkeypatch.setattr(builders, "LEAST_LIMIT", 1_000)
     changed_header(saved, tmp_path, base=base, base_kwargs=depth)
     with pytest.raises(ValueError, match=r"too many layers for \d+ tensors|is too much for"):
         load_model(tmp_path / "m")

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from datetime import timedelta
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from unittest import mock
@@ -76,6 +76,8 @@ def call_main(arguments: list[str], point: str | None = None, seconds: float = 1
 
 def _child(arguments: list[str], point: str | None) -> None:
     torch.set_num_threads(1)
+    # Its workers start as elsewhere: those of a server outlive a run that is killed.
+    set_start_method("fork", force=True)
     # What takes most of so short a run.
     with undrawn(), mock.patch.object(Throughput, "on_train_batch_end"):
         if point is None:
