@@ -5,15 +5,13 @@ that of the network, as checkpoints of optimizers count on it.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-
-Optimizers = Optimizer | Sequence[Optimizer] | None
 
 _REMEDY = "make the optimizer after the swap"
 
@@ -67,7 +65,9 @@ class Handover:
 
 
 def plan_handover(
-    optimizers: Optimizers, model: nn.Module, new: Mapping[nn.Module, nn.Module]
+    optimizers: Optimizer | Sequence[Optimizer] | None,
+    model: nn.Module,
+    new: Mapping[nn.Module, nn.Module],
 ) -> Handover:
     """Find out what leaves which group, and what joins it.
 
@@ -96,13 +96,14 @@ def plan_handover(
     names = {module: name for name, module in model.named_modules()}
     leaving: set[Tensor] = set()
     for old, block in new.items():
-        gone = {p: name for name, p in old.named_parameters() if p not in kept}
-        if gone and held.isdisjoint(gone):
+        before = {p: name for name, p in old.named_parameters()}
+        if before and held.isdisjoint(before):
             continue  # these optimizers do not train this block
-        leaving |= gone.keys()
+        gone = before.keys() - kept
+        leaving |= gone
         for name, p in block.named_parameters():
             if p not in held:
-                _add(groups, names[old], gone, name, p)
+                _add(groups, names[old], before, gone, name, p)
                 held.add(p)
     changed = [g for g in groups if g.added or not leaving.isdisjoint(g.places)]
     if not changed:
@@ -116,17 +117,23 @@ def plan_handover(
 
 
 def _add(
-    groups: Sequence[_Group], site: str, gone: Mapping[Any, str], name: str, p: Tensor
+    groups: Sequence[_Group],
+    site: str,
+    before: Mapping[Any, str],
+    gone: Set[Any],
+    name: str,
+    p: Tensor,
 ) -> None:
-    """Let a new parameter join the group of those that it replaces.
+    """Let a new parameter join the group of the old block's parameters.
 
     Where they are in several, as with no weight decay for vectors, in the group of those of its
-    kind: matrices and kernels, or vectors and scalars.
+    kind: matrices and kernels, or vectors and scalars. It takes the place of those that are gone,
+    or follows those that stay.
     """
-    alike = [q for q in gone if (q.dim() > 1) == (p.dim() > 1)]
+    alike = [q for q in before if (q.dim() > 1) == (p.dim() > 1)]
     homes = [group for group in groups if any(q in group.places for q in alike)]
-    homes = homes or [group for group in groups if any(q in group.places for q in gone)]
-    if not gone:  # an old block without parameters says nothing
+    homes = homes or [group for group in groups if any(q in group.places for q in before)]
+    if not before:  # an old block without parameters says nothing
         homes = list(groups)
     if len(homes) != 1:
         raise ValueError(
@@ -134,17 +141,14 @@ def _add(
             f"nothing says which of them its new {name!r} joins; {_REMEDY}"
         )
     home = homes[0]
-    first = min((home.places[q] for q in gone if q in home.places), default=len(home.places))
-    home.added.setdefault(first, []).append((_full_name(home, site, gone, first, name), p))
-
-
-def _full_name(home: _Group, site: str, gone: Mapping[Any, str], first: int, name: str) -> str:
-    """The name of a new parameter, as an optimizer that was given names has them."""
-    names = home.group.get("param_names")
-    if names is None or first == len(home.places):
-        return f"{site}.{name}".strip(".")
-    old = gone[home.group["params"][first]]
-    return f"{names[first].removesuffix(old)}{name}"
+    own = sorted((q for q in before if q in home.places), key=home.places.__getitem__)
+    place, full_name = len(home.places), f"{site}.{name}".strip(".")
+    if own:
+        anchor = next((q for q in own if q in gone), own[-1])
+        place = home.places[anchor] + (anchor not in gone)
+        if known := home.group.get("param_names"):
+            full_name = known[home.places[anchor]].removesuffix(before[anchor]) + name
+    home.added.setdefault(place, []).append((full_name, p))
 
 
 def _check_can_follow(group: _Group) -> None:

@@ -5,15 +5,16 @@ the network, and the optimizers that follow it.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from attnblocks.swap.assign import Block, Start, Where, assign, no_site
 from attnblocks.swap.build import build_all
 from attnblocks.swap.install import install, warn_of_hooks
-from attnblocks.swap.optimizers import Optimizers, plan_handover
+from attnblocks.swap.optimizers import plan_handover
 from attnblocks.swap.sites import find_se
 from attnblocks.swap.wrappers import check_unwrapped
 
@@ -26,7 +27,7 @@ def replace_se(
     init: str = "inherit",
     match_rd_channels: bool = False,
     inplace: bool = True,
-    optimizers: Optimizers = None,
+    optimizers: Optimizer | Sequence[Optimizer] | None = None,
     **block_kwargs: Any,
 ) -> nn.Module:
     """Replace the SE blocks of ``model``, in place, with ``block``.
@@ -36,7 +37,8 @@ def replace_se(
     registered in several places is replaced once and stays shared; tied parameters are untied. If
     anything fails, the network is left as it was.
 
-    With ``init="inherit"`` a block given by class or name starts from the one that it replaces:
+    With ``init="inherit"`` a block given by class, registered function or name starts from the one
+    that it replaces:
 
     - SE, without options, takes over all of it: squeeze width, activation, gate, norm and weights,
       so that the output stays the same to float rounding (a single layer gets an identity as its

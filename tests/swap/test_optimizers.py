@@ -185,6 +185,12 @@ def test_what_stays_in_the_network_stays_in_the_optimizer():
     assert tied[2][0] is old
     assert_alike(optimizer, AdamW(tied.parameters()))
 
+    # Beside what stays, in the groups of its kind.
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), SE(16), nn.Conv2d(16, 3, 1))
+    optimizer = by_kind(model)
+    replace_se(model, lambda s: nn.Sequential(s.module, CoordAtt(16)), optimizers=optimizer)
+    assert_alike(optimizer, by_kind(model))
+
     shared = SE(16)
     model = nn.Sequential(shared, nn.Conv2d(16, 16, 1), shared)
     optimizer = AdamW(model.parameters())
