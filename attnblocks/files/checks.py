@@ -16,6 +16,7 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # Detection, and what takes the features out of a backbone: their settings are in no extra_repr.
 _DETECTION = ("torchvision.models.detection.", "torchvision.models._utils")
+_UNSAID = ("num_heads", "transform_input")  # in no extra_repr either, of attention and GoogLeNet
 _NOT_SETTINGS = vars(nn.Module()).keys()
 
 
@@ -71,7 +72,8 @@ def describe(layer: nn.Module) -> str:
         return f"{kind.__name__}({_settings(layer)})"
     if kind.__module__.startswith("torchvision.ops.") and not any(True for _ in layer.children()):
         return repr(layer)  # some of these have no extra_repr, but a text of their own
-    return f"{class_name(layer)}({layer.extra_repr()})"
+    unsaid = {name: getattr(layer, name) for name in _UNSAID if hasattr(layer, name)}
+    return f"{class_name(layer)}({layer.extra_repr()}{unsaid or ''})"
 
 
 def _settings(holder: object) -> str:

@@ -135,6 +135,7 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
         ValueError: the file is damaged, not from :func:`save_model`, of a newer format, or does not
             fit the base: what is missing, unknown or of another shape is named.
         LookupError: the installed timm or torchvision does not have the base.
+        TypeError: a base that is scripted or sharded.
         ImportError: safetensors, or the library of the base, is not installed.
 
     Warns:

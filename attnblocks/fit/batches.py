@@ -11,9 +11,12 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def plain_forward(network: nn.Module, x: Tensor) -> Any:
-    """Run a network on a tensor, on the device of its first parameter."""
+    """Run a network on a tensor, on the device of its first parameter.
+
+    On a copy: a first layer may change what it gets in place, and the batch is needed again.
+    """
     device = next((p.device for p in network.parameters()), x.device)
-    return network(x.to(device))
+    return network(x.to(device, copy=True))
 
 
 def read_batches(batches: Iterable[Any], forward: Forward | None) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks.fit.pair import Pair
@@ -33,7 +34,9 @@ def _distances(pair: Pair, batch: Any, target: Target) -> list[tuple[Tensor, Ten
     goals = {site: iter([goal for _, goal in target.calls[site]]) for site in pair.sites}
 
     def compare(site: str, output: Tensor) -> None:
-        error, size = _distance(site, output, next(goals[site], None))
+        # Activation checkpointing counts what a layer keeps, and recomputes it without this hook.
+        with saved_tensors_hooks(lambda x: x, lambda x: x):
+            error, size = _distance(site, output, next(goals[site], None))
         found[site] = found[site][0] + error, found[site][1] + size
 
     features = pair.run(pair.model, batch, after=compare)
@@ -124,7 +127,13 @@ def _site_loss(pair: Pair, sites: Sequence[str], _: Any, target: Target) -> Tens
 def _network_loss(pair: Pair, _: Sequence[str], batch: Any, target: Target) -> Tensor:
     """The loss of the features, and of the block outputs, which guides the earlier blocks."""
     *sites, features = (_relative(*found) for found in _distances(pair, batch, target))
-    return features + _mean(sites)
+    loss = features + _mean(sites)
+    if not loss.requires_grad:
+        raise ValueError(
+            "no gradients reach the blocks: forward must not run under torch.no_grad, nor the "
+            "network with checkpoints that are use_reentrant=True"
+        )
+    return loss
 
 
 def _relative(error: Tensor, size: Tensor) -> Tensor:

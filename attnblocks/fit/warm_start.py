@@ -132,6 +132,7 @@ def warm_start(
     with torch.inference_mode(False), torch.no_grad():
         inputs = read_batches(batches, forward)
     with torch.inference_mode(False), torch.enable_grad():
+        _check_not_lazy(model, original)
         _check_gradients(model)
         pair = pair_up(model, original, inputs[0], head, forward or plain_forward)
         targets = Targets(pair, inputs, target_gib * 2**30)
@@ -186,10 +187,15 @@ def _check_memory(target_gib: float) -> None:
         raise ValueError(f"target_gib must not be negative; got {target_gib}")
 
 
+def _check_not_lazy(*networks: nn.Module) -> None:
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            if is_lazy(parameter):
+                raise ValueError(f"{name!r} has no shape yet: run model and original once, first")
+
+
 def _check_gradients(model: nn.Module) -> None:
     for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
-        if is_lazy(value):
-            raise ValueError(f"{name!r} of model has no shape yet: run both networks once")
         if value.is_inference():
             raise ValueError(
                 f"{name!r} of model was made in inference mode, and can have no gradients: pass a "

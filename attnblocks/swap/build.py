@@ -65,8 +65,9 @@ def _place(new: nn.Module, kept: set[nn.Module], like: Tensor, training: bool) -
         new.to(device=like.device, dtype=like.dtype).train(training)
         return
     new.training = training
-    for parameter in new.parameters(recurse=False):
-        parameter.data = parameter.data.to(like.device, like.dtype)
+    for value in (*new.parameters(recurse=False), *new.buffers(recurse=False)):
+        dtype = like.dtype if value.is_floating_point() else value.dtype
+        value.data = value.data.to(like.device, dtype)
     for child in new.children():
         _place(child, kept, like, training)
 

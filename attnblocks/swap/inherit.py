@@ -69,13 +69,18 @@ def inherit(new: nn.Module, site: SESite) -> None:
     old = site.module
     if any(p.is_meta for module in (new, old) for p in module.parameters()):
         return
-    if type(new) is type(old) and repr(new) == repr(old) and _shapes(new) == _shapes(old):
+    if type(new) is type(old) and _text(new) == _text(old) and _shapes(new) == _shapes(old):
         new.load_state_dict(old.state_dict())
     elif isinstance(new, AttentionBlock) and (old_gate := _read(site.layers)) is not None:
         others = new.inherit(old_gate) if holds(type(new), "inherit") else 1.0
         layers = own_layers(new)
         if None not in (layers.squeeze, layers.expand, layers.gate):
             _write(layers, old_gate, others)
+
+
+def _text(module: nn.Module) -> str:
+    """What a block is; norms that are synchronised between processes compute the same."""
+    return repr(module).replace("SyncBatchNorm(", "BatchNorm2d(")
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -16,13 +16,18 @@ def install(model: nn.Module, new: Mapping[nn.Module, nn.Module], handover: Hand
         The network, or the new block if the network is itself one that is replaced.
     """
     places = [
-        (parent, name, new[child])
+        (parent, name, child)
         for parent in model.modules()
         for name, child in parent._modules.items()
         if child is not None and child in new
     ]
-    for parent, name, module in places:
-        setattr(parent, name, module)
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, new[child])
+    except BaseException:  # of a parent that takes no other module
+        for parent, name, child in places:
+            parent._modules[name] = child
+        raise
     handover.make()
     return new.get(model, model)
 

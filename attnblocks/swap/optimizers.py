@@ -1,15 +1,14 @@
 """Optimizers that follow a swap: old parameters leave with their state, new ones take their place.
 
-A new parameter joins the group of the old block's parameters, at their position: the order stays
-that of the network, as checkpoints of optimizers count on it.
+A new parameter joins the group of the old block's parameters, behind the one that comes before it
+in the network: the order stays that of the network, as checkpoints of optimizers count on it.
 """
 
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,51 +16,66 @@ _REMEDY = "make the optimizer after the swap"
 
 _FIXED = {
     "Adagrad": "makes the state of its parameters when it is made",
+    "Adahessian": "sets its parameters up when it is made",
     "LBFGS": "keeps one vector of all its parameters",
     "Muon": "takes matrices alone, and no kernels of convolutions",
 }
-"""Optimizers of torch whose parameters cannot be exchanged, and why."""
+"""Classes whose parameters cannot be exchanged, and why."""
 
 
 @dataclass
 class _Group:
-    """A parameter group, and what changes in it."""
+    """A parameter group of an optimizer, and the parameters that are going to join it, by name."""
 
     optimizer: Optimizer
     group: dict[str, Any]
-    places: dict[Tensor, int] = field(init=False)
-    added: dict[int, list[tuple[str, Tensor]]] = field(default_factory=dict, init=False)
+    added: dict[Tensor, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places = {p: i for i, p in enumerate(self.group["params"])}
-
-    def change(self, leaving: set[Tensor]) -> None:
-        """Take parameters out with their state, and put the added ones in."""
-        old, names = list(self.group["params"]), self.group.get("param_names")
-        rows: list[tuple[str, Tensor]] = []
-        for i, p in enumerate(old):
-            rows += self.added.get(i, [])
-            if p in leaving:
-                self.optimizer.state.pop(p, None)
-            else:
-                rows.append(("" if names is None else names[i], p))
-        rows += self.added.get(len(old), [])
-        self.group["params"][:] = [p for _, p in rows]
-        if names is not None:
-            names[:] = [name for name, _ in rows]
+        self.members = set(self.group["params"])
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What a swap changes in optimizers; nothing has changed until it is made."""
+    """What a swap changes in optimizers; nothing has changed until it is made.
 
-    groups: Sequence[_Group]
-    leaving: set[Tensor]
+    Args:
+        groups: those that change.
+        leaving: parameters of old blocks.
+        before: all parameters of the network by name, in its order, before the swap.
+        after: the same after it.
+    """
+
+    groups: Sequence[_Group] = ()
+    leaving: frozenset[Tensor] = frozenset()
+    before: Mapping[Tensor, str] = field(default_factory=dict)
+    after: Mapping[Tensor, str] = field(default_factory=dict)
 
     def make(self) -> None:
         """Change the optimizers."""
-        for group in self.groups:
-            group.change(self.leaving)
+        for one in self.groups:
+            old, names = one.group["params"], one.group.get("param_names")
+            known = dict(zip(old, names or [""] * len(old), strict=True))
+            # An optimizer may know the network as a part of another one.
+            prefixes = [
+                known[p].removesuffix(name) for p, name in self.before.items() if p in known
+            ]
+            behind: dict[Tensor | None, list[Tensor]] = {None: []}
+            last = None
+            for p, name in self.after.items():
+                if p in one.added:
+                    behind[last].append(p)
+                    known[p] = f"{prefixes[0] if prefixes else ''}{name}"
+                elif p in one.members:
+                    last = p
+                    behind[last] = []
+            stay = [p for p in old if p not in self.leaving]
+            order = behind[None] + [q for p in stay for q in (p, *behind.get(p, []))]
+            for p in self.leaving & one.members:
+                one.optimizer.state.pop(p, None)
+            old[:] = order
+            if names is not None:
+                names[:] = [known[p] for p in order]
 
 
 def plan_handover(
@@ -82,8 +96,8 @@ def plan_handover(
             whose parameters are in several groups, so that nothing says where new ones belong.
     """
     if optimizers is None:
-        return Handover((), set())
-    given = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+        return Handover()
+    given = list(optimizers) if isinstance(optimizers, Iterable) else [optimizers]
     for optimizer in given:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
@@ -91,64 +105,50 @@ def plan_handover(
                 "give the one inside"
             )
     groups = [_Group(optimizer, group) for optimizer in given for group in optimizer.param_groups]
-    held = {p for group in groups for p in group.places}
-    kept = _parameters_outside(model, new) | {p for b in new.values() for p in b.parameters()}
-    names = {module: name for name, module in model.named_modules()}
-    leaving: set[Tensor] = set()
+    held = {p for group in groups for p in group.members}
+    before: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    after: dict[Tensor, str] = {}
+    for name, p in _named_parameters(model, new):
+        after.setdefault(p, name)  # the first of several names counts, as in torch
+    trained = False
     for old, block in new.items():
-        before = {p: name for name, p in old.named_parameters()}
-        if before and held.isdisjoint(before):
+        own = set(old.parameters())
+        if own and held.isdisjoint(own):
             continue  # these optimizers do not train this block
-        gone = before.keys() - kept
-        leaving |= gone
-        for name, p in block.named_parameters():
-            if p not in held:
-                _add(groups, names[old], before, gone, name, p)
+        trained |= bool(own)
+        for p in block.parameters():
+            if p not in before and p not in held:
+                _home(groups, own, p, after[p]).added[p] = after[p]
                 held.add(p)
-    changed = [g for g in groups if g.added or not leaving.isdisjoint(g.places)]
-    if not changed:
+    leaving = frozenset(p for old in new for p in old.parameters() if p not in after)
+    changed = [g for g in groups if g.added or not leaving.isdisjoint(g.members)]
+    if not changed and not trained:
         raise ValueError(
             "optimizers hold no parameter of the blocks that are replaced: are they those of "
             "another network?"
         )
-    for group in changed:
-        _check_can_follow(group)
-    return Handover(changed, leaving)
+    for one in changed:
+        _check_can_follow(one)
+    return Handover(changed, leaving, before, after)
 
 
-def _add(
-    groups: Sequence[_Group],
-    site: str,
-    before: Mapping[Any, str],
-    gone: Set[Any],
-    name: str,
-    p: Tensor,
-) -> None:
-    """Let a new parameter join the group of the old block's parameters.
+def _home(groups: Sequence[_Group], own: set[Any], p: Tensor, name: str) -> _Group:
+    """The group of the old block's parameters, which a new one joins.
 
-    Where they are in several, as with no weight decay for vectors, in the group of those of its
-    kind: matrices and kernels, or vectors and scalars. It takes the place of those that are gone,
-    or follows those that stay.
+    Where they are in several, as with no weight decay for vectors, the group of those of its kind:
+    matrices and kernels, or vectors and scalars.
     """
-    alike = [q for q in before if (q.dim() > 1) == (p.dim() > 1)]
-    homes = [group for group in groups if any(q in group.places for q in alike)]
-    homes = homes or [group for group in groups if any(q in group.places for q in before)]
-    if not before:  # an old block without parameters says nothing
+    alike = {q for q in own if (q.dim() > 1) == (p.dim() > 1)}
+    homes = [group for group in groups if not alike.isdisjoint(group.members)]
+    homes = homes or [group for group in groups if not own.isdisjoint(group.members)]
+    if not own:  # an old block without parameters says nothing
         homes = list(groups)
     if len(homes) != 1:
         raise ValueError(
-            f"the parameters of the block at {site!r} are in {len(homes)} groups of optimizers: "
-            f"nothing says which of them its new {name!r} joins; {_REMEDY}"
+            f"nothing says which of {len(homes)} groups of the optimizers the new {name!r} joins, "
+            f"as those of the old block are in all of them, or there were none: {_REMEDY}"
         )
-    home = homes[0]
-    own = sorted((q for q in before if q in home.places), key=home.places.__getitem__)
-    place, full_name = len(home.places), f"{site}.{name}".strip(".")
-    if own:
-        anchor = next((q for q in own if q in gone), own[-1])
-        place = home.places[anchor] + (anchor not in gone)
-        if known := home.group.get("param_names"):
-            full_name = known[home.places[anchor]].removesuffix(before[anchor]) + name
-    home.added.setdefault(place, []).append((full_name, p))
+    return homes[0]
 
 
 def _check_can_follow(group: _Group) -> None:
@@ -156,25 +156,28 @@ def _check_can_follow(group: _Group) -> None:
     optimizer, kind = group.optimizer, type(group.optimizer).__name__
     zero = getattr(sys.modules.get("torch.distributed.optim"), "ZeroRedundancyOptimizer", ())
     sharded = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())
-    if isinstance(optimizer, zero) or any(isinstance(p, sharded) for p in group.places):
+    if isinstance(optimizer, zero) or any(isinstance(p, sharded) for p in group.members):
         raise ValueError(f"{kind} is sharded, its state is spread over processes: {_REMEDY}")
     if group.group.get("fused"):
         raise ValueError(f"{kind} is fused: {_REMEDY}, or make it with fused=False")
-    for name, reason in _FIXED.items():
-        if isinstance(optimizer, getattr(torch.optim, name, ())):
-            raise ValueError(f"{kind} {reason}: {_REMEDY}")
+    if any(isinstance(value, Optimizer) for value in vars(optimizer).values()):
+        raise ValueError(f"{kind} wraps another optimizer, which has a state too: {_REMEDY}")
+    for cls in type(optimizer).__mro__:
+        if cls.__name__ in _FIXED:
+            raise ValueError(f"{kind} {_FIXED[cls.__name__]}: {_REMEDY}")
 
 
-def _parameters_outside(model: nn.Module, old: Mapping[nn.Module, Any]) -> set[Tensor]:
-    """The parameters that a network has beside those of some of its blocks."""
-    found: set[Tensor] = set()
-    seen: set[nn.Module] = set()
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        if module in old or module in seen:
-            continue
-        seen.add(module)
-        found.update(module.parameters(recurse=False))
-        waiting += module.children()
-    return found
+def _named_parameters(
+    model: nn.Module, new: Mapping[nn.Module, nn.Module]
+) -> Iterator[tuple[str, Tensor]]:
+    """``named_parameters`` as they will be once the new blocks stand in the network."""
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        if module in new:
+            yield from new[module].named_parameters(prefix.rstrip("."), remove_duplicate=False)
+            return
+        yield from module.named_parameters(prefix.rstrip("."), recurse=False)
+        for name, child in module.named_children():
+            yield from walk(child, f"{prefix}{name}.")
+
+    yield from walk(model, "")

@@ -94,6 +94,7 @@ def _refuse(model: Any, problem: str, known: dict[type, _Wrapper]) -> None:
         for cls, wrapper in known.items():
             if isinstance(part, cls):
                 place = f" (its {name!r})" if name else ""
-                raise TypeError(f"{problem} {cls.__name__}{place}: {wrapper.advice}")
+                advice = wrapper.advice.replace("model.", f"model.{name}." if name else "model.")
+                raise TypeError(f"{problem} {cls.__name__}{place}: {advice}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {model!r}")

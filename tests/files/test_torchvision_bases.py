@@ -244,3 +244,17 @@ def test_a_head_too_large_for_the_weights_of_a_file_is_not_built():
     for kwargs in ({"num_classes": 10**9}, {"num_classes": 10**9, "aux_loss": False}):
         with pytest.raises(ValueError, match="is too much for"), no_larger_than(state, kwargs):
             build_on_meta("torchvision/lraspp_mobilenet_v3_large", kwargs)
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "same"),
+    [
+        ("torchvision/googlenet", {"transform_input": True}, {"init_weights": False}),
+        ("timm/vit_tiny_patch16_224", {"num_heads": 6}, {"num_classes": 3}),
+    ],
+)
+def test_settings_that_layers_do_not_print_are_checked(base, changed, same, tmp_path):
+    model = build(base, {**same, **changed})
+    with pytest.raises(ValueError, match=rf"{next(iter(changed))}.*missing in base_kwargs"):
+        save_model(model, tmp_path / "m", base=base, base_kwargs=same)
+    save_model(model, tmp_path / "m", base=base, base_kwargs={**same, **changed})

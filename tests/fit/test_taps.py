@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import SqueezeExcitation
 
 from attnblocks import SE, CaCo, SeCo, SELayers, register_se, replace_se, warm_start
@@ -154,3 +155,66 @@ def test_only_inexact_blocks_ask_for_gradients():
     warm_start(model, original, batches(), epochs=(0, 1), progress=False)
     assert not any(map(any, seen))
     assert all(p.requires_grad for p in model[3].parameters())
+
+
+class Checkpointed(nn.Module):
+    """Recomputes its inner network for the gradients."""
+
+    def __init__(self, inner: nn.Module, use_reentrant: bool) -> None:
+        super().__init__()
+        self.inner, self.use_reentrant = inner, use_reentrant
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=self.use_reentrant)
+
+
+def test_a_network_that_recomputes_its_activations_is_fitted_alike():
+    plain, inputs = network(), batches()
+    torch.manual_seed(0)
+    start = replace_se(plain, SeCo, inplace=False)
+    found = []
+    for wrap in (lambda m: m, lambda m: Checkpointed(m, False)):
+        model = copy.deepcopy(start)
+        options = {"epochs": (2, 2), "progress": False, "forward": lambda net, x: net(x)}
+        fit = warm_start(wrap(model), wrap(copy.deepcopy(plain)), inputs, **options)
+        found.append((fit.after, model.state_dict()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+
+
+def test_what_lets_no_gradients_through_is_named_and_nothing_has_changed():
+    plain, inputs = network(), batches()
+    start = replace_se(plain, SeCo, inplace=False)
+    reentrant = [Checkpointed(copy.deepcopy(m), True) for m in (start, plain)]
+    for model, original, forward in (
+        (copy.deepcopy(start), plain, torch.no_grad()(lambda net, x: net(x))),
+        (*reentrant, None),
+    ):
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=r"no gradients reach the blocks.*torch\.no_grad"):
+            warm_start(model, original, inputs, epochs=(1, 1), forward=forward, progress=False)
+        torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
+
+
+class Halves(nn.Module):
+    """Changes what it gets in place."""
+
+    def forward(self, x):
+        return x.mul_(0.5)
+
+
+def test_a_first_layer_that_works_in_place_leaves_the_batches_alone():
+    inputs = batches()
+    original = nn.Sequential(Halves(), network())
+    before = copy.deepcopy(inputs)
+    model = replace_se(original, SeCo, inplace=False)
+    warm_start(model, original, inputs, epochs=(1, 1), progress=False)
+    torch.testing.assert_close(inputs, before, atol=0, rtol=0)
+
+
+def test_lazy_layers_that_have_not_run_are_named_and_stay_so():
+    original = nn.Sequential(nn.LazyConv2d(16, 3), SE(16))
+    model = replace_se(original, CaCo, inplace=False)
+    with pytest.raises(ValueError, match=r"'0\.weight' has no shape yet: run model and original"):
+        warm_start(model, original, batches(), progress=False)
+    assert nn.parameter.is_lazy(original[0].weight)

@@ -86,3 +86,52 @@ def test_a_predicate_sees_the_network_that_was_given():
     copied = replace_se(model, CaCo, where=lambda site: site.module is chosen, inplace=False)
     assert [type(site.module) is CaCo for site in find_se(copied)].count(True) == 1
     assert type(copied.features[4].block[2]) is CaCo
+
+
+class Scaled(nn.Module):
+    """Keeps the old block, with values and a counter of its own."""
+
+    def __init__(self, old: nn.Module) -> None:
+        super().__init__()
+        self.old = old
+        self.register_buffer("scale", torch.ones(1, 16, 1, 1))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        return self.old(x) * self.scale
+
+
+def test_what_stands_around_an_old_block_gets_its_type():
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), SE(16)).bfloat16()
+    replace_se(model, lambda site: Scaled(site.module))
+    assert (model[1].scale.dtype, model[1].count.dtype) == (torch.bfloat16, torch.int64)
+    assert model(torch.rand(1, 3, 4, 4).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("block", [CBAM, CaCo])
+def test_a_block_with_synchronised_norms_is_copied_too(block):
+    old = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(randomized(block(16)))).eval()
+    x = torch.rand(2, 16, 5, 6)
+    before = old(x)
+    torch.testing.assert_close(replace_se(old, block)(x), before)
+
+
+class Strict(nn.Module):
+    """Takes SE blocks alone, as its last check finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = SE(16)
+
+    def __setattr__(self, name, value):
+        if isinstance(value, CaCo):
+            raise TypeError("an SE block is needed here")
+        super().__setattr__(name, value)
+
+
+def test_a_parent_that_refuses_a_block_leaves_all_as_they_were():
+    model = nn.Sequential(SE(16), Strict())
+    old = [site.module for site in find_se(model)]
+    with pytest.raises(TypeError, match="an SE block is needed"):
+        replace_se(model, CaCo)
+    assert [site.module for site in find_se(model)] == old

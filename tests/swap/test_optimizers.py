@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
-from attnblocks import SE, CaCo, CoordAtt, Eca, find_se, replace_se
+from attnblocks import SE, CaCo, CoordAtt, Eca, SELayers, find_se, register_se, replace_se
 from tests.helpers import snapshot, unchanged
 
 Make = Callable[[nn.Module], Optimizer]
@@ -81,12 +81,12 @@ def reference(make: Make, model: nn.Module, before: Optimizer) -> Optimizer:
     return made
 
 
-def assert_alike(found: Optimizer, wanted: Optimizer) -> None:
+def assert_alike(found: Optimizer, wanted: Optimizer, names: bool = True) -> None:
     assert len(found.param_groups) == len(wanted.param_groups)
     for ours, theirs in zip(found.param_groups, wanted.param_groups, strict=True):
-        assert ours.keys() - {"initial_lr"} == theirs.keys()
+        assert ours.keys() - {"param_names"} == theirs.keys() - {"param_names"}
         assert [id(p) for p in ours["params"]] == [id(p) for p in theirs["params"]]
-        assert ours.get("param_names") == theirs.get("param_names")
+        assert not names or ours.get("param_names") == theirs.get("param_names")
     assert found.state.keys() == wanted.state.keys()
 
 
@@ -207,6 +207,51 @@ def test_a_block_without_parameters_leaves_a_group_that_may_be_empty():
     optimizer.step()
 
 
+class Beside(nn.Module):
+    """Keeps the old block behind something new."""
+
+    def __init__(self, old: nn.Module) -> None:
+        super().__init__()
+        self.new, self.old = CoordAtt(16), old
+
+    def forward(self, x):
+        return self.old(self.new(x))
+
+
+class Free(nn.Module):
+    """An SE without parameters."""
+
+
+def test_the_order_is_that_of_the_network_whatever_is_put_in():
+    """A checkpoint that is written then goes into an optimizer made anew without a word."""
+    register_se(Free, lambda m: SELayers(16))
+    for old, block in ((SE(16), lambda s: Beside(s.module)), (Free(), CoordAtt), (Free(), Eca)):
+        model = nn.Sequential(nn.Conv2d(3, 16, 1), old, nn.Conv2d(16, 3, 1))
+        optimizer = AdamW(model.named_parameters())
+        replace_se(model, block, optimizers=optimizer)
+        assert_alike(optimizer, AdamW(model.parameters()), names=False)
+
+
+def test_what_was_left_out_stays_out_and_what_stays_is_no_error():
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), SE(16))
+    optimizer = SGD([model[1].fc1.bias, model[1].fc2.bias], lr=0.1)
+    replace_se(model, lambda s: Beside(s.module), optimizers=optimizer)
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert held.isdisjoint(id(p) for p in (model[1].old.fc1.weight, model[1].old.fc2.weight))
+    assert held >= {id(p) for p in model[1].new.parameters()}
+    whole = AdamW(model.parameters())
+    replace_se(model[1], lambda s: s.module, where="old", optimizers=whole)
+    assert_alike(whole, AdamW(model.parameters()))
+
+
+class Lookahead(Optimizer):
+    """Wraps another optimizer, whose groups it shares."""
+
+    def __init__(self, base: Optimizer) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.param_groups = base, base.param_groups
+
+
 def in_two_groups(model: nn.Module) -> Optimizer:
     """The layers of every block in different groups, as nothing usual has them."""
     first = [p for name, p in model.named_parameters() if ".fc1." in name]
@@ -223,7 +268,13 @@ REFUSED = {
     ),
     "Adagrad": (all_in_one(Adagrad), ValueError, "makes the state of its parameters when it is"),
     "LBFGS": (all_in_one(torch.optim.LBFGS), ValueError, "one vector of all its parameters"),
-    "groups": (in_two_groups, ValueError, r"block at 'features\.1\.block\.1' are in 2 groups"),
+    "groups": (in_two_groups, ValueError, r"which of 2 groups of .* new 'features\.1\.block\.1\."),
+    "wrapper": (
+        lambda model: Lookahead(AdamW(model.parameters())),
+        ValueError,
+        "wraps another opt",
+    ),
+    "holder": (lambda model: object(), TypeError, "must be torch optimizers, got <object"),
     "another": (lambda model: AdamW(network().parameters()), ValueError, "another network"),
     "none": (lambda model: [], ValueError, "optimizers hold no parameter"),
     "no optimizer": (lambda model: "adam", TypeError, "must be torch optimizers, got 'a'"),

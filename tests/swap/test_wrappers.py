@@ -62,7 +62,10 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
         lambda model: torch.jit.trace(model, IMAGES),
         "ScriptModule: take the network that was scripted or traced",
     ),
-    "part": (half_compiled, r"OptimizedModule \(its 'features'\): take the network inside"),
+    "part": (
+        half_compiled,
+        r"OptimizedModule \(its 'features'\): .* inside, model\.features\._orig_mod",
+    ),
     "twice": (lambda model: nn.DataParallel(half_compiled(model)), r"OptimizedModule \(its 'f"),
 }
 """Those that no function takes."""
