@@ -1,7 +1,6 @@
 """One process, or several that torchrun has started."""
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,14 +47,6 @@ def say(text: str) -> None:
     """Print, in one process only."""
     if rank() == 0:
         print(text, flush=True)
-
-
-def shows_bars() -> bool:
-    """Whether progress is a bar. In a file, a pipe or a notebook each of its steps would be a line.
-
-    Lightning's bar goes to standard output, others to standard error: both have to be a terminal.
-    """
-    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def once(work: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from attnblocks import find_se, list_blocks, recipe, replace_se
-from examples.ham10000 import processes
+from examples.ham10000.progress import shows_bars
 from examples.ham10000.training.weights import Weights, blocks_of, read_weights
 
 ATTENTION = (*list_blocks(), "none", "identity")
@@ -198,7 +198,7 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
     if imagenet:
         target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         try:
-            state = weights.get_state_dict(progress=processes.shows_bars(), check_hash=True)
+            state = weights.get_state_dict(progress=shows_bars(), check_hash=True)
         except OSError as error:
             raise FileNotFoundError(
                 f"cannot download the ImageNet weights of {name} ({error}): put {weights.url} at "

@@ -51,7 +51,7 @@ class Throughput(L.Callback):
             images = sum(len(labels) for _, labels, _ in self.batches) * processes.count()
             self.batches = []
             trainer.print(
-                f"\nimages per second: {images / loop:.0f} in the loop, {images / alone:.0f} by "
+                f"images per second: {images / loop:.0f} in the loop, {images / alone:.0f} by "
                 f"the network alone on the same batches, ratio {alone / loop:.2f}"
             )
 
