@@ -79,7 +79,7 @@ def _default_init(model: str, weights: str, attention: str) -> str:
     """How swapped blocks start: as near to the weights as they get."""
     if weights == "none":
         return "fresh"
-    if weights == "imagenet":
+    if weights == "imagenet" or not Path(weights).is_file():  # which is an error later
         return "fitted"
     loaded = build_network(model, len(CLASSES), weights, attention).loaded
     return "loaded" if loaded else "fitted"

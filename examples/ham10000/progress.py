@@ -25,12 +25,10 @@ def bar(name: str, total: int, unit: str = "images") -> Iterator[tqdm]:
         total: how many steps there are.
         unit: what is counted; ``B`` for bytes.
     """
-    start = perf_counter()
+    start, shown = perf_counter(), shows_bars()
     scaled = unit == "B"
-    with tqdm(
-        desc=name, total=total, unit=unit, unit_scale=scaled, disable=not shows_bars()
-    ) as steps:
+    with tqdm(desc=name, total=total, unit=unit, unit_scale=scaled, disable=not shown) as steps:
         yield steps
-    if steps.disable:
+    if not shown:
         seconds = perf_counter() - start
         print(f"{name}: {total:,} {unit}, {seconds:.1f} s", file=sys.stderr, flush=True)

@@ -48,7 +48,7 @@ class EpochLog(L.Callback):
         if trainer.is_global_zero:
             write_csv(self.file, list(self.rows[0]), [list(row.values()) for row in self.rows])
         if not shows_bars():
-            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()))
             seconds = perf_counter() - self.start
             processes.say(
                 f"epoch {epoch}/{trainer.max_epochs}: {said}, lr {rate:.2e}, {seconds:.1f} s"

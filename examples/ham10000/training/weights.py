@@ -60,9 +60,7 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
                 f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
             ) from error
     entry, state = _state_dict(content, file)
-    if "pytorch-lightning_version" in content and not state.keys() & set(names):
-        state = _network_of_module(state)
-    state, removed = _without_prefixes(state, names)
+    state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
     source = str(file)
     source += f", entry {entry!r}" if entry else ""
     source += f", names without {removed!r}" if removed else ""
@@ -112,24 +110,22 @@ def _state_dict(content: Mapping[str, Any], file: Path) -> tuple[str, dict[str, 
     )
 
 
-def _network_of_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network in a LightningModule, beside which there may be a loss and metrics."""
-    parts = ({k: v for k, v in state.items() if k.startswith(prefix)} for prefix in PREFIXES)
-    return next(filter(None, parts), state)
-
-
-def _without_prefixes(
-    state: dict[str, Tensor], names: Sequence[str]
+def _unwrapped(
+    state: dict[str, Tensor], names: Sequence[str], *, of_module: bool
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors without what wrappers put before all names, unless the network has it too."""
+    """The network without what wrappers put before all names, unless it has that itself.
+
+    In a LightningModule (``of_module``) the loss and the metrics may stand beside the network.
+    """
     removed = ""
     if "n_averaged" not in names:  # the counter of torch's AveragedModel
         state = {name: value for name, value in state.items() if name != "n_averaged"}
-    while not state.keys() & set(names):
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
-        if prefix is None or not state:
+    carry = any if of_module else all
+    while state and not state.keys() & set(names):
+        prefix = next((p for p in PREFIXES if carry(k.startswith(p) for k in state)), None)
+        if prefix is None:
             break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         removed += prefix
     return state, removed
 
