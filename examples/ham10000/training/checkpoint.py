@@ -40,7 +40,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = "it is damaged, or holds more than weights"
         if refused:
-            why = f"it holds {refused[1]}, and loading that could run code"
+            why = f"it holds more than weights: {refused[1]}, which could run code"
         raise ValueError(f"{file} cannot be loaded ({type(error).__name__}): {why}") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{file} cannot be loaded: it is no checkpoint")

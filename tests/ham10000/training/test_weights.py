@@ -191,7 +191,7 @@ def test_what_the_network_itself_has_before_its_names_stays(
         (lambda s: {"state_dict": None, "model": {}}, "it has 'state_dict', 'model'"),
         (lambda s: {}, "it has nothing"),
         (lambda s: {"n_averaged": torch.tensor(3)}, "is missing"),
-        (lambda s: {"state_dict": s, "net": nn.ReLU()}, r"it holds torch\.nn.*ReLU, and loading"),
+        (lambda s: {"state_dict": s, "net": nn.ReLU()}, r"weights: torch\.nn.*ReLU, which"),
         (lambda s: {**s, "model.x": torch.ones(1)}, r"network: model\.x is unknown$"),
     ],
 )
