@@ -21,8 +21,9 @@ LARGEST_IMAGE = 4096
 
 MOST_WORKERS = 256
 
-INITS = ("fresh", "inherit", "fitted")
-"""How swapped blocks start: as published, from the SE that they replace, or fitted to it too."""
+INITS = ("fresh", "inherit", "fitted", "loaded")
+"""How swapped blocks start: as published, from the SE that they replace, fitted to it too, or from
+a file of weights that has them."""
 
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -129,6 +130,8 @@ class Config:
             raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
         if self.init == "fitted" and self.weights == "none":
             raise ValueError("--init fitted keeps what weights have learned: give --weights")
+        if self.init == "loaded" and self.weights in ("none", "imagenet"):
+            raise ValueError("--init loaded takes blocks from a file: give --weights FILE")
         if self.focal_weight == self.ldam_weight == 0:
             raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
         if self.data is not None:

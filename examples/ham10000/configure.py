@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.config import PAPER, SYNTHETIC, Config, read_options
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.training.losses import COSINE_LOSSES
-from examples.ham10000.training.models import PAPER_MODELS
+from examples.ham10000.training.models import PAPER_MODELS, build_network
 
 DEFAULTS: dict[str, Any] = {
     "data": None,
@@ -47,8 +48,9 @@ def train_config(given: dict[str, Any]) -> Config:
     """The configuration that the options of ``train`` make.
 
     Raises:
-        ValueError: an option stands beside ``--resume``, or beside a loss that does not use it.
-        FileNotFoundError: there is no run to resume.
+        ValueError: an option stands beside ``--resume``, or beside a loss that does not use it; or
+            the file of weights does not fit.
+        FileNotFoundError: there is no run to resume, or no file of weights.
     """
     given = {name: value for name, value in given.items() if name != "command"}
     if "resume" in given:
@@ -63,14 +65,24 @@ def train_config(given: dict[str, Any]) -> Config:
         options[name] = None if options[name] is None else options[name].absolute()
     if options["weights"] not in ("none", "imagenet"):
         options["weights"] = str(Path(options["weights"]).absolute())
-    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
-        options["init"] = "fresh" if options["weights"] == "none" else "fitted"
     options["model"] = PAPER_MODELS.get(options["model"], options["model"])
+    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
+        options["init"] = _default_init(options["model"], options["weights"], options["attention"])
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
         options["out"] = Path("runs", f"{time}-{name}")
     return Config(**options)
+
+
+def _default_init(model: str, weights: str, attention: str) -> str:
+    """How swapped blocks start: as near to the weights as they get."""
+    if weights == "none":
+        return "fresh"
+    if weights == "imagenet" or not Path(weights).is_file():  # which is an error later
+        return "fitted"
+    loaded = build_network(model, len(CLASSES), weights, attention).loaded
+    return "loaded" if loaded else "fitted"
 
 
 def _resumed(resume: Path, data: Path | None = None, **others: Any) -> Config:

@@ -151,8 +151,9 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
         text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
         _add(group, "--attention", text, choices=ATTENTION)
     text = "how a swapped block starts; fresh: as published; inherit: from the SE it replaces; "
-    text += "fitted: to it, on 512 training images without labels; default: fitted where weights "
-    text += "are given, else fresh"
+    text += "fitted: to it, on 512 training images without labels; loaded: as in the file of "
+    text += "weights; default: loaded where the file has the block, fitted with other weights, "
+    text += "else fresh"
     _add(group, "--init", text, choices=INITS)
     if rows:
         text = (
@@ -163,7 +164,9 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
             "--weights", type=_text, default=argparse.SUPPRESS, help=text, metavar="WEIGHTS"
         )
     else:
-        _add(group, "--weights", "none, imagenet, or a file", type=_text, metavar="WEIGHTS")
+        text = "none, imagenet, or a file of PyTorch, torchvision, timm, Lightning, save_model or "
+        text += "a run (best.ckpt); its classifier is left out"
+        _add(group, "--weights", text, type=_text, metavar="WEIGHTS")
     _add(group, "--image-size", "in pixels", type=int)
     text = "batch norm statistics from training images before each validation; auto: where the "
     text += "network's own average lags (momentum below 0.1)"

@@ -76,6 +76,8 @@ def prepare(config: Config) -> tuple[Data, Network]:
     # A checkpoint has all weights: what the run began with is not needed any more.
     resumed = (config.out / "last.ckpt").exists()
     network = new_network(config, empty=resumed)
+    if network.source:
+        processes.say(f"Weights: {network.source}{', with its blocks' if network.loaded else ''}")
     if config.recompute_bn == "yes" and not batch_norms(network.model):
         raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
     check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
@@ -110,7 +112,7 @@ def new_network(config: Config, *, empty: bool = False) -> Network:
         empty: leave out what the run began with, because a checkpoint will take its place.
     """
     L.seed_everything(config.seed, verbose=False)
-    weights, init = ("none", "fresh") if empty else (config.weights, config.init or "fresh")
+    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
     network = build_network(config.model, len(CLASSES), weights, config.attention, init)
     if config.loss in COSINE_LOSSES:
         use_cosine_classifier(network.model, network.head, len(CLASSES))

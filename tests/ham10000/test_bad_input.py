@@ -161,7 +161,9 @@ def test_checkpoints_that_are_none_are_refused_and_run_nothing(made, refused, mo
     monkeypatch.chdir(made)
     file = made / "best.ckpt"
     whole = file.read_bytes()
-    for content in (pickle.dumps(Exploit(), 2), whole[: len(whole) // 2], b"", bytes(1000)):
+    file.write_bytes(pickle.dumps(Exploit(), 2))
+    assert "io.open, which could run code" in refused()
+    for content in (whole[: len(whole) // 2], b"", bytes(1000)):
         file.write_bytes(content)
         assert "it is damaged, or holds more than weights" in refused()
     for content in ({"state_dict": Exploit()}, {"state_dict": {FIRST: Exploit()}}):

@@ -49,8 +49,8 @@ def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
     assert read_description(tmp_path)["options"]["init"] == "inherit"
     with pytest.raises(SystemExit):
         main(["train", "--init", "warm"])
-    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted)" in (
-        capsys.readouterr().err.replace("'fresh', 'inherit', 'fitted'", "fresh, inherit, fitted")
+    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted, loaded)" in (
+        re.sub("'([a-z]+)'([,)])", r"\1\2", capsys.readouterr().err)
     )
 
 
@@ -58,6 +58,7 @@ def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
     ("options", "message"),
     [
         (["--init", "fitted"], "--init fitted keeps what weights have learned: give --weights"),
+        (["--init", "loaded"], "--init loaded takes blocks from a file: give --weights FILE"),
         (
             ["--init", "inherit", "--attention", "SE"],
             "--init is for swapped blocks, not for --attent",

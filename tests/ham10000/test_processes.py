@@ -21,7 +21,8 @@ def run_of_two(tmp_path_factory):
     options = ["--epochs", "2", "--batch-size", "30", "--out", str(run)]
     codes, printed, errors = call_main_in_two([*QUICK, *options], run.parent / "printed")
     assert codes == [0, 0], errors
-    assert printed.count("Run folder") == 1  # one of them talks
+    for said in ("Run folder", "epoch 1/2: ", "epoch 2/2: "):
+        assert printed.count(said) == 1  # one of them talks
     return run
 
 

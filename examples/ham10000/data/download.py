@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from examples.ham10000.data.index import ATTRIBUTION
+from examples.ham10000.progress import bar
 
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile"
 LICENCE = "The images are under CC BY-NC 4.0: name the source, no commercial use."
@@ -116,8 +116,8 @@ def _fetch(file: RemoteFile, path: Path, url: str) -> None:
         f"save it as {path}"
     )
     try:
-        with tqdm(desc=file.name, total=file.size, unit="B", unit_scale=True) as bar:
-            fetcher = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, headers=HEADERS)
+        with bar(file.name, file.size, "B") as steps:
+            fetcher = pooch.HTTPDownloader(progressbar=steps, chunk_size=CHUNK, headers=HEADERS)
             pooch.retrieve(url, f"md5:{file.md5}", path.name, path.parent, downloader=fetcher)
     except requests.RequestException as error:
         raise ConnectionError(f"cannot fetch {file.name}: {error}. {advice}") from error
@@ -132,10 +132,12 @@ def _unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             images = _images(archive, file.infolist())
             partial.mkdir()
-            for member in tqdm(images, f"unpacking {archive.name}", unit="image"):
-                path = partial / PurePosixPath(member.filename).name
-                with file.open(member) as source, path.open("xb") as target:
-                    shutil.copyfileobj(source, target, CHUNK)
+            with bar(f"unpacking {archive.name}", len(images)) as steps:
+                for member in images:
+                    path = partial / PurePosixPath(member.filename).name
+                    with file.open(member) as source, path.open("xb") as target:
+                        shutil.copyfileobj(source, target, CHUNK)
+                    steps.update()
         os.replace(partial, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"cannot unpack {archive}: {error}. Delete it, download again") from error

@@ -13,7 +13,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torchvision.transforms import v2
-from tqdm import tqdm
+
+from examples.ham10000.progress import bar
 
 FORMAT = 3
 """Counted up whenever ``load_image`` changes, so that older caches are built again."""
@@ -131,7 +132,10 @@ def map_files(work: Callable[[Path], T], paths: Sequence[Path], name: str) -> It
     """``work`` of every file in turn, on several threads, under a progress bar called ``name``."""
     with ThreadPoolExecutor() as pool:
         try:
-            yield from tqdm(pool.map(work, paths), name, len(paths), unit="image")
+            with bar(name, len(paths)) as steps:
+                for result in pool.map(work, paths):
+                    yield result
+                    steps.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

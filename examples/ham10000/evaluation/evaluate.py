@@ -20,6 +20,7 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.evaluation.metrics import summarise
+from examples.ham10000.progress import shows_bars
 from examples.ham10000.run import new_network
 from examples.ham10000.training.checkpoint import read_checkpoint
 from examples.ham10000.training.lit import LesionClassifier
@@ -68,6 +69,7 @@ def new_trainer(**options: Any) -> L.Trainer:
         deterministic="warn" if torch.cuda.is_available() else True,
         logger=False,
         num_sanity_val_steps=0,
+        enable_progress_bar=shows_bars(),
         enable_model_summary=False,
         **options,
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from examples.ham10000.data.augment import canvas_size, center_crop
 from examples.ham10000.data.images import load_image
@@ -21,6 +20,7 @@ from examples.ham10000.data.layouts import (
 )
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
+from examples.ham10000.progress import bar
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,11 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
         except ValueError as error:
             return error
 
-    with whole_file(out) as stream, ThreadPoolExecutor() as pool, tqdm(total=len(paths)) as bar:
+    with (
+        whole_file(out) as stream,
+        ThreadPoolExecutor() as pool,
+        bar("predicting", len(paths)) as steps,
+    ):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("image", *ISIC_CLASSES))
         for start in range(0, len(paths), batch_size):
@@ -74,7 +78,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
                 if not probabilities.isfinite().all():
                     raise ValueError(f"the network of {run} overflows: its weights are damaged")
                 writer.writerows(isic_rows(names, probabilities))
-            bar.update(len(chunk))
+            steps.update(len(chunk))
     return Outcome(len(paths) - len(problems), problems)
 
 

@@ -1,11 +1,25 @@
 """Checkpoint files that are either whole or as they were."""
 
 import os
-from pathlib import Path
+import re
+from argparse import Namespace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?iqfd"),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+]
+"""What training loops write beside their weights, and PyTorch would refuse: options and figures."""
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -13,18 +27,21 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, or holds other things than tensors and plain values.
+        ValueError: it is damaged, or holds other things than tensors and plain values, of which
+            one is named.
     """
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged file has many kinds
         # Not in torch's words, which say how to run the code in the file nevertheless.
-        raise ValueError(
-            f"{file} cannot be loaded ({type(error).__name__}): it is damaged, or holds more than "
-            "weights"
-        ) from error
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = "it is damaged, or holds more than weights"
+        if refused:
+            why = f"it holds more than weights: {refused[1]}, which could run code"
+        raise ValueError(f"{file} cannot be loaded ({type(error).__name__}): {why}") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{file} cannot be loaded: it is no checkpoint")
     return checkpoint

@@ -7,6 +7,7 @@ from attnblocks import WarmStart, warm_start
 from examples.ham10000 import processes
 from examples.ham10000.data.augment import center_crop
 from examples.ham10000.data.dataset import SkinLesions
+from examples.ham10000.progress import shows_bars
 from examples.ham10000.training.models import Network
 
 IMAGES = 512
@@ -41,6 +42,7 @@ def fit_blocks(
             [*images, *(batch.flip(3) for batch in images)],
             epochs=(5, 10),
             seed=seed,
+            progress=shows_bars() and processes.rank() == 0,
         )
     finally:
         network.model.cpu()

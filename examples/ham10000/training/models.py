@@ -2,17 +2,20 @@
 
 import copy
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from attnblocks import find_se, list_blocks, replace_se
+from attnblocks import find_se, list_blocks, recipe, replace_se
+from examples.ham10000.progress import shows_bars
+from examples.ham10000.training.weights import Weights, blocks_of, read_weights
 
 ATTENTION = (*list_blocks(), "none", "identity")
 
@@ -30,32 +33,37 @@ PAPER_MODELS = {
 class Network:
     """A classifier, and how its input is normalised: (pixels / 255 - mean) / std.
 
-    ``head`` names its classifier layers, which pre-trained weights leave out.
+    ``head`` names its classifier layers, which pre-trained weights leave out. ``source`` is the
+    file that its weights are from, and ``loaded`` says whether those of its blocks are, too.
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
     head: tuple[str, ...]
+    source: str = ""
+    loaded: bool = False
 
 
 def build_network(
-    name: str, num_classes: int, weights: str, attention: str, init: str = "fresh"
+    name: str, num_classes: int, weights: str, attention: str, init: str | None = None
 ) -> Network:
     """Build a network, load its weights, then change its attention.
 
     Args:
         name: ``tv/...`` for torchvision, ``timm/...`` for timm.
         num_classes: width of the classifier, which is always new.
-        weights: ``none``; ``imagenet`` for those of the library; or a file (.safetensors, .pth)
-            that holds everything but the classifier.
+        weights: ``none``; ``imagenet`` for those of the library; or a file that
+            :func:`read_weights` reads, with everything but the classifier.
         attention: a block of attnblocks instead of every SE block; ``SE`` keeps the network's own;
             ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
         init: ``fresh``, ``inherit`` or ``fitted`` for the block; the last needs images, and begins
-            as ``inherit``.
+            as ``inherit``. ``loaded`` takes the block from the file; None too, if the file has it,
+            and is ``fresh`` otherwise.
 
     Raises:
-        ValueError: an unknown name, weights that do not fit, or no SE blocks to replace or keep.
+        ValueError: an unknown name, weights that do not fit, blocks in them that are not those
+            asked for, or no SE blocks to replace or keep.
         FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
     """
     library, _, model_name = name.partition("/")
@@ -68,11 +76,11 @@ def build_network(
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"--weights {weights}: no such file (or give none, imagenet)")
     network = builders[library](model_name, num_classes, weights == "imagenet")
-    if file is not None:
-        load_backbone(network.model, _read_weights(file), network.head, str(file))
     if attention != "none" and not find_se(network.model):
         raise ValueError(f"{name} has no SE blocks to replace or keep: use --attention none")
-    return replace(network, model=_with_attention(network.model, attention, init))
+    if file is not None:
+        return _from_file(network, file, attention, init)
+    return _swapped(network, attention, init)
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
@@ -95,32 +103,86 @@ def check_trains(network: Network, num_classes: int, image_size: int, batch_size
         ) from error
 
 
-def load_backbone(
-    model: nn.Module, state: dict[str, Tensor], head: tuple[str, ...], source: str
-) -> None:
-    """Load everything but the head; raise ValueError on any misfit.
+def misfits(network: Network, weights: Weights) -> list[str]:
+    """What keeps weights from being loaded into a network, beside its head."""
+    found, own = (_backbone(s, network.head) for s in (weights.state, network.model.state_dict()))
+    # Files of old versions of PyTorch do not count batches, and it needs no count.
+    lacking = [k for k in own if k not in found and not k.endswith(".num_batches_tracked")]
+    blocks = [] if weights.blocks is None else blocks_of(recipe(network.model))
+    kinds = (
+        [f"{block} is in the file alone" for block in weights.blocks or () if block not in blocks],
+        [f"{k} is missing" for k in lacking],
+        [f"{k} is unknown" for k in found if k not in own],
+        [
+            f"{k} has shape {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
+            for k in own
+            if k in found and found[k].shape != own[k].shape
+        ],
+    )
+    return [problem for some in zip_longest(*kinds) for problem in some if problem is not None]
 
-    Args:
-        model: the network, changed in place.
-        state: weights by name; those of the head are passed over.
-        head: names of the classifier layers.
-        source: named in errors.
-    """
+
+def load_backbone(network: Network, weights: Weights) -> None:
+    """Load everything but the head, in place; raise ValueError on any misfit."""
+    if problems := misfits(network, weights):
+        raise _misfit(weights, problems)
+    network.model.load_state_dict(_backbone(weights.state, network.head), strict=False)
+
+
+def _misfit(weights: Weights, problems: list[str]) -> ValueError:
+    listed = "; ".join(problems[:5])
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return ValueError(f"the weights of {weights.source} do not fit the network: {listed}{more}")
+
+
+def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:
     outside = tuple(f"{name}." for name in head)
-    backbone = {k: v for k, v in state.items() if not k.startswith(outside)}
-    own = {k: v for k, v in model.state_dict().items() if not k.startswith(outside)}
-    problems = [f"{k} is missing" for k in own if k not in backbone]
-    problems += [f"{k} is unknown" for k in backbone if k not in own]
-    problems += [
-        f"{k} has shape {tuple(backbone[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in backbone and backbone[k].shape != own[k].shape
-    ]
-    if problems:
-        listed = "; ".join(problems[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"the weights of {source} do not fit the network: {listed}{more}")
-    model.load_state_dict(backbone, strict=False)
+    return {k: v for k, v in state.items() if not k.startswith(outside)}
+
+
+def _from_file(network: Network, file: Path, attention: str, init: str | None) -> Network:
+    """Load a file before the swap, or after it where the file has the blocks that are asked for."""
+    names = list(_backbone(network.model.state_dict(), network.head))
+    weights = read_weights(file, names)
+    network = replace(network, source=weights.source)
+    problems = misfits(network, weights)
+    if not problems:
+        if init == "loaded":
+            raise ValueError(f"--init loaded: {file} has no block {attention}: leave --init out")
+        load_backbone(network, weights)
+        return _swapped(network, attention, init)
+    swapped = replace(_swapped(network, attention, None, copied=True), loaded=True)
+    after = misfits(swapped, weights)
+    if not after:
+        if init not in (None, "loaded"):
+            raise ValueError(
+                f"--init {init}: {file} has blocks {attention} already, which begin as they are: "
+                "leave --init out"
+            )
+        load_backbone(swapped, weights)
+        return swapped
+    count = len(find_se(network.model))
+    for other in (*list_blocks(), "identity") if count else ():
+        if not misfits(_swapped(network, other, None, copied=True), weights):
+            has = f"no blocks at {count} SE sites" if other == "identity" else ""
+            has = has or f"blocks {other} at {count} sites"
+            raise ValueError(
+                f"the weights of {weights.source} have {has}, --attention {attention} was asked "
+                f"for: give --attention {other}, or weights of the network with its own SE"
+            )
+    raise _misfit(weights, min(problems, after, key=len))
+
+
+def _swapped(
+    network: Network, attention: str, init: str | None, *, copied: bool = False
+) -> Network:
+    """The network with the attention that is asked for, in place or as a copy."""
+    model = copy.deepcopy(network.model) if copied else network.model
+    if attention == "identity":
+        replace_se(model, nn.Identity)
+    elif attention not in ("none", "SE"):
+        replace_se(model, attention, init="fresh" if init in (None, "fresh") else "inherit")
+    return replace(network, model=model)
 
 
 def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network:
@@ -131,10 +193,12 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
     head = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
     # The first weights are those of the paper's time; later ones come from other recipes.
     weights = next(iter(torchvision.models.get_model_weights(name)))
+    preset = weights.transforms()
+    network = Network(model, tuple(preset.mean), tuple(preset.std), tuple(head))
     if imagenet:
         target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
+            state = weights.get_state_dict(progress=shows_bars(), check_hash=True)
         except OSError as error:
             raise FileNotFoundError(
                 f"cannot download the ImageNet weights of {name} ({error}): put {weights.url} at "
@@ -142,9 +206,8 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
             ) from error
         except Exception as error:  # a damaged file has many kinds
             raise ValueError(f"{target} is damaged ({error}): delete it") from error
-        load_backbone(model, dict(state), tuple(head), weights.url)
-    preset = weights.transforms()
-    return Network(model, tuple(preset.mean), tuple(preset.std), tuple(head))
+        load_backbone(network, Weights(dict(state), weights.url))
+    return network
 
 
 def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
@@ -175,26 +238,3 @@ def _check_name(name: str, known: list[str], library: str) -> None:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"{library} has no model {name!r}{hint}")
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own errors for a damaged file
-        # Not in torch's words, which say how to run the code in the file nevertheless.
-        raise ValueError(
-            f"--weights {file}: not a readable file of weights ({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"--weights {file}: holds no plain state dict of tensors")
-    return state
-
-
-def _with_attention(model: nn.Module, attention: str, init: str) -> nn.Module:
-    if attention in ("none", "SE"):
-        return model
-    if attention == "identity":
-        return replace_se(model, nn.Identity)
-    return replace_se(model, attention, init="fresh" if init == "fresh" else "inherit")

@@ -9,6 +9,7 @@ import torch
 
 from examples.ham10000 import processes
 from examples.ham10000.data.augment import augment
+from examples.ham10000.progress import shows_bars
 from examples.ham10000.training.lit import Batch, LesionClassifier
 
 
@@ -50,9 +51,11 @@ class Throughput(L.Callback):
             alone = _time_alone(pl_module, self.batches, trainer)
             images = sum(len(labels) for _, labels, _ in self.batches) * processes.count()
             self.batches = []
-            trainer.print(
-                f"\nimages per second: {images / loop:.0f} in the loop, {images / alone:.0f} by "
-                f"the network alone on the same batches, ratio {alone / loop:.2f}"
+            under_the_bar = "\n" if shows_bars() else ""
+            processes.say(
+                f"{under_the_bar}images per second: {images / loop:.0f} in the loop, "
+                f"{images / alone:.0f} by the network alone on the same batches, "
+                f"ratio {alone / loop:.2f}"
             )
 
 

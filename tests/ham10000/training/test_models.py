@@ -203,13 +203,16 @@ def test_files_that_are_no_weights_are_refused_and_run_nothing(tmp_path, monkeyp
         "text.safetensors": b"not weights",
         "empty.pth": b"",
     }
+    torch.save({"model": Exploit()}, "zipped.pth")
+    with pytest.raises(ValueError, match=r"zipped.pth .* more than weights: \w*io\.open, which"):
+        build_network("timm/mobilenetv3_small_050", 7, "zipped.pth", "SE")
     for name, content in files.items():
         Path(name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"--weights {name}: not a readable file"):
+        with pytest.raises(ValueError, match=f"--weights {name} cannot be loaded"):
             build_network("timm/mobilenetv3_small_050", 7, name, "SE")
     assert not Path("executed").exists()
     torch.save([1, 2], "list.pth")
-    with pytest.raises(ValueError, match="no plain state dict"):
+    with pytest.raises(ValueError, match=r"list\.pth cannot be loaded: it is no checkpoint"):
         build_network("timm/mobilenetv3_small_050", 7, "list.pth", "SE")
 
 

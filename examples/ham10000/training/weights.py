@@ -1,0 +1,141 @@
+"""Files of weights, as torchvision, timm, Lightning and this library write them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from attnblocks import list_blocks
+from examples.ham10000.training.checkpoint import read_checkpoint
+
+ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+"""Where a checkpoint keeps its network. Of several the first is read, the order of timm: an average
+over the training before the last weights."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What parallel, averaged, compiled and Lightning's networks put before every name."""
+
+SITES = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds of a network.
+
+    Attributes:
+        state: tensors, by the names that the network gives them.
+        source: the file, and what was read of it.
+        blocks: the library's blocks as ``attnblocks.recipe`` lists them; None where the file does
+            not say, and names and shapes have to.
+    """
+
+    state: dict[str, Tensor]
+    source: str
+    blocks: SITES | None = None
+
+
+def read_weights(file: Path, names: Sequence[str]) -> Weights:
+    """Read a file, and take off what was put before the names. Nothing in it is executed.
+
+    Args:
+        file: safetensors by its suffix, or what ``torch.save`` wrote.
+        names: of tensors that the network has, whatever its head and its blocks.
+
+    Raises:
+        ValueError: the file is damaged, holds more than plain values, has no state dict where one
+            is looked for, or an unknown prefix before its names.
+    """
+    blocks = None
+    if file.suffix == ".safetensors":
+        content, blocks = _read_safetensors(file)
+    else:
+        try:
+            content = read_checkpoint(file)
+        except ValueError as error:
+            raise ValueError(
+                f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
+            ) from error
+    entry, state = _state_dict(content, file)
+    state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
+    source = str(file)
+    source += f", entry {entry!r}" if entry else ""
+    source += f", names without {removed!r}" if removed else ""
+    if prefix := _unknown_prefix(state, names):
+        every = "all names" if all(name.startswith(prefix) for name in state) else "names"
+        raise ValueError(
+            f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
+            f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
+        )
+    return Weights(state, source, blocks)
+
+
+def blocks_of(entries: SITES) -> SITES:
+    """The blocks of the library in a recipe, as JSON has them."""
+    ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
+    return ours
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
+    """All tensors, and the blocks of a file of ``attnblocks.save_model``."""
+    try:
+        with safe_open(file, "pt") as stream:
+            header = json.loads((stream.metadata() or {}).get("attnblocks", "null"))
+            names: list[str] = stream.keys()
+            state = {name: stream.get_tensor(name) for name in names}
+        if header is None:
+            return state, None
+        state |= {name: state[kept] for name, kept in header["shared"].items()}
+        return state, blocks_of(header["recipe"])
+    except Exception as error:  # of the file, or of a header that a stranger has made
+        raise ValueError(
+            f"--weights {file} cannot be loaded ({type(error).__name__}): it is damaged, or no "
+            "safetensors file"
+        ) from error
+
+
+def _state_dict(content: Mapping[str, Any], file: Path) -> tuple[str, dict[str, Tensor]]:
+    """The state dict in a file, and the entry that holds it: "" for the whole."""
+    for entry, value in [("", content), *((name, content.get(name)) for name in ENTRIES)]:
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        if pairs and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in pairs):
+            return entry, dict(pairs)
+    there = ", ".join(map(repr, list(content)[:10])) or "nothing"
+    raise ValueError(
+        f"--weights {file} holds no state dict of tensors, neither itself nor as "
+        f"{', '.join(ENTRIES)}; it has {there}"
+    )
+
+
+def _unwrapped(
+    state: dict[str, Tensor], names: Sequence[str], *, of_module: bool
+) -> tuple[dict[str, Tensor], str]:
+    """The network without what wrappers put before all names, unless it has that itself.
+
+    In a LightningModule (``of_module``) the loss and the metrics may stand beside the network.
+    """
+    removed = ""
+    if "n_averaged" not in names:  # the counter of torch's AveragedModel
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
+    carry = any if of_module else all
+    while state and not state.keys() & set(names):
+        prefix = next((p for p in PREFIXES if carry(k.startswith(p) for k in state)), None)
+        if prefix is None:
+            break
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        removed += prefix
+    return state, removed
+
+
+def _unknown_prefix(state: dict[str, Tensor], names: Sequence[str]) -> str:
+    """What stands before names of the network, or before all; "" where some have nothing."""
+    if state.keys() & set(names):
+        return ""
+    before = [k.removesuffix(names[0]) for k in state if k.endswith(f".{names[0]}")]
+    first = next(iter(state), "")
+    first = first[: first.find(".") + 1]
+    of_all = first if all(name.startswith(first) for name in state) else ""
+    return min(before, key=len, default=of_all)

@@ -1,0 +1,286 @@
+"""Files of weights as those who write them write them: the network computes what theirs does."""
+
+import argparse
+from pathlib import Path, PosixPath
+
+import lightning as L
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from timm.utils import CheckpointSaver, ModelEmaV3
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from attnblocks import Eca, find_se, replace_se, save_model
+from examples.ham10000.cli import main
+from examples.ham10000.config import read_options
+from examples.ham10000.configure import train_config
+from examples.ham10000.evaluation.evaluate import load_best
+from examples.ham10000.options import parse
+from examples.ham10000.training.models import build_network
+from tests.ham10000.runs import MODEL, QUICK
+from tests.helpers import randomized
+
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def original() -> nn.Module:
+    """A network of timm with the head of ImageNet."""
+    return randomized(timm.create_model(MODEL.removeprefix("timm/")))
+
+
+@torch.no_grad()
+def features(model: nn.Module) -> torch.Tensor:
+    """What comes before the head."""
+    return model.eval().forward_features(IMAGES)
+
+
+def assert_read(file: Path, model: nn.Module, said: str = "", attention: str = "SE") -> None:
+    """That the network of a file computes what ``model`` does, and what was read is said."""
+    network = build_network(MODEL, 7, str(file), attention)
+    assert torch.equal(features(network.model), features(model))
+    assert network.source == f"{file}{said}"
+    assert network.model.classifier.out_features == 7
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.bin", "w.pth.tar", "w.safetensors"])
+def test_plain_state_dicts(name, original, tmp_path):
+    save = safetensors.torch.save_file if name.endswith("safetensors") else torch.save
+    save(original.state_dict(), tmp_path / name)
+    assert_read(tmp_path / name, original)
+
+
+def test_state_dicts_from_before_batches_were_counted(original, tmp_path):
+    """PyTorch itself does without, in files of its first versions."""
+    state = {k: v for k, v in original.state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", original)
+
+
+def optimized(model):
+    """An optimizer that has made a step, and so has a state."""
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(IMAGES).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_references_of_torchvision(ema, tmp_path):
+    """As references/classification/train.py writes them, with all that stands beside the model."""
+    model = randomized(torchvision.models.mobilenet_v3_small())
+    optimizer = optimized(model)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5])
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": schedule.state_dict(),
+        "epoch": 3,
+        "args": argparse.Namespace(model="mobilenet_v3_small", lr=0.1, output_dir="."),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+    }
+    if ema:
+        randomized(model, seed=1)
+        averaged.update_parameters(model)
+        checkpoint["model_ema"] = averaged.state_dict()
+        model = averaged.module
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    found = build_network("tv/mobilenet_v3_small", 7, str(tmp_path / "checkpoint.pth"), "SE")
+    with torch.no_grad():
+        ours, theirs = (m.eval().features(IMAGES) for m in (found.model, model))
+    assert torch.equal(ours, theirs)
+    said = "entry 'model_ema', names without 'module.'" if ema else "entry 'model'"
+    assert found.source.endswith(f"checkpoint.pth, {said}")
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_checkpoints_of_timm(ema, original, tmp_path):
+    averaged = ModelEmaV3(original, decay=0.5) if ema else None
+    CheckpointSaver(
+        nn.DataParallel(original),
+        optimized(original),
+        args=argparse.Namespace(model=MODEL, output=PosixPath("here"), lr=np.float64(0.1)),
+        model_ema=averaged,
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    ).save_checkpoint(3, metric=np.float32(71.5))
+    file = tmp_path / "checkpoint-3.pth.tar"
+    if ema:
+        assert not torch.equal(features(original), features(averaged.module))
+        assert_read(file, averaged.module, ", entry 'state_dict_ema'")
+    else:
+        assert_read(file, original, ", entry 'state_dict'")
+
+
+class Module(L.LightningModule):
+    """As people write them: the network under a name, and a loss with weights of its own."""
+
+    def __init__(self, model: nn.Module, name: str, folder: Path) -> None:
+        super().__init__()
+        self.save_hyperparameters({"folder": folder, "lr": 0.1})
+        setattr(self, name, model)
+        self.criterion = nn.CrossEntropyLoss(weight=torch.ones(7))
+        self.register_buffer("shift", torch.zeros(1))
+
+
+@pytest.mark.parametrize(("name", "compiled"), [("model", False), ("net", False), ("model", True)])
+def test_checkpoints_of_lightning(name, compiled, original, tmp_path):
+    network = torch.compile(original) if compiled else original
+    trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(Module(network, name, tmp_path))
+    trainer.save_checkpoint(tmp_path / "epoch=3.ckpt", weights_only=True)
+    prefix = f"{name}._orig_mod." if compiled else f"{name}."
+    said = f", entry 'state_dict', names without '{prefix}'"
+    assert_read(tmp_path / "epoch=3.ckpt", original, said)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (nn.DataParallel, "module."),
+        (torch.compile, "_orig_mod."),
+        (lambda model: nn.DataParallel(torch.compile(model)), "module._orig_mod."),
+        (lambda model: torch.compile(nn.DataParallel(model)), "_orig_mod.module."),
+        (lambda model: nn.ModuleDict({"model": nn.DataParallel(model)}), "model.module."),
+        (AveragedModel, "module."),
+    ],
+)
+def test_what_wrappers_put_before_the_names_is_taken_off(wrap, prefix, original, tmp_path):
+    torch.save(wrap(original).state_dict(), tmp_path / "w.pth")
+    assert_read(tmp_path / "w.pth", original, f", names without {prefix!r}")
+
+
+class Wrapped(nn.Module):
+    """A network whose own names all begin as those of a wrapped one do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.pretrained_cfg = {**model.pretrained_cfg, "classifier": "model.classifier"}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "removed"), [(lambda model: model, ""), (nn.DataParallel, "module.")]
+)
+def test_what_the_network_itself_has_before_its_names_stays(
+    wrap, removed, original, tmp_path, monkeypatch
+):
+    ours = Wrapped(timm.create_model(MODEL.removeprefix("timm/"), num_classes=7))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **options: ours)
+    torch.save(wrap(Wrapped(original)).state_dict(), tmp_path / "w.pth")
+    network = build_network(MODEL, 7, str(tmp_path / "w.pth"), "SE")
+    assert torch.equal(features(ours.model), features(original))
+    assert network.source.endswith(f"names without {removed!r}" if removed else "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda s: {f"backbone.{k}": s[k] for k in s}, "all names begin with 'backbone.'"),
+        (lambda s: {f"module.enc.net.{k}": s[k] for k in s}, "all names begin with 'enc.net.'"),
+        (
+            lambda s: {"fc.weight": torch.ones(7, 9), **{f"encoder.{k}": s[k] for k in s}},
+            "names begin with 'encoder.'",
+        ),
+        (lambda s: {"weights": s, "epoch": 3}, "holds no state dict .* it has 'weights', 'epoch'"),
+        (lambda s: {"state_dict": None, "model": {}}, "it has 'state_dict', 'model'"),
+        (lambda s: {}, "it has nothing"),
+        (lambda s: {"n_averaged": torch.tensor(3)}, "is missing"),
+        (lambda s: {"state_dict": s, "net": nn.ReLU()}, r"weights: torch\.nn.*ReLU, which"),
+        (lambda s: {**s, "model.x": torch.ones(1)}, r"network: model\.x is unknown$"),
+    ],
+)
+def test_what_cannot_be_read_is_named(content, message, original, tmp_path):
+    torch.save(content(original.state_dict()), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=message):
+        build_network(MODEL, 7, str(tmp_path / "w.pth"), "SE")
+
+
+@pytest.mark.parametrize("attention", ["SE", "CaCo", "identity"])
+def test_files_of_save_model_with_and_without_blocks(attention, original, tmp_path):
+    if attention == "CaCo":
+        replace_se(original, "CaCo", init="inherit")
+        randomized(original)
+    elif attention == "identity":
+        replace_se(original, nn.Identity)
+    save_model(original, tmp_path / "w.safetensors", base=None)
+    assert_read(tmp_path / "w.safetensors", original, attention=attention)
+    found = build_network(MODEL, 7, str(tmp_path / "w.safetensors"), attention)
+    assert found.loaded == (attention != "SE")
+
+
+def test_blocks_of_other_arguments_are_no_blocks_that_were_asked_for(original, tmp_path):
+    """They have the same names and shapes, and compute something else."""
+    replace_se(original, lambda site: Eca(site.channels, gate_layer=nn.Hardsigmoid))
+    save_model(original, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"'gate_layer': 'Hardsigmoid'.* is in the file alone"):
+        build_network(MODEL, 7, str(tmp_path / "w.safetensors"), "Eca")
+
+
+def test_the_blocks_of_a_run_begin_as_they_are_in_it(run):
+    file = run / "best.ckpt"
+    network = build_network(MODEL, 7, str(file), "CaCo")
+    network.model.to(memory_format=torch.channels_last)  # as networks are trained
+    best = load_best(run).model
+    assert torch.equal(features(network.model), features(best))
+    assert not torch.equal(network.model.classifier.weight, best.classifier.weight)
+    assert network.loaded
+    for init in ("fresh", "inherit", "fitted"):
+        with pytest.raises(ValueError, match=f"--init {init}: {file} has blocks CaCo already"):
+            build_network(MODEL, 7, str(file), "CaCo", init)
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "message"),
+    [
+        ("CaCo", "SeCo", r"have blocks CaCo at 9 sites, --attention SeCo was .* --attention CaCo,"),
+        ("CaCo", "SE", r"have blocks CaCo at 9 sites, --attention SE was asked for"),
+        ("Eca", "none", r"have blocks Eca at 9 sites, --attention none"),
+        ("identity", "CaCo", r"have no blocks at 9 SE sites, .* give --attention identity"),
+    ],
+)
+def test_other_blocks_than_those_asked_for_are_named(has, asked, message, original, tmp_path):
+    replace_se(original, nn.Identity if has == "identity" else has)
+    for save, name in ((torch.save, "w.pth"), (save_model, "w.safetensors")):
+        of_file = original.state_dict() if save is torch.save else original
+        save(of_file, tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            build_network(MODEL, 7, str(tmp_path / name), asked)
+
+
+def test_how_blocks_start_is_said_by_the_file(run, original, tmp_path):
+    def config(file, *options):
+        options = ["train", "--model", MODEL, "--weights", str(file), *options]
+        return train_config(vars(parse(options)))
+
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    assert config(tmp_path / "w.pth").init == "fitted"
+    assert config(run / "best.ckpt").init == "loaded"
+    assert config(run / "best.ckpt").network_name == f"{MODEL}, attention CaCo (loaded)"
+    assert config(tmp_path / "w.pth", "--attention", "SE").init is None
+    with pytest.raises(ValueError, match="has no block CaCo: leave --init out"):
+        build_network(MODEL, 7, str(tmp_path / "w.pth"), "CaCo", "loaded")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_goes_on_from_the_weights_of_another(run, tmp_path, capsys):
+    out = tmp_path / "r"
+    file = run / "best.ckpt"
+    options = [*QUICK, "--image-size", "48", "--weights", str(file), "--out", str(out)]
+    options += ["--data", str(run / "synthetic"), "--lr", "1e-30"]
+    assert main(options) == 0
+    printed = capsys.readouterr().out
+    assert f"Weights: {file}, entry 'state_dict', names without 'model.', with its bl" in printed
+    assert f"{MODEL}, attention CaCo (loaded)" in printed
+    assert read_options(out).init == "loaded"
+    assert not (out / "warm_start.json").exists()
+    theirs, own = (dict(load_best(r).model.named_parameters()) for r in (run, out))
+    sites = [site.name for site in find_se(load_best(run).model)]
+    blocks = [name for name in own if name.startswith(tuple(sites))]
+    assert len(blocks) > 9
+    assert all(torch.equal(own[name], theirs[name]) for name in blocks)
