@@ -19,12 +19,13 @@ from examples.ham10000.comparison.words import format_comparison
 from examples.ham10000.config import NOTICE, check_outside, check_workers
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
-from examples.ham10000.data.download import download
+from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.split_file import write_split
 from examples.ham10000.data.splits import PROTOCOLS, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
-from examples.ham10000.evaluation.metrics import HEADLINES
+from examples.ham10000.evaluation.ground_truth import evaluate_ground_truth
+from examples.ham10000.evaluation.metrics import CHALLENGE_HEADLINES, HEADLINES
 from examples.ham10000.evaluation.predict import predict
 from examples.ham10000.options import parse
 from examples.ham10000.reporting.results import write_results
@@ -88,7 +89,10 @@ def _sigterm_raised() -> Iterator[None]:
 
 @_sigterm_raised()
 def _download(options: argparse.Namespace) -> int:
-    download(options.out)
+    if options.test:
+        download(options.out, TEST_FILES, advice=TEST_ADVICE)
+    else:
+        download(options.out)
     return 0
 
 
@@ -142,7 +146,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_outside(options.out, options.data)
     check_workers(options.workers)
-    evaluation = evaluate_run(options.run, options.data, options.split, options.workers)
+    if options.ground_truth is None:
+        part = options.split or "test"
+        evaluation = evaluate_run(options.run, options.data, part, options.workers)
+    else:
+        evaluation = evaluate_ground_truth(
+            options.run, options.data, options.ground_truth, options.workers
+        )
     if options.out is not None and processes.rank() == 0:
         options.out.mkdir(parents=True)
         try:
@@ -186,13 +196,16 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The figures of a part as a table for the terminal."""
-    lines = [
-        f"{summary['part'].capitalize()} part, {summary['data']}, {summary['split']}, "
-        f"leak {summary['leak']:.2f}, {summary['network']}, "
-        f"{summary['images']} images of {summary['lesions']} lesions; "
-        "95 % intervals from a bootstrap over lesions"
-    ]
-    for name in HEADLINES:
+    over, lesions = summary["bootstrap_over"], f" of {summary['lesions']} lesions"
+    if summary["split"] is None:
+        headlines, title = CHALLENGE_HEADLINES, f"Ground truth file {summary['data']}"
+        title += f"{lesions if over == 'lesions' else ''}, {summary['network']}"
+    else:
+        headlines, title = HEADLINES, f"{summary['part'].capitalize()} part, {summary['data']}, "
+        title += f"{summary['split']}, leak {summary['leak']:.2f}, {summary['network']}, "
+        title += f"{summary['images']} images{lesions}"
+    lines = [f"{title}; 95 % intervals from a bootstrap over {over}"]
+    for name in headlines:
         low, high = summary["interval_95"][name]
         lines.append(f"  {name:18}{summary[name]:.3f}   [{low:.3f}, {high:.3f}]")
     lines.append(f"  {'calibration_error':18}{summary['calibration_error']:.3f}")

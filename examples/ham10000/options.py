@@ -34,6 +34,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
     options.add_argument("--out", type=_path, required=True, metavar="DIR", help="data folder")
+    text = "the test set of ISIC 2018 Task 3 instead, for evaluate --ground-truth"
+    options.add_argument("--test", action="store_true", help=text)
 
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
@@ -60,8 +62,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("evaluate", "evaluate the best checkpoint of a run")
     options.add_argument("--run", type=_path, required=True, metavar="RUN", help="its folder")
-    _add_data(options)
-    options.add_argument("--split", choices=PARTS, default="test", help="part; default: test")
+    text = "HAM10000 folder; with --ground-truth, images of any size at any depth"
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
+    which = options.add_mutually_exclusive_group()
+    which.add_argument("--split", choices=PARTS, help="part of the split; default: test")
+    text = (
+        "the classes of images that are in no split, as ISIC 2018 Task 3 has them, or as metadata"
+    )
+    which.add_argument("--ground-truth", type=_path, metavar="FILE.csv", help=text)
     text = "new folder for figures, probabilities and confusion matrix; default: print only"
     options.add_argument("--out", type=_path, metavar="DIR", help=text)
     options.add_argument("--workers", type=int, default=0, help=f"{_WORKERS}; default: 0")

@@ -33,14 +33,16 @@ class Evaluation:
         config: the options of the run.
         folder: where the data lie.
         data: the images.
+        part: the key of those that were evaluated in the split of ``data``.
         module: the network.
         probabilities: of the classes, (N, 7), in the order of the part.
-        summary: the figures for JSON; ``part`` names the part.
+        summary: the figures for JSON; ``part`` says what was evaluated.
     """
 
     config: Config
     folder: Path
     data: Data
+    part: str
     module: LesionClassifier
     probabilities: Tensor
     summary: dict[str, Any]
@@ -162,7 +164,7 @@ def evaluate_part(
     config: Config,
     folder: Path,
     workers: int,
-    leak: float,
+    leak: float | None,
 ) -> Evaluation:
     """Predict every image of a part once, in float32, over all processes.
 
@@ -173,7 +175,8 @@ def evaluate_part(
         config: the options of the run.
         folder: where the data lie.
         workers: processes that load data.
-        leak: share of the test images whose lesion is in the training part, for the report.
+        leak: share of the test images whose lesion is in the training part, for the report; None
+            for images that do not come from the split of the run.
     """
     trainer = new_trainer()
     batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
@@ -191,12 +194,15 @@ def evaluate_part(
     about = {
         "network": config.network_name,
         "data": data.name,
-        "split": config.split_name,
+        "split": None if leak is None else config.split_name,
         "leak": leak,
         "part": part,
+        "bootstrap_over": "lesions" if data.has_lesions else "images",
     }
     summary = {**about, **summary, "notice": NOTICE}
-    return Evaluation(config, folder, data, module, probabilities.cpu(), summary)
+    if not data.has_lesions:
+        summary["lesions"] = None
+    return Evaluation(config, folder, data, part, module, probabilities.cpu(), summary)
 
 
 def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:

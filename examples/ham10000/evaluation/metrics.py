@@ -15,6 +15,10 @@ HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
 """The figures of a whole part, see :func:`figures`."""
 
 
+CHALLENGE_HEADLINES = ("mean_recall", "accuracy", "bacc_formula", "macro_f1")
+"""The same, the figure that ranked the entries of ISIC 2018 Task 3 first."""
+
+
 def figures(counts: Tensor) -> dict[str, Tensor]:
     """The headline figures of confusion counts; ValueError where a class has no images.
 

@@ -15,12 +15,13 @@ def write_results(folder: Path, evaluation: Evaluation) -> None:
     The figures come last: where they are, everything is.
     """
     data, config, summary = evaluation.data, evaluation.config, evaluation.summary
-    part = summary["part"]
+    part = evaluation.part
     images = [data.images[i].image_id for i in data.split[part]]
     rows = isic_rows(images, evaluation.probabilities)
     write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), rows)
-    title = f"{data.name}, {config.split_name}\n{config.network_name}"
-    picture = confusion(summary, f"{title}, {part} part")
+    split = "" if summary["split"] is None else f", {summary['split']}"
+    what = summary["part"] if summary["split"] is None else f"{part} part"
+    picture = confusion(summary, f"{data.name}{split}\n{config.network_name}, {what}")
     save_picture(picture, folder / f"confusion_matrix_{part}.png")
     write_report(folder / "report.html", evaluation)
     write_json(folder / f"{part}.json", summary)
