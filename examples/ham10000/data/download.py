@@ -134,7 +134,9 @@ def _fetch(file: RemoteFile, path: Path, url: str) -> None:
         f"save it as {path}"
     )
     try:
-        with tqdm(desc=file.name, total=file.size, unit="B", unit_scale=True) as bar:
+        # Pooch puts the length that the server says in its place; a bar without one is False to it.
+        total = file.size or 1
+        with tqdm(desc=file.name, total=total, unit="B", unit_scale=True) as bar:
             fetcher = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, headers=HEADERS)
             pooch.retrieve(url, f"md5:{file.md5}", path.name, path.parent, downloader=fetcher)
     except requests.RequestException as error:

@@ -19,9 +19,9 @@ def write_results(folder: Path, evaluation: Evaluation) -> None:
     images = [data.images[i].image_id for i in data.split[part]]
     rows = isic_rows(images, evaluation.probabilities)
     write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), rows)
-    split = "" if summary["split"] is None else f", {summary['split']}"
-    what = summary["part"] if summary["split"] is None else f"{part} part"
-    picture = confusion(summary, f"{data.name}{split}\n{config.network_name}, {what}")
-    save_picture(picture, folder / f"confusion_matrix_{part}.png")
+    title = f"{data.name}\n{config.network_name}"
+    if summary["split"] is not None:
+        title = f"{data.name}, {summary['split']}\n{config.network_name}, {part} part"
+    save_picture(confusion(summary, title), folder / f"confusion_matrix_{part}.png")
     write_report(folder / "report.html", evaluation)
     write_json(folder / f"{part}.json", summary)
