@@ -66,9 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
     which = options.add_mutually_exclusive_group()
     which.add_argument("--split", choices=PARTS, help="part of the split; default: test")
-    text = (
-        "the classes of images that are in no split, as ISIC 2018 Task 3 has them, or as metadata"
-    )
+    text = "score other images, by a table of classes as ISIC 2018 Task 3 has it, or of metadata"
     which.add_argument("--ground-truth", type=_path, metavar="FILE.csv", help=text)
     text = "new folder for figures, probabilities and confusion matrix; default: print only"
     options.add_argument("--out", type=_path, metavar="DIR", help=text)
