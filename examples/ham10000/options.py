@@ -35,6 +35,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
     options.add_argument("--out", type=_path, required=True, metavar="DIR", help="data folder")
 
+    options = command("unpack", "write Parquet files of Hugging Face as a data folder")
+    text = "folder of the .parquet files"
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
+    options.add_argument("--out", type=_path, required=True, metavar="NEW_DIR", help="data folder")
+
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
 

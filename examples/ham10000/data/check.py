@@ -90,8 +90,9 @@ def check(folder: Path) -> Report:
     listing = read_listing(folder)
     images, faults = index(listing)
     known = {row.image_id for row in listing.rows}
-    extra = [str(path) for name, paths in listing.files.items() for path in paths]
-    extra = [text for text in extra if Path(text).stem not in known]
+    extra = [
+        str(path) for name, paths in listing.files.items() if name not in known for path in paths
+    ]
     missing = set(faults.missing)
     readable = [image for image in images if image.image_id not in missing]
     problems = dict(
