@@ -41,6 +41,7 @@ class Report:
     images: dict[str, int]
     lesions: dict[str, int]
     findings: list[Finding]
+    advice: str
 
     @property
     def usable(self) -> bool:
@@ -73,6 +74,7 @@ class Report:
             lines += [f"    {item}" for item in finding.items[:10]]
             if len(finding.items) > 10:
                 lines.append(f"    ... and {len(finding.items) - 10} more")
+        lines += ["", self.advice] if self.advice else []
         lines.append("")
         lines.append("usable for training" if self.usable else "NOT usable for training")
         return "\n".join(lines)
@@ -130,6 +132,7 @@ def check(folder: Path) -> Report:
         {name: labels[number] for number, name in enumerate(CLASSES)},
         {name: lesions[number] for number, name in enumerate(CLASSES)},
         findings,
+        listing.explain_missing(faults.missing) if faults.missing else "",
     )
 
 

@@ -13,6 +13,8 @@ from examples.ham10000.data.images import FILE_TYPES, LOSSY, NOT_DECODED, SUFFIX
 from examples.ham10000.data.masks import is_mask, is_named_mask, may_be_mask
 from examples.ham10000.data.tables import without_suffix
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -33,29 +35,32 @@ class Contents:
     def __str__(self) -> str:
         """How many files of each kind are where."""
         photos = [path for paths in self.photos.values() for path in paths]
-        suffixes = Counter(path.suffix.lower() or "no suffix" for path in self.others)
+        archives = [path for path in self.others if path.suffix.lower() in ARCHIVES]
+        rest = sorted({path.suffix.lower() or "no suffix" for path in self.others})
         parts = [
             count_by_folder(photos, "images") if photos else "no images",
             count_by_folder(self.copies, "copies of them") if self.copies else "",
             count_by_folder(self.masks, "masks or superpixels") if self.masks else "",
-            f"other files ({', '.join(f'{n} {s}' for s, n in sorted(suffixes.items())[:8])})"
-            if suffixes
-            else "",
+            count_by_folder(archives, "archives") if archives else "",
+            f"other files: {len(self.others)} ({', '.join(rest[:8])})" if rest else "",
         ]
         return "; ".join(part for part in parts if part)
 
 
 def look(folder: Path) -> Contents:
     """Sort all files below a folder."""
-    return sort_files({path: str(path.relative_to(folder.parent)) for path in files_below(folder)})
+    return sort_files(files_below(folder))
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> dict[Path, str]:
     """All files below a folder, sorted; links are followed, each folder is seen once.
 
     Hidden files and folders, and what macOS puts into archives, are no part of a data set.
+
+    Returns:
+        The files, each with its path from the name of the folder on.
     """
-    found: list[Path] = []
+    found: dict[Path, str] = {}
     seen: set[str] = set()
 
     def fail(error: OSError) -> None:
@@ -67,8 +72,9 @@ def files_below(folder: Path) -> list[Path]:
             continue
         seen.add(os.path.realpath(place))
         folders[:] = [n for n in folders if not n.startswith(".") and n != "__MACOSX"]
-        found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(found, key=os.fspath)  # paths themselves compare slowly
+        below = f"{folder.name}/{os.path.relpath(place, folder)}"
+        found |= {Path(place, n): f"{below}/{n}" for n in files if not n.startswith(".")}
+    return dict(sorted(found.items(), key=lambda item: item[1]))  # paths compare slowly
 
 
 def sort_files(files: Mapping[Path, str]) -> Contents:
@@ -118,11 +124,12 @@ def is_image(path: Path) -> bool:
 
 
 def count_by_folder(paths: Sequence[Path], kind: str) -> str:
-    """``3 masks in a (2) and b (1), such as ISIC_00.png``."""
+    """``masks: 2 in a, 1 in b, such as ISIC_00.png``."""
     folders = Counter(path.parent for path in paths).most_common()
-    places = [f"{folder} ({count})" for folder, count in folders[:4]]
-    more = f" and {len(folders) - 4} other folders" if len(folders) > 4 else ""
-    return f"{len(paths)} {kind} in {', '.join(places)}{more}, such as {paths[0].name}"
+    places = [f"{count} in {folder}" for folder, count in folders[:4]]
+    if len(folders) > 4:
+        places.append(f"{sum(count for _, count in folders[4:])} in other folders")
+    return f"{kind}: {', '.join(places)}, such as {paths[0].name}"
 
 
 def _masks_among(paths: Sequence[Path], *, expected: bool) -> set[Path]:
@@ -134,7 +141,7 @@ def _masks_among(paths: Sequence[Path], *, expected: bool) -> set[Path]:
 
 
 def _are_same(path: Path, other: Path) -> bool:
-    """Whether two files have the same bytes. A .png with those of a .jpg is a mistake to be seen."""
+    """Whether two files have the same bytes; a .png with those of a .jpg is no mere copy."""
     if (path.suffix.lower() in LOSSY) != (other.suffix.lower() in LOSSY):
         return False
     try:

@@ -28,7 +28,10 @@ SUFFIXES = (*LOSSY, *LOSSLESS)
 """How files of those types are named."""
 
 _RAW = (".raw", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef")
-NOT_DECODED = (".heic", ".heif", ".hif", ".avif", ".jxl", ".dcm", ".dicom", ".psd", ".svg", *_RAW)
+NOT_DECODED = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".dcm", ".dicom"),
+    *(".psd", ".svg", ".tga", ".pcx", ".exr", ".eps", ".xcf", *_RAW),
+)
 """How other pictures are named, which are refused by name and never passed over."""
 
 SMALLEST = 8

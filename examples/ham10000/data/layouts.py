@@ -59,9 +59,11 @@ class Listing:
         if self.files and not self.files.keys() & {row.image_id for row in self.rows}:
             name = next(iter(self.files.values()))[0].name
             text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
+        elif not self.files:
+            text += "Unpack the archives of the images there"
         else:
             text += "Are all archives unpacked there? --skip-bad trains without them"
-        return f"{text}. The layout is {self.layout}; there are {self.contents}"
+        return f"{text}. Layout: {self.layout}; {self.contents}"
 
 
 def read_listing(folder: Path) -> Listing:

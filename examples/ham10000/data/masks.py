@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from examples.ham10000.data.images import LOSSLESS, load_pixels, opened, square, upright
 from examples.ham10000.data.tables import without_suffix
@@ -57,33 +57,34 @@ def is_mask(path: Path, *, expected: bool) -> bool:
         expected: whether a picture that is black or white all over is a mask, too.
     """
     try:
-        pixels = load_pixels(path).permute(1, 2, 0).numpy()
+        pixels = load_pixels(path)
     except ValueError:
         return False
-    low, high = pixels.min(), pixels.max()
+    low, high = pixels.amin(), pixels.amax()
     if low == high:
-        return expected and low in (0, 1, 255)
-    drawn = path.suffix.lower() in LOSSLESS and bool(
-        (pixels[:, 1:] == pixels[:, :-1]).all(2).mean() > FLAT
-    )
-    constant = bool((pixels == pixels[0, 0]).all())
-    return has_two_greys(pixels) or (drawn and not constant)
+        return expected and low.item() in (0, 1, 255)
+    drawn = path.suffix.lower() in LOSSLESS and not (pixels == pixels[:, :1, :1]).all()
+    flat = (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item()
+    return has_two_greys(pixels) or (drawn and flat > FLAT)
 
 
-def has_two_greys(pixels: NDArray[np.uint8]) -> bool:
-    """Whether nearly all pixels, (H, W, 3), are as dark as the darkest or bright as the brightest.
+def has_two_greys(pixels: Tensor) -> bool:
+    """Whether nearly all pixels are as dark as the darkest or as bright as the brightest.
 
-    Those between are from the compression or from resizing.
+    Those between come of compression or resizing.
+
+    Args:
+        pixels: uint8, (3, H, W).
     """
-    colour = np.ptp(pixels, axis=2)
-    grey = pixels.mean(axis=2)
-    low, high = grey.min(), grey.max()
-    margin = (high - low) / 8
-    near = (grey <= low + margin) | (grey >= high - margin)
-    return bool(low < high and colour.mean() < 8 and near.mean() >= TWO_VALUED)
+    darkest, brightest = pixels.amin(0), pixels.amax(0)
+    colour = (brightest - darkest).double().mean().item()
+    low, high = int(brightest.min()), int(brightest.max())
+    margin = (high - low) // 8
+    near = (brightest <= low + margin) | (brightest >= high - margin)
+    return low < high and colour < 8 and near.double().mean().item() >= TWO_VALUED
 
 
-def load_mask(path: Path, size: int) -> torch.Tensor:
+def load_mask(path: Path, size: int) -> Tensor:
     """Read a mask as ``load_image`` reads its image, so that the two lie on each other.
 
     Whatever it was saved with (0 and 1, 0 and 255, colours of a palette, 16 bits, opacity), the

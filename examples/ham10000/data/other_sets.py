@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from examples.ham10000.data.folders import Contents
+from examples.ham10000.data.folders import ARCHIVES, Contents
 from examples.ham10000.data.tables import read_header
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = ("", ".csv", ".tab", ".tsv", ".txt")
 
 METADATA_COLUMNS = {"lesion_id", "image_id", "dx"}
@@ -28,8 +27,8 @@ def explain(folder: Path, contents: Contents) -> str:
         f"{file.name} ({', '.join(header[:9])}{', ...' if len(header) > 9 else ''})"
         for file, header in list(tables.items())[:4]
     ]
-    there = [str(contents), *([f"tables {'; '.join(listed)}"] if listed else [])]
-    return ". ".join([*known[:4], f"In the folder: {'; '.join(there)}"])
+    there = [str(contents), *([f"tables: {', '.join(listed)}"] if listed else [])]
+    return ". ".join([*known[:4], f"It has {'; '.join(there)}"])
 
 
 def _parquet(folder: Path, files: list[Path]) -> list[str]:

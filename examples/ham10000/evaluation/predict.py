@@ -58,7 +58,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
             pixels = load_image(path, size)
         except ValueError as error:
             return error
-        return None if has_two_greys(pixels.permute(1, 2, 0).numpy()) else pixels
+        return None if has_two_greys(pixels) else pixels
 
     with whole_file(out) as stream, ThreadPoolExecutor() as pool, tqdm(total=len(paths)) as bar:
         writer = csv.writer(stream, lineterminator="\n")
@@ -97,7 +97,7 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     given: dict[Path, str] = {}
     for path in inputs:
         if path.is_dir():
-            given |= {file: str(file.relative_to(path.parent)) for file in files_below(path)}
+            given |= files_below(path)
         elif path.exists():
             given[path] = f"{path.parent.name}/{path.name}"
         else:
