@@ -23,7 +23,7 @@ _AROUND_ID = re.compile(
 )
 
 FLAT = 0.8
-"""Share of the pixels that are as the one beside them, from which a picture is drawn."""
+"""Share of the pixels that are as the one beside them, above which a picture has flat colours."""
 
 TWO_VALUED = 0.9
 """Share of the pixels near the darkest or the brightest, from which a picture is a mask."""
@@ -64,8 +64,12 @@ def is_mask(path: Path, *, expected: bool) -> bool:
     if low == high:
         return expected and low.item() in (0, 1, 255)
     drawn = path.suffix.lower() in LOSSLESS and not (pixels == pixels[:, :1, :1]).all()
-    flat = (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item()
-    return has_two_greys(pixels) or (drawn and flat > FLAT)
+    return has_two_greys(pixels) or (drawn and _is_flat(pixels) and _is_flat(pixels.mT))
+
+
+def _is_flat(pixels: Tensor) -> bool:
+    """Whether nearly all pixels, (3, H, W), are as the one beside them."""
+    return (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item() > FLAT
 
 
 def has_two_greys(pixels: Tensor) -> bool:
