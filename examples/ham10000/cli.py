@@ -21,6 +21,7 @@ from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
 from examples.ham10000.data.index import read_index
+from examples.ham10000.data.parquet import unpack
 from examples.ham10000.data.split_file import write_split
 from examples.ham10000.data.splits import PROTOCOLS, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
     commands = {
         "download": _download,
+        "unpack": _unpack,
         "check": _check,
         "split": _split,
         "train": _train,
@@ -93,6 +95,13 @@ def _download(options: argparse.Namespace) -> int:
         download(options.out, TEST_FILES, advice=TEST_ADVICE)
     else:
         download(options.out)
+    return 0
+
+
+@_sigterm_raised()
+def _unpack(options: argparse.Namespace) -> int:
+    count = unpack(options.data, options.out)
+    print(f"{count} images are in {options.out}. Look at it with: check --data {options.out}")
     return 0
 
 
@@ -178,6 +187,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     print(NOTICE)
     outcome = predict(options.run, options.inputs, options.out)
+    for note in outcome.no_photos:
+        print(f"left out, since they are no photos: {note}")
     for problem in outcome.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{outcome.predicted} images predicted, {len(outcome.problems)} left out: {options.out}")

@@ -37,6 +37,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     text = "the test set of ISIC 2018 Task 3 instead, for evaluate --ground-truth"
     options.add_argument("--test", action="store_true", help=text)
 
+    options = command("unpack", "write Parquet files of Hugging Face as a data folder")
+    text = "folder of the .parquet files"
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
+    options.add_argument("--out", type=_path, required=True, metavar="NEW_DIR", help="data folder")
+
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
 

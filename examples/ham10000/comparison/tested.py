@@ -11,8 +11,9 @@ from torch import Tensor
 
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.data.index import CLASSES
-from examples.ham10000.data.layouts import ISIC_CLASSES, read_table
+from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.split_file import COLUMNS
+from examples.ham10000.data.tables import read_table
 from examples.ham10000.evaluation.metrics import summarise
 
 

@@ -41,6 +41,7 @@ class Report:
     images: dict[str, int]
     lesions: dict[str, int]
     findings: list[Finding]
+    advice: str
 
     @property
     def usable(self) -> bool:
@@ -73,6 +74,7 @@ class Report:
             lines += [f"    {item}" for item in finding.items[:10]]
             if len(finding.items) > 10:
                 lines.append(f"    ... and {len(finding.items) - 10} more")
+        lines += ["", self.advice] if self.advice else []
         lines.append("")
         lines.append("usable for training" if self.usable else "NOT usable for training")
         return "\n".join(lines)
@@ -90,8 +92,9 @@ def check(folder: Path) -> Report:
     listing = read_listing(folder)
     images, faults = index(listing)
     known = {row.image_id for row in listing.rows}
-    extra = [str(path) for name, paths in listing.files.items() for path in paths]
-    extra = [text for text in extra if Path(text).stem not in known]
+    extra = [
+        str(path) for name, paths in listing.files.items() if name not in known for path in paths
+    ]
     missing = set(faults.missing)
     readable = [image for image in images if image.image_id not in missing]
     problems = dict(
@@ -129,6 +132,7 @@ def check(folder: Path) -> Report:
         {name: labels[number] for number, name in enumerate(CLASSES)},
         {name: lesions[number] for number, name in enumerate(CLASSES)},
         findings,
+        listing.explain_missing(faults.missing) if faults.missing else "",
     )
 
 

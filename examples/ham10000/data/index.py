@@ -78,12 +78,7 @@ def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
         raise ValueError(f"the metadata of {folder} have no rows: download them again")
     missing = faults.missing
     if missing and not allow_missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images are not in "
-            f"{' or '.join(map(str, listing.folders))}: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}. "
-            "Are all archives unpacked there? --skip-bad trains without them"
-        )
+        raise FileNotFoundError(listing.explain_missing(missing))
     return images
 
 
