@@ -1,18 +1,12 @@
 """Test images from outside a split, such as those of ISIC 2018 Task 3, with a table of classes."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.ham10000.data.folders import look
 from examples.ham10000.data.index import CLASSES, Image, index
-from examples.ham10000.data.layouts import (
-    ISIC_CLASSES,
-    SUFFIXES,
-    Listing,
-    Row,
-    holds_masks,
-    read_table,
-)
+from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, Row
+from examples.ham10000.data.tables import read_header, read_table
 
 TEST_TRUTH = "ISIC2018_Task3_Test_GroundTruth.csv"
 
@@ -61,20 +55,20 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give that of the test images with --data")
     rows, has_lesions = _rows(file)
-    photos, others = _photos_below(folder)
-    files: dict[str, list[Path]] = {}
-    for path in photos:
-        files.setdefault(path.stem, []).append(path)
-    listed, faults = index(Listing("ground truth", rows, files, [folder]))
+    if not rows:
+        raise ValueError(f"{file} has no rows: download it again")
+    contents = look(folder)
+    listing = Listing("ground truth", rows, contents.photos, [folder], str(contents))
+    listed, faults = index(listing)
     for found in (faults.unknown, faults.twice, faults.contradictory, faults.ambiguous):
         if found:
             raise ValueError(found[0])
     if len(faults.missing) > MOST_MISSING:
         raise FileNotFoundError(
             f"{len(faults.missing)} of the {len(listed)} images of {file} are not in {folder}: "
-            f"{_some(faults.missing)}. It has {len(photos)} images"
-            f"{': ' if photos else ''}{_some([path.name for path in photos])}. Give the folder of "
-            f"the test images with --data; at most {MOST_MISSING} may be missing there"
+            f"{', '.join(faults.missing[:5])}{', ...' if len(faults.missing) > 5 else ''}. It has "
+            f"{contents}. Give the folder of the test images with --data; at most {MOST_MISSING} "
+            "may be missing there"
         )
     images = [image for image in listed if image.image_id not in faults.missing]
     present = {CLASSES[image.label] for image in images}
@@ -83,20 +77,18 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
             f"of the {len(images)} images of {file} none is of the class(es) {', '.join(absent)}: "
             f"the score is the mean over all {len(CLASSES)}"
         )
-    ignored = len(photos) + others - len(images)
+    photos = sum(map(len, contents.photos.values()))
+    ignored = photos - len(images) + len(contents.copies) + len(contents.masks)
     return GroundTruth(images, faults.missing, ignored, has_lesions)
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
     """The rows of a table, and whether it names lesions."""
-    first = next(read_table(file, ()), None)
-    if first is None:
-        raise ValueError(f"{file} has no rows: download it again")
-    columns = first[1].keys()
+    columns = dict.fromkeys(read_header(file)).keys()
     if columns >= {"image_id", "dx"}:
         lesion = "lesion_id" if "lesion_id" in columns else "image_id"
         table = read_table(file, tuple(dict.fromkeys(("image_id", "dx", lesion))))
-        rows = [Row(place, _image_name(r["image_id"]), r[lesion], r["dx"]) for place, r in table]
+        rows = [Row(place, r["image_id"], r[lesion], r["dx"]) for place, r in table]
         return rows, lesion == "lesion_id"
     strange = [name for name in ISIC_2019_CLASSES if name in columns]
     if columns >= {"image", *ISIC_CLASSES} and not strange:
@@ -114,22 +106,4 @@ def _challenge_row(place: str, row: dict[str, str]) -> Row:
     chosen = [name for name in ISIC_CLASSES if row[name] in ("1", "1.0")]
     if len(chosen) != 1 or sum(row[name] in ("0", "0.0") for name in ISIC_CLASSES) != 6:
         raise ValueError(f"{place}: one class must have 1.0 and the others 0.0")
-    name = _image_name(row["image"])
-    return Row(place, name, name, chosen[0].lower())
-
-
-def _image_name(text: str) -> str:
-    """An id without the suffix of an image file."""
-    return text[: -len(Path(text).suffix)] if Path(text).suffix.lower() in SUFFIXES else text
-
-
-def _photos_below(folder: Path) -> tuple[list[Path], int]:
-    """The image files at any depth, sorted, and how many more there are in folders of masks."""
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
-    found = [p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    masks = {p for p in found if any(map(holds_masks, p.relative_to(folder).parts[:-1]))}
-    return sorted(set(found) - masks), len(masks)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return Row(place, row["image"], row["image"], chosen[0].lower())

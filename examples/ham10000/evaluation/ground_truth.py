@@ -7,9 +7,9 @@ from examples.ham10000 import processes
 from examples.ham10000.config import read_options
 from examples.ham10000.data.ground_truth import read_ground_truth
 from examples.ham10000.data.index import SYNTHETIC_ID, is_synthetic
-from examples.ham10000.data.layouts import read_table
 from examples.ham10000.data.load import load_images
 from examples.ham10000.data.split_file import COLUMNS
+from examples.ham10000.data.tables import read_table
 from examples.ham10000.evaluation.evaluate import Evaluation, evaluate_part, load_best
 
 PART = "ground truth file"
