@@ -112,8 +112,9 @@ def test_an_image_with_two_files(test_set, tmp_path):
     root, classes = test_set
     write_truth(tmp_path / "truth.csv", classes.items())
     path = next(root.rglob("*.JPG"))
+    other = next(root.rglob("*.jpg"))
     (root / "again").mkdir()
-    shutil.copy(path, root / "again" / f"{path.stem}.jpg")
+    shutil.copy(other, root / "again" / f"{path.stem}.jpg")
     with pytest.raises(ValueError, match=f"image {path.stem} has two files, .*: remove one"):
         read_ground_truth(tmp_path / "truth.csv", root)
 
