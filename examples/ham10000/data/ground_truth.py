@@ -95,10 +95,10 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         table = read_table(file, ("image", *ISIC_CLASSES))
         return [_challenge_row(place, row) for place, row in table], False
     looks = f" looks like ISIC 2019 ({', '.join(strange)}), whose classes are others, and"
+    there = f"the columns {', '.join(columns)}" if columns else "no columns"
     raise ValueError(
-        f"{file}{looks if strange else ''} has the columns {', '.join(columns)}. Known are those "
-        f"of ISIC 2018 Task 3: image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, "
-        "image_id, dx"
+        f"{file}{looks if strange else ''} has {there}. Known are those of ISIC 2018 Task 3: "
+        f"image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, image_id, dx"
     )
 
 

@@ -1,5 +1,6 @@
 """Tables of test images that are in no split, and their folders."""
 
+import re
 import shutil
 
 import pytest
@@ -55,11 +56,16 @@ def test_the_table_of_the_challenge(test_set, tmp_path, one, zero, suffixes):
     assert truth.ignored == 0
 
 
+@pytest.mark.parametrize("tab", [False, True])
 @pytest.mark.parametrize("suffix", ["", ".jpg"])
-def test_the_table_of_the_dataverse_names_lesions(test_set, tmp_path, suffix):
+def test_the_table_of_the_dataverse_names_lesions(test_set, tmp_path, suffix, tab):
     root, classes = test_set
     named = [(name + suffix, dx) for name, dx in classes.items()]
     write_metadata(tmp_path / "truth.csv", named, lesions=2)
+    if tab:
+        text = (tmp_path / "truth.csv").read_text()
+        text = re.sub(r"[^,\n]+", r'"\g<0>"', text)
+        (tmp_path / "truth.csv").write_text(text.replace(",", "\t"))
     truth = read_ground_truth(tmp_path / "truth.csv", root)
     assert truth.has_lesions
     assert found(truth) == {name: dx for name, dx in classes.items() if name != MISSING}
@@ -95,16 +101,16 @@ def test_other_files_are_ignored_and_counted(test_set, folder, tmp_path):
 def test_more_than_one_missing_image_is_an_error(test_set, tmp_path):
     root, classes = test_set
     write_truth(tmp_path / "truth.csv", classes.items())
-    first, second, *_ = sorted(path for path in root.rglob("*.*"))
+    first, *_ = sorted(path for path in root.rglob("*.*"))
     first.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         read_ground_truth(tmp_path / "truth.csv", root)
     for words in (f"2 of the 15 images of {tmp_path / 'truth.csv'} are not in {root}: ", MISSING):
         assert words in str(caught.value)
     assert first.stem in str(caught.value)
-    assert f"It has 13 images: {second.name}, " in str(caught.value)
+    assert re.search(r"It has images: \d in .*, such as ISIC_\d+\.\w+\. Give", str(caught.value))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"15 of the 15 .*, \.\.\.\. It has 0 images\."):
+    with pytest.raises(FileNotFoundError, match=r"15 of the 15 .*, \.\.\.\. It has no images\."):
         read_ground_truth(tmp_path / "truth.csv", tmp_path / "empty")
 
 
@@ -143,7 +149,7 @@ def test_other_tables_are_refused_by_what_they_look_like(refused):
     assert "image, MEL, NV, BCC, AKIEC, BKL, DF, VASC, and of the metadata: lesion_id" in message
     assert "ISIC 2019" not in message
     assert "has no rows" in refused(",".join(COLUMNS))
-    assert "has no rows" in refused()
+    assert "has no columns. Known" in refused()
     for row in (f"a{zeros}", "a,0.6,0.4,0,0,0,0,0", f"a,1.0,1.0{zeros[:-8]}", f"a,yes{zeros[:-4]}"):
         assert "line 2: one class must have 1.0 and the others 0.0" in refused(
             ",".join(COLUMNS), row
