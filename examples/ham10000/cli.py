@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def _download(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     try:
-        report = check(options.data)
+        report = check(options.data, options.same_lesion)
     except (ValueError, OSError) as error:
         print(f"NOT usable for training: {error}")
         return 1
@@ -107,11 +108,22 @@ def _split(options: argparse.Namespace) -> int:
         raise FileExistsError(f"--out {options.out} exists: name a new file")
     if options.seed < 0:
         raise ValueError(f"--seed must not be negative, got {options.seed}")
-    images = read_index(options.data)
-    split = PROTOCOLS[options.protocol](images, options.seed)
+    images = read_index(options.data, same_lesion=options.same_lesion)
+    draw = PROTOCOLS[options.protocol]
+    split = draw(images, options.seed)
     write_split(options.out, images, split)
     print(f"{', '.join(f'{len(split[part])} {part}' for part in split)} images")
-    print(f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train")
+    by_id = [replace(image, joined=None) for image in images]
+    print(
+        f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train "
+        f"({leak(by_id, split):.3f} by lesion_id alone)"
+    )
+    if options.protocol == "lesion":
+        joined = len({image.lesion_id for image in images if image.joined is not None})
+        print(
+            f"{joined} lesion_ids are joined with others; had they not been, the split would leak "
+            f"{leak(images, draw(by_id, options.seed)):.3f}"
+        )
     return 0
 
 

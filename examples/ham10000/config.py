@@ -55,6 +55,7 @@ class Config:
 
     ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
     ``init`` None for a network without swapped blocks, ``clip_grad_norm`` None for no clipping.
+    What has a default here is not in the files of older runs.
     """
 
     data: Path | None
@@ -83,6 +84,12 @@ class Config:
     monitor: str
     seed: int
     workers: int
+    same_lesion: Path | None = None
+
+    @property
+    def same_lesion_copy(self) -> Path | None:
+        """The table ``same_lesion`` in the run folder, which is the one that counts."""
+        return None if self.same_lesion is None else self.out / "same_lesion.csv"
 
     @property
     def split_name(self) -> str:
@@ -182,7 +189,8 @@ def read_options(run: Path) -> Config:
     description = read_description(run)
     try:
         options = {**description["options"], "out": run}
-        for name in ("data", "split_file"):
+        options.setdefault("same_lesion", None)
+        for name in ("data", "split_file", "same_lesion"):
             if not isinstance(options[name], str | None):
                 raise TypeError(f"{name} is {options[name]!r}")
             options[name] = None if options[name] is None else Path(options[name])

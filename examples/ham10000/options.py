@@ -37,9 +37,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
 
     options = command("split", "write training, validation and test part to a CSV file")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
     options.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
@@ -80,6 +82,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 _PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks"
+_SAME_LESION = "more pairs of images that show one lesion: columns image_id_1,image_id_2"
 _WORKERS = "processes that load data"
 
 
@@ -138,6 +141,7 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     if not rows:
         text = "CSV as the split command writes it"
         _add(split, "--split-file", text, type=_path, metavar="FILE.csv")
+    _add(group, "--same-lesion", _SAME_LESION, type=_path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
     _add(group, "--skip-bad", text, action="store_true")
     _add(group, "--workers", _WORKERS, type=int)

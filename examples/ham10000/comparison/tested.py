@@ -12,6 +12,7 @@ from torch import Tensor
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import ISIC_CLASSES, read_table
+from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
 from examples.ham10000.evaluation.metrics import summarise
 
@@ -28,7 +29,7 @@ class Tested:
         leak: share of the test images whose lesion is in the training part.
         parameters: of the network.
         images: ids.
-        lesions: the lesion of every image.
+        lesions: the lesion of every image, under the smallest of its ids.
         labels: true classes, (N,).
         predicted: predicted classes, (N,).
         summary: see :func:`examples.ham10000.evaluation.metrics.summarise`.
@@ -83,14 +84,12 @@ def _read_run(folder: Path) -> Tested:
             )
     try:
         digest = description["images_sha256"]["test"]
-        leak, parameters = float(description["leak"]), int(description["parameters"])
-        if not 0 <= leak <= 1:
-            raise ValueError(f"leak is {leak}")
+        parameters = int(description["parameters"])
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder / 'config.json'} is damaged: images_sha256, leak or parameters ({error})"
+            f"{folder / 'config.json'} is damaged: images_sha256 or parameters ({error})"
         ) from error
     try:
         tested = json.loads(report.read_text(encoding="utf-8"))
@@ -99,7 +98,8 @@ def _read_run(folder: Path) -> Tested:
             raise TypeError(f"data is {data!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{report} is damaged: {error}") from error
-    truth, rows = _read_truth(folder / "split.csv"), _read_probabilities(table)
+    truth, leak = _read_truth(folder / "split.csv", config.same_lesion_copy)
+    rows = _read_probabilities(table)
     if truth.keys() != rows.keys():
         raise ValueError(
             f"{table} is damaged: {_only(truth, rows)} of the {len(truth)} test images of the "
@@ -130,21 +130,26 @@ def _read_run(folder: Path) -> Tested:
     )
 
 
-def _read_truth(file: Path) -> dict[str, tuple[str, str]]:
-    """Lesion and diagnosis of every test image."""
+def _read_truth(file: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
+    """Lesion and diagnosis of every test image, and the share whose lesion is in training."""
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run is not whole")
-    truth: dict[str, tuple[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for place, row in read_table(file, COLUMNS):
-        if row["split"] == "test":
-            if row["dx"] not in CLASSES:
-                raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
-            if row["image_id"] in truth:
-                raise ValueError(f"{place}: image {row['image_id']} stands there twice")
-            truth[row["image_id"]] = row["lesion_id"], row["dx"]
+        if row["split"] == "test" and row["dx"] not in CLASSES:
+            raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
+        if row["image_id"] in rows:
+            raise ValueError(f"{place}: image {row['image_id']} stands there twice")
+        rows[row["image_id"]] = row
+    # A run with --skip-bad lacks images that its table may name.
+    pairs = read_pairs(same_lesion, rows, complete=False)
+    joined = join({image: row["lesion_id"] for image, row in rows.items()}, pairs)
+    lesions = {name: joined.get(row["lesion_id"], row["lesion_id"]) for name, row in rows.items()}
+    trained = {lesions[name] for name, row in rows.items() if row["split"] == "train"}
+    truth = {n: (lesions[n], row["dx"]) for n, row in rows.items() if row["split"] == "test"}
     if not truth:
         raise ValueError(f"{file} is damaged: it has no test images")
-    return truth
+    return truth, sum(lesion in trained for lesion, _ in truth.values()) / len(truth)
 
 
 def _read_probabilities(file: Path) -> dict[str, list[float]]:
@@ -180,7 +185,7 @@ def _check_same_images(first: Tested, other: Tested) -> None:
     if differ:
         raise ValueError(
             f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
-            f"images, such as {differ[0]}"
+            f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
         )
     if first.digest != other.digest:
         raise ValueError(
