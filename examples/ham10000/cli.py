@@ -21,9 +21,10 @@ from examples.ham10000.config import NOTICE, check_outside, check_workers
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import download
+from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import PROTOCOLS, leak
+from examples.ham10000.data.splits import draw_split, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
 from examples.ham10000.evaluation.metrics import HEADLINES
 from examples.ham10000.evaluation.predict import predict
@@ -108,9 +109,10 @@ def _split(options: argparse.Namespace) -> int:
         raise FileExistsError(f"--out {options.out} exists: name a new file")
     if options.seed < 0:
         raise ValueError(f"--seed must not be negative, got {options.seed}")
+    check_folds(options.folds, options.fold, options.protocol)  # before all images are listed
     images = read_index(options.data, same_lesion=options.same_lesion)
-    draw = PROTOCOLS[options.protocol]
-    split = draw(images, options.seed)
+    asked = (options.seed, options.protocol, options.folds, options.fold)
+    split = draw_split(images, *asked)
     write_split(options.out, images, split)
     print(f"{', '.join(f'{len(split[part])} {part}' for part in split)} images")
     by_id = [replace(image, joined=None) for image in images]
@@ -122,7 +124,7 @@ def _split(options: argparse.Namespace) -> int:
         joined = len({image.lesion_id for image in images if image.joined is not None})
         print(
             f"{joined} lesion_ids are joined with others; had they not been, the split would leak "
-            f"{leak(images, draw(by_id, options.seed)):.3f}"
+            f"{leak(images, draw_split(by_id, *asked)):.3f}"
         )
     return 0
 

@@ -14,6 +14,8 @@ DEFAULTS: dict[str, Any] = {
     "protocol": "lesion",
     "split_file": None,
     "same_lesion": None,
+    "folds": None,
+    "fold": None,
     "skip_bad": False,
     "model": "tv/mobilenet_v3_small",
     "attention": "CaCo",
@@ -70,7 +72,8 @@ def train_config(given: dict[str, Any]) -> Config:
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
-        options["out"] = Path("runs", f"{time}-{name}")
+        fold = "" if options["fold"] is None else f"-fold{options['fold']}"
+        options["out"] = Path("runs", f"{time}-{name}{fold}")
     return Config(**options)
 
 

@@ -22,7 +22,7 @@ from examples.ham10000.data.images import damage, map_files
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.data.split_file import read_split, write_split
-from examples.ham10000.data.splits import PROTOCOLS, count_classes, leak
+from examples.ham10000.data.splits import count_classes, draw_split, leak
 from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
@@ -134,7 +134,7 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
     if file.exists():
         return
     if config.split_file is None:
-        split = PROTOCOLS[config.protocol](images, config.seed)
+        split = draw_split(images, config.seed, config.protocol, config.folds, config.fold)
     else:
         split = read_split(config.split_file, images)
     if config.skip_bad:

@@ -1,7 +1,6 @@
-"""Runs that have been tested, read back from their folders; on the same images or an error."""
+"""Runs that have been tested, read back from their folders."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from examples.ham10000.evaluation.metrics import summarise
 class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
 
+    Or several runs, one for each fold, with the images of one fold after those of the other.
+
     Attributes:
         folder: of the run.
         config: its options.
@@ -31,8 +32,9 @@ class Tested:
         images: ids.
         lesions: the lesion of every image, under the smallest of its ids.
         labels: true classes, (N,).
-        predicted: predicted classes, (N,).
+        probabilities: of the classes, (N, 7).
         summary: see :func:`examples.ham10000.evaluation.metrics.summarise`.
+        folds: the fold of every image, where those of several runs are pooled.
     """
 
     folder: Path
@@ -44,8 +46,14 @@ class Tested:
     images: list[str]
     lesions: list[str]
     labels: Tensor
-    predicted: Tensor
+    probabilities: Tensor
     summary: dict[str, Any]
+    folds: list[int] | None = None
+
+    @property
+    def predicted(self) -> Tensor:
+        """Predicted classes, (N,)."""
+        return self.probabilities.argmax(dim=1)
 
     @property
     def synthetic(self) -> bool:
@@ -53,28 +61,13 @@ class Tested:
         return self.data.startswith("SYNTHETIC")
 
 
-def read_runs(folders: Sequence[Path]) -> list[Tested]:
-    """Read runs that were tested on the same images.
+def read_run(folder: Path) -> Tested:
+    """Read a run that was tested.
 
     Raises:
-        FileNotFoundError: a folder has no run, or one that is not finished.
-        ValueError: there are fewer than two runs, one is given twice, its files are damaged, or
-            the test images of two runs differ.
+        FileNotFoundError: the folder has no run, or one that is not finished.
+        ValueError: its files are damaged.
     """
-    if len(folders) < 2:
-        raise ValueError("give at least two runs to compare")
-    places: dict[Path, Path] = {}
-    for folder in folders:
-        if folder.resolve() in places:
-            raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
-        places[folder.resolve()] = folder
-    runs = [_read_run(folder) for folder in folders]
-    for run in runs[1:]:
-        _check_same_images(runs[0], run)
-    return runs
-
-
-def _read_run(folder: Path) -> Tested:
     config, description = read_options(folder), read_description(folder)
     report, table = folder / "test.json", folder / "test.csv"
     for file in (report, table):
@@ -102,8 +95,8 @@ def _read_run(folder: Path) -> Tested:
     rows = _read_probabilities(table)
     if truth.keys() != rows.keys():
         raise ValueError(
-            f"{table} is damaged: {_only(truth, rows)} of the {len(truth)} test images of the "
-            f"split.csv beside it are missing, and {_only(rows, truth)} others are in it"
+            f"{table} is damaged: {only(truth, rows)} of the {len(truth)} test images of the "
+            f"split.csv beside it are missing, and {only(rows, truth)} others are in it"
         )
     images = sorted(truth)
     lesions = [truth[image][0] for image in images]
@@ -125,7 +118,7 @@ def _read_run(folder: Path) -> Tested:
         images=images,
         lesions=lesions,
         labels=labels,
-        predicted=probabilities.argmax(dim=1),
+        probabilities=probabilities,
         summary=summary,
     )
 
@@ -165,35 +158,6 @@ def _read_probabilities(file: Path) -> dict[str, list[float]]:
     return rows
 
 
-def _check_same_images(first: Tested, other: Tested) -> None:
-    """Raise ValueError that says what differs."""
-    both = f"{first.folder} and {other.folder}"
-    if first.synthetic != other.synthetic:
-        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
-    truth, others = (
-        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
-        for run in (first, other)
-    )
-    if truth.keys() != others.keys():
-        splits = [f"{run.config.split_name}, seed {run.config.seed}" for run in (first, other)]
-        raise ValueError(
-            f"{both} have other test images: {_only(truth, others)} of {len(truth)} are only in "
-            f"the first ({splits[0]}), {_only(others, truth)} of {len(others)} only in the second "
-            f"({splits[1]})"
-        )
-    differ = [image for image in truth if truth[image] != others[image]]
-    if differ:
-        raise ValueError(
-            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
-            f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
-        )
-    if first.digest != other.digest:
-        raise ValueError(
-            f"{both} were tested on other files of the same images ({first.data} and "
-            f"{other.data}): images_sha256 in their config.json differs"
-        )
-
-
-def _only(some: dict[str, Any], others: dict[str, Any]) -> int:
+def only(some: dict[str, Any], others: dict[str, Any]) -> int:
     """How many of some are not among the others."""
     return len(some.keys() - others.keys())

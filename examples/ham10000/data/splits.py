@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from examples.ham10000.data.folds import check_folds, deal
 from examples.ham10000.data.index import CLASSES, Image
 
 PARTS = ("train", "val", "test")
@@ -44,10 +45,46 @@ def by_image(images: Sequence[Image], seed: int) -> Split:
     return _split(images, seed, lambda image: image.image_id, lambda image: image.image_id)
 
 
+def by_fold(images: Sequence[Image], seed: int, folds: int, fold: int) -> Split:
+    """Test one of several folds, which have no lesion in common and do not depend on the seed.
+
+    floor(0.1 n) images of each class are for validation, lesions drawn as :func:`by_lesion` does.
+
+    Args:
+        images: the index.
+        seed: of the validation part.
+        folds: how many there are.
+        fold: the one to test, from 0.
+
+    Raises:
+        ValueError: a class has too few images or lesions.
+    """
+    tested = [position for position, of in enumerate(deal(images, folds)) if of == fold]
+    return _split(images, seed, lambda image: image.lesion_id, lambda image: image.lesion, tested)
+
+
 PROTOCOLS: dict[str, Callable[[Sequence[Image], int], Split]] = {
     "lesion": by_lesion,
     "paper": by_image,
 }
+
+
+def draw_split(
+    images: Sequence[Image],
+    seed: int,
+    protocol: str,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> Split:
+    """Split by one of :data:`PROTOCOLS`, or test a fold.
+
+    Raises:
+        ValueError: the options do not go together, or a class has too few images or lesions.
+    """
+    check_folds(folds, fold, protocol)
+    if folds is None or fold is None:
+        return PROTOCOLS[protocol](images, seed)
+    return by_fold(images, seed, folds, fold)
 
 
 def leak(images: Sequence[Image], split: Split) -> float:
@@ -80,18 +117,23 @@ def _split(
     seed: int,
     drawn: Callable[[Image], str],
     group: Callable[[Image], str],
+    tested: Sequence[int] = (),
 ) -> Split:
-    """Assign whole groups, in the random order of what is drawn; a group belongs to one class."""
+    """Assign whole groups, in the random order of what is drawn; a group belongs to one class.
+
+    The test part is drawn too, unless it is given.
+    """
     generator = np.random.default_rng(seed)
-    split: Split = {part: [] for part in PARTS}
+    split: Split = {"train": [], "val": [], "test": list(tested)}
+    given = set(tested)
     for label, name in enumerate(CLASSES):
         members: dict[str, list[int]] = {}
         for position, image in enumerate(images):
-            if image.label == label:
+            if image.label == label and position not in given:
                 members.setdefault(drawn(image), []).append(position)
-        total = sum(map(len, members.values()))
-        room = Counter(test=total // 10, val=total // 10, train=total)
-        filled: Counter[str] = Counter()
+        filled = Counter(test=sum(images[i].label == label for i in tested))
+        total = sum(map(len, members.values())) + filled["test"]
+        room = Counter(test=0 if tested else total // 10, val=total // 10, train=total)
         keys = sorted(members)
         groups: dict[str, list[int]] = {}
         for index in generator.permutation(len(keys)):
