@@ -158,3 +158,16 @@ def test_runs_that_are_no_folds_of_one_division(own):
         report.write_text(report.read_text().replace("600x450", "200x150"))
     with pytest.raises(ValueError, match=r"fold0 and .*fold2 are no folds of one arm.*at 200x150"):
         read_runs([*own[0], *own[1]])
+
+
+def test_an_interval_has_nothing_of_how_hard_the_folds_are(tmp_path):
+    """One arm has the first fold right and the others wrong: no draw within folds moves that."""
+    truth = [(f"ISIC_{c}{n:02}", f"{c}-{n}", c) for c in range(7) for n in range(9)]
+    right = [label if fold_of(lesion) == 0 else (label + 1) % 7 for _, lesion, label in truth]
+    wrong = [(label + 1) % 7 for *_, label in truth]
+    arms = [write_arm(tmp_path / "a", truth, right), write_arm(tmp_path / "b", truth, wrong, **SE)]
+    result = compare([*arms[0], *arms[1]])
+    assert result["runs"][0]["interval_95"]["accuracy"] == pytest.approx([1 / 3, 1 / 3])
+    assert result["comparisons"][0]["differences"]["accuracy"]["interval"] == pytest.approx(
+        [-1 / 3, -1 / 3]
+    )

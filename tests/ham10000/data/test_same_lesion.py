@@ -89,23 +89,29 @@ def test_a_further_table_that_is_wrong(folder, table, rows, message, capsys):
     file = table(*rows)
     with pytest.raises(ValueError, match=message):
         read_index(folder, same_lesion=file)
-    for command in (["check"], ["split", "--out", str(file.with_name("s.csv"))]):
+    out = ["--out", str(file.with_name("out"))]
+    for command in (["check"], ["split", *out], ["reproduce", "--table", "5", *out]):
         assert main([*command, "--data", str(folder), "--same-lesion", str(file)]) > 0
         assert re.search(message, "".join(capsys.readouterr()))
     with pytest.raises(FileNotFoundError, match=r"no table .*nowhere.csv of images"):
         read_index(folder, same_lesion=folder / "nowhere.csv")
 
 
-def test_pairs_of_other_data_are_passed_over(folder):
+def test_pairs_of_other_data_are_passed_over(folder, table):
+    both = read_pairs(table("a,b"), {"a", "b", "ISIC_0033421", "ISIC_0033481"})
+    assert [pair[1:] for pair in both] == [("ISIC_0033421", "ISIC_0033481"), ("a", "b")]
     assert read_pairs(None, {"ISIC_0033421"}) == []  # the other image of the pair is missing
     assert all(image.joined is None for image in read_index(folder))
 
 
 def test_check_lists_the_pairs(folder, table, ham10000, capsys):
     name = "images of one lesion with two lesion_ids"
-    report = check(folder, table("ISIC_05,ISIC_06", "ISIC_07,ISIC_07"))
-    listed = {finding.name: finding for finding in report.findings}[name]
-    assert listed.items == ["ISIC_05 = ISIC_06 (HAM_05, HAM_06)"]
+    part = folder / "HAM10000_images_part_1"
+    (part / "ISIC_06.jpg").write_bytes((part / "ISIC_08.jpg").read_bytes())
+    report = check(folder, table("ISIC_08,ISIC_06", "ISIC_07,ISIC_07"))
+    listed = {finding.name: finding.items for finding in report.findings}
+    assert listed[name] == ["ISIC_08 = ISIC_06 (HAM_08, HAM_06)"]
+    assert listed["byte-identical images"] == ["ISIC_06 = ISIC_08 (one lesion)"]
     assert report.usable
     assert main(["check", "--data", str(ham10000)]) == 0
     printed = capsys.readouterr().out
@@ -146,8 +152,15 @@ def test_a_split_changes_by_the_joined_lesions_only(ham10000, seed):
     assert sum(after[name] != before[name] for name in before) <= 29
     assert Counter(after.values()) == Counter(before.values())
     by_id = [replace(image, joined=None) for image in images]
-    assert parts_of(images, by_lesion(by_id, seed)) == before
-    assert leak(images, split) == 0 == leak(by_id, split)
+    unjoined = by_lesion(by_id, seed)
+    assert parts_of(images, unjoined) == before
+    assert leak(images, split) == 0 == leak(by_id, split) == leak(by_id, unjoined)
+    ids = {image.image_id: image.lesion_id for image in images}
+    part_of = {ids[name]: before[name] for name in before}
+    couples = [(ids[a], ids[b]) for pair in shipped() for a, b in (pair, pair[::-1])]
+    leaking = {a for a, b in couples if (part_of[a], part_of[b]) == ("test", "train")}
+    expected = sum(image.lesion_id in leaking for image in images) / 998
+    assert leak(images, unjoined) == pytest.approx(expected)
 
 
 @given(st.lists(st.integers(1, 4), min_size=25, max_size=35), st.integers(0, 2**32), st.data())
