@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from examples.ham10000.config import NOTICE, check_outside, check_workers
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
+from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.parquet import unpack
 from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import PROTOCOLS, leak
+from examples.ham10000.data.splits import draw_split, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
 from examples.ham10000.evaluation.ground_truth import evaluate_ground_truth
 from examples.ham10000.evaluation.metrics import CHALLENGE_HEADLINES, HEADLINES
@@ -107,7 +109,7 @@ def _unpack(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     try:
-        report = check(options.data)
+        report = check(options.data, options.same_lesion)
     except (ValueError, OSError) as error:
         print(f"NOT usable for training: {error}")
         return 1
@@ -120,11 +122,23 @@ def _split(options: argparse.Namespace) -> int:
         raise FileExistsError(f"--out {options.out} exists: name a new file")
     if options.seed < 0:
         raise ValueError(f"--seed must not be negative, got {options.seed}")
-    images = read_index(options.data)
-    split = PROTOCOLS[options.protocol](images, options.seed)
+    check_folds(options.folds, options.fold, options.protocol)  # before all images are listed
+    images = read_index(options.data, same_lesion=options.same_lesion)
+    asked = (options.seed, options.protocol, options.folds, options.fold)
+    split = draw_split(images, *asked)
     write_split(options.out, images, split)
     print(f"{', '.join(f'{len(split[part])} {part}' for part in split)} images")
-    print(f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train")
+    by_id = [replace(image, joined=None) for image in images]
+    print(
+        f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train "
+        f"({leak(by_id, split):.3f} by lesion_id alone)"
+    )
+    if options.protocol == "lesion":
+        joined = len({image.lesion_id for image in images if image.joined is not None})
+        print(
+            f"{joined} lesion_ids are joined with others; had they not been, the split would leak "
+            f"{leak(images, draw_split(by_id, *asked)):.3f}"
+        )
     return 0
 
 

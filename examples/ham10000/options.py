@@ -44,15 +44,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
 
     options = command("split", "write training, validation and test part to a CSV file")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
     options.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
         default="lesion",
         help=f"{_PROTOCOL}; default: lesion",
     )
+    options.add_argument("--folds", type=int, metavar="N", help=_FOLDS)
+    options.add_argument("--fold", type=int, metavar="K", help=_FOLD)
     options.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="new file")
     options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
 
@@ -91,6 +95,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 _PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks"
+_FOLDS = "test one of N folds by lesion, which are the same for every seed, in place of a tenth"
+_FOLD = "the fold that is tested, 0 to N - 1"
+_SAME_LESION = "more pairs of images that show one lesion: columns image_id_1,image_id_2"
 _WORKERS = "processes that load data"
 
 
@@ -149,6 +156,9 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     if not rows:
         text = "CSV as the split command writes it"
         _add(split, "--split-file", text, type=_path, metavar="FILE.csv")
+        _add(group, "--folds", _FOLDS, type=int, metavar="N")
+        _add(group, "--fold", _FOLD, type=int, metavar="K")
+    _add(group, "--same-lesion", _SAME_LESION, type=_path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
     _add(group, "--skip-bad", text, action="store_true")
     _add(group, "--workers", _WORKERS, type=int)

@@ -19,6 +19,8 @@ from examples.ham10000.data.dataset import evaluation_loader
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
+from examples.ham10000.data.split_file import read_split
+from examples.ham10000.data.splits import leak
 from examples.ham10000.evaluation.metrics import summarise
 from examples.ham10000.run import new_network
 from examples.ham10000.training.checkpoint import read_checkpoint
@@ -134,27 +136,24 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
             is not one of these data.
     """
     config, module = read_options(run), load_best(run)
-    leak, digest = _read_facts(run, part)
-    images = read_index(folder, allow_missing=True)
+    digest = _read_digest(run, part)
+    images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
+    split = read_split(run / "split.csv", images, complete=False)
     cache = run.resolve().parent / "ham10000-cache"
     data = load_data(images, run / "split.csv", config.image_size, cache, [part])
     if digest != data.digests[part]:
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
         )
-    return evaluate_part(module, data, part, config, folder, workers, leak)
+    return evaluate_part(module, data, part, config, folder, workers, leak(images, split))
 
 
-def _read_facts(run: Path, part: str) -> tuple[float, object]:
-    """Leak of a run, and digest of the images of a part, which an old run may lack."""
-    description = read_description(run)
+def _read_digest(run: Path, part: str) -> object:
+    """Digest of the images of a part, which an old run may lack."""
     try:
-        leak, digests = float(description["leak"]), dict(description.get("images_sha256", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{run / 'config.json'} is damaged: leak, images_sha256") from error
-    if not 0 <= leak <= 1:
-        raise ValueError(f"{run / 'config.json'} is damaged: leak is {leak}")
-    return leak, digests.get(part)
+        return dict(read_description(run).get("images_sha256", {})).get(part)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
 
 
 def evaluate_part(
@@ -189,7 +188,7 @@ def evaluate_part(
     summary = summarise(
         probabilities,
         torch.tensor([image.label for image in images]),
-        [image.lesion_id for image in images],
+        [image.lesion for image in images],
     )
     about = {
         "network": config.network_name,
