@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
-    paths = find_images([options.data])
+    paths, _ = find_images([options.data])
     print(f"{'images':>8}{'seconds':>10}{'images/s':>10}{'peak MiB':>10}")
     for count in options.images:
         with tempfile.TemporaryDirectory() as folder:

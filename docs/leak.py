@@ -73,14 +73,14 @@ def _panel(images: list[Image], split: Split, title: str, top: int) -> list[str]
     part_of = {i: part for part, positions in split.items() for i in positions}
     marked = leaking(images, split)
     parts = [_text(20, top + 18, title, bold=True)]
-    columns = sorted({image.lesion_id for image in images if image.label == CLASS})
+    columns = sorted({image.lesion for image in images if image.label == CLASS})
     height: Counter[str] = Counter()
     for i, image in enumerate(images):
         if image.label == CLASS:
-            x = 20 + STEP * columns.index(image.lesion_id)
-            y = top + 96 - STEP * height[image.lesion_id]
+            x = 20 + STEP * columns.index(image.lesion)
+            y = top + 96 - STEP * height[image.lesion]
             parts.append(_square(x, y, part_of[i], i in marked))
-            height[image.lesion_id] += 1
+            height[image.lesion] += 1
     return parts
 
 
@@ -106,12 +106,12 @@ def table(images: list[Image]) -> str:
         tested = [i for i in splits[0]["test"] if images[i].label == label]
         leaks = [sum(images[i].label == label for i in leaking(images, split)) for split in splits]
         rows.append(
-            f"| {name} | {len(members):,} | {len({i.lesion_id for i in members}):,} "
+            f"| {name} | {len(members):,} | {len({i.lesion for i in members}):,} "
             f"| {len(tested)} | {sum(leaks) / SEEDS / len(tested):.2f} |"
         )
     mean = sum(leak(images, split) for split in splits) / SEEDS
     rows.append(
-        f"| all | {len(images):,} | {len({i.lesion_id for i in images}):,} "
+        f"| all | {len(images):,} | {len({i.lesion for i in images}):,} "
         f"| {len(splits[0]['test'])} | {mean:.2f} |"
     )
     return "\n".join(rows)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,12 +20,15 @@ from examples.ham10000.comparison.words import format_comparison
 from examples.ham10000.config import NOTICE, check_outside, check_workers
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.check import check
-from examples.ham10000.data.download import download
+from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
+from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.index import read_index
+from examples.ham10000.data.parquet import unpack
 from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import PROTOCOLS, leak
+from examples.ham10000.data.splits import draw_split, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
-from examples.ham10000.evaluation.metrics import HEADLINES
+from examples.ham10000.evaluation.ground_truth import evaluate_ground_truth
+from examples.ham10000.evaluation.metrics import CHALLENGE_HEADLINES, HEADLINES
 from examples.ham10000.evaluation.predict import predict
 from examples.ham10000.options import parse
 from examples.ham10000.reporting.results import write_results
@@ -45,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its bar says enough
     commands = {
         "download": _download,
+        "unpack": _unpack,
         "check": _check,
         "split": _split,
         "train": _train,
@@ -88,13 +93,23 @@ def _sigterm_raised() -> Iterator[None]:
 
 @_sigterm_raised()
 def _download(options: argparse.Namespace) -> int:
-    download(options.out)
+    if options.test:
+        download(options.out, TEST_FILES, advice=TEST_ADVICE)
+    else:
+        download(options.out)
+    return 0
+
+
+@_sigterm_raised()
+def _unpack(options: argparse.Namespace) -> int:
+    count = unpack(options.data, options.out)
+    print(f"{count} images are in {options.out}. Look at it with: check --data {options.out}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     try:
-        report = check(options.data)
+        report = check(options.data, options.same_lesion)
     except (ValueError, OSError) as error:
         print(f"NOT usable for training: {error}")
         return 1
@@ -107,11 +122,23 @@ def _split(options: argparse.Namespace) -> int:
         raise FileExistsError(f"--out {options.out} exists: name a new file")
     if options.seed < 0:
         raise ValueError(f"--seed must not be negative, got {options.seed}")
-    images = read_index(options.data)
-    split = PROTOCOLS[options.protocol](images, options.seed)
+    check_folds(options.folds, options.fold, options.protocol)  # before all images are listed
+    images = read_index(options.data, same_lesion=options.same_lesion)
+    asked = (options.seed, options.protocol, options.folds, options.fold)
+    split = draw_split(images, *asked)
     write_split(options.out, images, split)
     print(f"{', '.join(f'{len(split[part])} {part}' for part in split)} images")
-    print(f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train")
+    by_id = [replace(image, joined=None) for image in images]
+    print(
+        f"leak: {leak(images, split):.3f} of the test images show a lesion that is in train "
+        f"({leak(by_id, split):.3f} by lesion_id alone)"
+    )
+    if options.protocol == "lesion":
+        joined = len({image.lesion_id for image in images if image.joined is not None})
+        print(
+            f"{joined} lesion_ids are joined with others; had they not been, the split would leak "
+            f"{leak(images, draw_split(by_id, *asked)):.3f}"
+        )
     return 0
 
 
@@ -142,7 +169,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_outside(options.out, options.data)
     check_workers(options.workers)
-    evaluation = evaluate_run(options.run, options.data, options.split, options.workers)
+    if options.ground_truth is None:
+        part = options.split or "test"
+        evaluation = evaluate_run(options.run, options.data, part, options.workers)
+    else:
+        evaluation = evaluate_ground_truth(
+            options.run, options.data, options.ground_truth, options.workers
+        )
     if options.out is not None and processes.rank() == 0:
         options.out.mkdir(parents=True)
         try:
@@ -168,6 +201,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     print(NOTICE)
     outcome = predict(options.run, options.inputs, options.out)
+    for note in outcome.no_photos:
+        print(f"left out, since they are no photos: {note}")
     for problem in outcome.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{outcome.predicted} images predicted, {len(outcome.problems)} left out: {options.out}")
@@ -186,13 +221,16 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The figures of a part as a table for the terminal."""
-    lines = [
-        f"{summary['part'].capitalize()} part, {summary['data']}, {summary['split']}, "
-        f"leak {summary['leak']:.2f}, {summary['network']}, "
-        f"{summary['images']} images of {summary['lesions']} lesions; "
-        "95 % intervals from a bootstrap over lesions"
-    ]
-    for name in HEADLINES:
+    over, lesions = summary["bootstrap_over"], f" of {summary['lesions']} lesions"
+    if summary["split"] is None:
+        headlines, title = CHALLENGE_HEADLINES, f"Ground truth file {summary['data']}"
+        title += f"{lesions if over == 'lesions' else ''}, {summary['network']}"
+    else:
+        headlines, title = HEADLINES, f"{summary['part'].capitalize()} part, {summary['data']}, "
+        title += f"{summary['split']}, leak {summary['leak']:.2f}, {summary['network']}, "
+        title += f"{summary['images']} images{lesions}"
+    lines = [f"{title}; 95 % intervals from a bootstrap over {over}"]
+    for name in headlines:
         low, high = summary["interval_95"][name]
         lines.append(f"  {name:18}{summary[name]:.3f}   [{low:.3f}, {high:.3f}]")
     lines.append(f"  {'calibration_error':18}{summary['calibration_error']:.3f}")

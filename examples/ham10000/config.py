@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.splits import PROTOCOLS
 from examples.ham10000.training.losses import LOSSES
 from examples.ham10000.training.models import ATTENTION
@@ -56,6 +57,8 @@ class Config:
 
     ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
     ``init`` None for a network without swapped blocks, ``clip_grad_norm`` None for no clipping.
+    ``folds`` and ``fold`` None for a plain split. What has a default here is not in the files of
+    older runs.
     """
 
     data: Path | None
@@ -84,11 +87,24 @@ class Config:
     monitor: str
     seed: int
     workers: int
+    same_lesion: Path | None = None
+    folds: int | None = None
+    fold: int | None = None
+
+    @property
+    def same_lesion_copy(self) -> Path | None:
+        """The table ``same_lesion`` in the run folder, which is the one that counts."""
+        return None if self.same_lesion is None else self.out / "same_lesion.csv"
 
     @property
     def split_name(self) -> str:
         """What to call the split in titles."""
-        return f"{self.protocol} split" if self.split_file is None else self.split_file.name
+        if self.split_file is not None:
+            return self.split_file.name
+        if self.folds is None:
+            return f"{self.protocol} split"
+        fold = f"{self.folds} folds" if self.fold is None else f"fold {self.fold} of {self.folds}"
+        return f"{self.protocol} split, {fold}"
 
     @property
     def network_name(self) -> str:
@@ -124,6 +140,9 @@ class Config:
                 raise ValueError(
                     f"{_flag(name)} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
                 )
+        check_folds(self.folds, self.fold, self.protocol)
+        if self.folds is not None and self.split_file is not None:
+            raise ValueError("--folds and --split-file both say what is tested: leave out one")
         if self.init not in (None, *INITS):
             raise ValueError(f"--init must be one of {', '.join(INITS)}; got {self.init!r}")
         if self.init is not None and self.attention in ("SE", "none", "identity"):
@@ -185,7 +204,8 @@ def read_options(run: Path) -> Config:
     description = read_description(run)
     try:
         options = {**description["options"], "out": run}
-        for name in ("data", "split_file"):
+        options.setdefault("same_lesion", None)
+        for name in ("data", "split_file", "same_lesion"):
             if not isinstance(options[name], str | None):
                 raise TypeError(f"{name} is {options[name]!r}")
             options[name] = None if options[name] is None else Path(options[name])

@@ -14,6 +14,9 @@ DEFAULTS: dict[str, Any] = {
     "data": None,
     "protocol": "lesion",
     "split_file": None,
+    "same_lesion": None,
+    "folds": None,
+    "fold": None,
     "skip_bad": False,
     "model": "tv/mobilenet_v3_small",
     "attention": "CaCo",
@@ -61,7 +64,7 @@ def train_config(given: dict[str, Any]) -> Config:
             flag, known = name.replace("_", "-"), ", ".join(losses)
             raise ValueError(f"--{flag} is for --loss {known}, not for {options['loss']}")
     # The run may be resumed from another folder.
-    for name in ("data", "split_file"):
+    for name in ("data", "split_file", "same_lesion"):
         options[name] = None if options[name] is None else options[name].absolute()
     if options["weights"] not in ("none", "imagenet"):
         options["weights"] = str(Path(options["weights"]).absolute())
@@ -71,7 +74,8 @@ def train_config(given: dict[str, Any]) -> Config:
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
-        options["out"] = Path("runs", f"{time}-{name}")
+        fold = "" if options["fold"] is None else f"-fold{options['fold']}"
+        options["out"] = Path("runs", f"{time}-{name}{fold}")
     return Config(**options)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; it becomes ``path`` when the block ends well."""
+    """Give a temporary name for a file or folder, ``path`` when the block has ended well."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -20,7 +21,10 @@ def moved_into_place(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
         raise
 
 

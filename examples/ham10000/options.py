@@ -34,18 +34,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("download", "download HAM10000 from the Harvard Dataverse (2.8 GB)")
     options.add_argument("--out", type=_path, required=True, metavar="DIR", help="data folder")
+    text = "the test set of ISIC 2018 Task 3 instead, for evaluate --ground-truth"
+    options.add_argument("--test", action="store_true", help=text)
+
+    options = command("unpack", "write Parquet files of Hugging Face as a data folder")
+    text = "folder of the .parquet files"
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
+    options.add_argument("--out", type=_path, required=True, metavar="NEW_DIR", help="data folder")
 
     options = command("check", "look for everything that could be wrong with a data folder")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
 
     options = command("split", "write training, validation and test part to a CSV file")
     _add_data(options)
+    options.add_argument("--same-lesion", type=_path, metavar="FILE.csv", help=_SAME_LESION)
     options.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
         default="lesion",
         help=f"{_PROTOCOL}; default: lesion",
     )
+    options.add_argument("--folds", type=int, metavar="N", help=_FOLDS)
+    options.add_argument("--fold", type=int, metavar="K", help=_FOLD)
     options.add_argument("--out", type=_path, required=True, metavar="FILE.csv", help="new file")
     options.add_argument("--seed", type=int, default=0, help="of the random order; default: 0")
 
@@ -60,8 +71,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = command("evaluate", "evaluate the best checkpoint of a run")
     options.add_argument("--run", type=_path, required=True, metavar="RUN", help="its folder")
-    _add_data(options)
-    options.add_argument("--split", choices=PARTS, default="test", help="part; default: test")
+    text = "HAM10000 folder; with --ground-truth, images of any size at any depth"
+    options.add_argument("--data", type=_path, required=True, metavar="DIR", help=text)
+    which = options.add_mutually_exclusive_group()
+    which.add_argument("--split", choices=PARTS, help="part of the split; default: test")
+    text = "score other images, by a table of classes as ISIC 2018 Task 3 has it, or of metadata"
+    which.add_argument("--ground-truth", type=_path, metavar="FILE.csv", help=text)
     text = "new folder for figures, probabilities and confusion matrix; default: print only"
     options.add_argument("--out", type=_path, metavar="DIR", help=text)
     options.add_argument("--workers", type=int, default=0, help=f"{_WORKERS}; default: 0")
@@ -80,6 +95,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 _PROTOCOL = "lesion: no lesion in two parts; paper: by image, which leaks"
+_FOLDS = "test one of N folds by lesion, which are the same for every seed, in place of a tenth"
+_FOLD = "the fold that is tested, 0 to N - 1"
+_SAME_LESION = "more pairs of images that show one lesion: columns image_id_1,image_id_2"
 _WORKERS = "processes that load data"
 
 
@@ -138,6 +156,9 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     if not rows:
         text = "CSV as the split command writes it"
         _add(split, "--split-file", text, type=_path, metavar="FILE.csv")
+        _add(group, "--folds", _FOLDS, type=int, metavar="N")
+        _add(group, "--fold", _FOLD, type=int, metavar="K")
+    _add(group, "--same-lesion", _SAME_LESION, type=_path, metavar="FILE.csv")
     text = "leave out missing and unreadable images instead of stopping"
     _add(group, "--skip-bad", text, action="store_true")
     _add(group, "--workers", _WORKERS, type=int)

@@ -31,4 +31,4 @@ def bar(name: str, total: int, unit: str = "images") -> Iterator[tqdm]:
         yield steps
     if not shown:
         seconds = perf_counter() - start
-        print(f"{name}: {total:,} {unit}, {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(f"{name}: {steps.total:,} {unit}, {seconds:.1f} s", file=sys.stderr, flush=True)

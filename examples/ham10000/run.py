@@ -22,9 +22,9 @@ from examples.ham10000.data.images import damage, map_files
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
 from examples.ham10000.data.load import Data, load_data
 from examples.ham10000.data.split_file import read_split, write_split
-from examples.ham10000.data.splits import PROTOCOLS, count_classes, leak
+from examples.ham10000.data.splits import count_classes, draw_split, leak
 from examples.ham10000.data.synthetic import write_synthetic
-from examples.ham10000.files import write_csv, write_json
+from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
 from examples.ham10000.training.cosine import use_cosine_classifier
 from examples.ham10000.training.fitting import fit_blocks
@@ -84,8 +84,9 @@ def prepare(config: Config) -> tuple[Data, Network]:
     folder = data_folder(config)
     if config.data is None:
         processes.once(lambda: _draw(folder))
-    images = read_index(folder, allow_missing=config.skip_bad)
     file = config.out / "split.csv"
+    table = config.same_lesion_copy if file.exists() else config.same_lesion
+    images = read_index(folder, allow_missing=config.skip_bad, same_lesion=table)
     processes.once(lambda: _write_run_split(config, images, file))
     data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
     if begun.get("images_sha256", data.digests) != data.digests:
@@ -128,11 +129,14 @@ def _draw(folder: Path) -> None:
 
 
 def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> None:
-    """Split the images and leave out the bad ones, unless an earlier start has done it."""
+    """Split the images and leave out the bad ones, unless an earlier start has done it.
+
+    The table of lesions is copied first: where there is a split, there is what it was made with.
+    """
     if file.exists():
         return
     if config.split_file is None:
-        split = PROTOCOLS[config.protocol](images, config.seed)
+        split = draw_split(images, config.seed, config.protocol, config.folds, config.fold)
     else:
         split = read_split(config.split_file, images)
     if config.skip_bad:
@@ -145,6 +149,9 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
         more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
         print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
     count_classes(images, split)
+    if config.same_lesion is not None and config.same_lesion_copy is not None:
+        with moved_into_place(config.same_lesion_copy) as partial:
+            shutil.copyfile(config.same_lesion, partial)
     write_split(file, images, split)
 
 

@@ -68,7 +68,7 @@ def test_no_lesion_is_in_two_parts_and_the_test_part_is_in_none(ham10000):
     images = read_index(ham10000)
     kept, train, val = split(images)
     test = {images[i].image_id for i in by_lesion(images, seed=0)["test"]}
-    lesions = [{kept[i].lesion_id for i in part} for part in (train, val)]
+    lesions = [{kept[i].lesion for i in part} for part in (train, val)]
     assert not lesions[0] & lesions[1]
     assert not test & {image.image_id for image in kept}
     assert sorted(train + val) == list(range(len(kept))) == list(range(len(images) - len(test)))

@@ -1,5 +1,6 @@
 """Run folders, checkpoints and command lines that are wrong or hostile: a clear error each."""
 
+import csv
 import json
 import os
 import pickle
@@ -92,6 +93,7 @@ def test_the_folder_that_is_damaged_below_is_sound(folder, made, tmp_path, capsy
         ({"skip_bad": "no"}, "another version: skip_bad is 'no'"),
         ({"workers": 10**9}, "--workers must not be negative, nor above 256, got 1000000000"),
         ({"data": 3}, "another version: data is 3"),
+        ({"same_lesion": 3}, "another version: same_lesion is 3"),
         ({"model": ["tv"]}, "another version: model is ['tv']"),
         ({"model": "os/system"}, "--model must be tv/NAME or timm/NAME, got 'os/system'"),
         ({"model": "tv/../../x"}, "torchvision has no model '../../x'"),
@@ -137,16 +139,31 @@ def test_numbers_may_be_written_without_a_point(made):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"leak": "x"}, "config.json is damaged: leak, images_sha256"),
-        ({"leak": None}, "config.json is damaged: leak, images_sha256"),
-        ({"leak": float("nan")}, "config.json is damaged: leak is nan"),
-        ({"images_sha256": None}, "config.json is damaged: leak, images_sha256"),
+        ({"images_sha256": None}, "config.json is damaged: images_sha256"),
+        ({"images_sha256": ["x"]}, "config.json is damaged: images_sha256"),
     ],
 )
 def test_facts_of_a_run_are_checked(folder, made, changes, message, capsys):
     write_config(made, **changes)
     assert main(["evaluate", "--run", str(made), "--data", str(folder)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_lesions_are_joined_as_the_run_did(folder, made, capsys):
+    write_config(made, {"same_lesion": "/gone.csv"})
+    command = ["evaluate", "--run", str(made), "--data", str(folder)]
+    assert main(command) == 2
+    assert "no table" in (printed := capsys.readouterr().err)
+    assert f"{made / 'same_lesion.csv'} of images that show one lesion" in printed
+    rows = list(csv.DictReader((made / "split.csv").open()))
+    melanomas = [row for row in rows if row["dx"] == "mel"]
+    trained, another, *_ = (row["image_id"] for row in melanomas if row["split"] == "train")
+    tested = next(row["image_id"] for row in melanomas if row["split"] == "test")
+    pairs = f"image_id_1,image_id_2\n{trained},{tested}\n{trained},{another}\n"
+    (made / "same_lesion.csv").write_text(pairs)
+    assert main([*command, "--split", "train"]) == 0
+    assert "leak 0.14, " in (printed := capsys.readouterr().out)
+    assert "56 images of 55 lesions" in printed
 
 
 class Exploit:

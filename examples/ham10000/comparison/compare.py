@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from examples.ham10000.comparison.arms import differing_options, read_runs
 from examples.ham10000.comparison.mcnemar import holm, mcnemar
-from examples.ham10000.comparison.tested import Tested, read_runs
+from examples.ham10000.comparison.tested import Tested
 from examples.ham10000.comparison.words import notes, verdict
-from examples.ham10000.config import NOTICE, options_for_json
+from examples.ham10000.config import NOTICE
 from examples.ham10000.evaluation.bootstrap import interval, lesion_bootstrap
 from examples.ham10000.evaluation.metrics import HEADLINES, figures
 
@@ -24,6 +25,8 @@ RESAMPLES = 2000
 def compare(folders: Sequence[Path]) -> dict[str, Any]:
     """Compare runs with the first of them, on the test images that they share.
 
+    The runs of folds are pooled: a run of the result is then an arm, with the images of all folds.
+
     Args:
         folders: of the runs.
 
@@ -34,7 +37,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, ValueError: as of
-            :func:`examples.ham10000.comparison.tested.read_runs`.
+            :func:`examples.ham10000.comparison.arms.read_runs`.
     """
     runs = read_runs(folders)
     first, *others = runs
@@ -50,17 +53,18 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         comparison["run"] = number
         comparison["mcnemar"]["p_holm"] = p
         comparison["verdict"] = verdict(comparison)
-    names = run_names(folders)
+    names = run_names([run.folder for run in runs])
+    folds = first.config.folds
     return {
         "data": first.data,
-        "part": "test",
+        "part": "test" if folds is None else f"{folds} folds pooled",
         "images": first.summary["images"],
         "lesions": first.summary["lesions"],
         "runs": [_describe(run, name) for run, name in zip(runs, names, strict=True)],
-        "options_that_differ": _differing_options(runs),
+        "options_that_differ": differing_options(runs),
         "bootstrap": {"seed": SEED, "resamples": resamples, "level": level},
         "comparisons": comparisons,
-        "notes": notes(len(others), level, resamples),
+        "notes": notes(len(others), level, resamples, folds),
         "notice": NOTICE,
     }
 
@@ -78,7 +82,14 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 def _resampled(run: Tested, resamples: int) -> dict[str, Tensor]:
     """The figures of every resample; the draws depend on labels and lesions, not on the run."""
     return figures(
-        lesion_bootstrap(run.labels, run.predicted, run.lesions, seed=SEED, resamples=resamples)
+        lesion_bootstrap(
+            run.labels,
+            run.predicted,
+            run.lesions,
+            strata=run.folds,
+            seed=SEED,
+            resamples=resamples,
+        )
     )
 
 
@@ -113,8 +124,9 @@ def _against(
 
 
 def _describe(run: Tested, name: str) -> dict[str, Any]:
+    folds = run.config.folds
     return {
-        "name": name,
+        "name": name if folds is None else f"{name} and its folds 1 to {folds - 1}",
         "network": run.config.network_name,
         "loss": run.config.loss,
         "split": run.config.split_name,
@@ -122,15 +134,4 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "parameters": run.parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
-    }
-
-
-def _differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
-    """The options that are not the same in all runs, with the value of each run."""
-    options = [options_for_json(run.config) for run in runs]
-    return {
-        name: [of_run[name] for of_run in options]
-        for name in options[0]
-        # Where data and run lie and who loads them makes no difference.
-        if name not in ("data", "out", "workers") and len({of_run[name] for of_run in options}) > 1
     }

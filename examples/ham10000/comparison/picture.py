@@ -33,8 +33,9 @@ def forest(comparison: dict[str, Any]) -> Figure:
     axes.spines[["left", "right", "top"]].set_visible(False)
     level = format_percent(comparison["bootstrap"]["level"])
     axes.set_xlabel(f"difference from run 1, {level} interval; filled where it has no zero")
+    pooled = "" if comparison["part"] == "test" else f" of {comparison['part']}"
     figure.suptitle(
-        f"{comparison['data']}, {comparison['images']} test images\n"
+        f"{comparison['data']}, {comparison['images']} test images{pooled}\n"
         f"run 1: {_short(runs[0]['name'])}",
         fontsize=10,
         parse_math=False,  # names of folders may hold $

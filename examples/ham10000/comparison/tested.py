@@ -1,7 +1,6 @@
-"""Runs that have been tested, read back from their folders; on the same images or an error."""
+"""Runs that have been tested, read back from their folders."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,18 @@ from torch import Tensor
 
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.data.index import CLASSES
-from examples.ham10000.data.layouts import ISIC_CLASSES, read_table
+from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
+from examples.ham10000.data.tables import read_table
 from examples.ham10000.evaluation.metrics import summarise
 
 
 @dataclass(frozen=True)
 class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
+
+    Or several runs, one for each fold, with the images of one fold after those of the other.
 
     Attributes:
         folder: of the run.
@@ -28,10 +31,11 @@ class Tested:
         leak: share of the test images whose lesion is in the training part.
         parameters: of the network.
         images: ids.
-        lesions: the lesion of every image.
+        lesions: the lesion of every image, under the smallest of its ids.
         labels: true classes, (N,).
-        predicted: predicted classes, (N,).
+        probabilities: of the classes, (N, 7).
         summary: see :func:`examples.ham10000.evaluation.metrics.summarise`.
+        folds: the fold of every image, where those of several runs are pooled.
     """
 
     folder: Path
@@ -43,8 +47,14 @@ class Tested:
     images: list[str]
     lesions: list[str]
     labels: Tensor
-    predicted: Tensor
+    probabilities: Tensor
     summary: dict[str, Any]
+    folds: list[int] | None = None
+
+    @property
+    def predicted(self) -> Tensor:
+        """Predicted classes, (N,)."""
+        return self.probabilities.argmax(dim=1)
 
     @property
     def synthetic(self) -> bool:
@@ -52,28 +62,13 @@ class Tested:
         return self.data.startswith("SYNTHETIC")
 
 
-def read_runs(folders: Sequence[Path]) -> list[Tested]:
-    """Read runs that were tested on the same images.
+def read_run(folder: Path) -> Tested:
+    """Read a run that was tested.
 
     Raises:
-        FileNotFoundError: a folder has no run, or one that is not finished.
-        ValueError: there are fewer than two runs, one is given twice, its files are damaged, or
-            the test images of two runs differ.
+        FileNotFoundError: the folder has no run, or one that is not finished.
+        ValueError: its files are damaged.
     """
-    if len(folders) < 2:
-        raise ValueError("give at least two runs to compare")
-    places: dict[Path, Path] = {}
-    for folder in folders:
-        if folder.resolve() in places:
-            raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
-        places[folder.resolve()] = folder
-    runs = [_read_run(folder) for folder in folders]
-    for run in runs[1:]:
-        _check_same_images(runs[0], run)
-    return runs
-
-
-def _read_run(folder: Path) -> Tested:
     config, description = read_options(folder), read_description(folder)
     report, table = folder / "test.json", folder / "test.csv"
     for file in (report, table):
@@ -83,14 +78,12 @@ def _read_run(folder: Path) -> Tested:
             )
     try:
         digest = description["images_sha256"]["test"]
-        leak, parameters = float(description["leak"]), int(description["parameters"])
-        if not 0 <= leak <= 1:
-            raise ValueError(f"leak is {leak}")
+        parameters = int(description["parameters"])
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder / 'config.json'} is damaged: images_sha256, leak or parameters ({error})"
+            f"{folder / 'config.json'} is damaged: images_sha256 or parameters ({error})"
         ) from error
     try:
         tested = json.loads(report.read_text(encoding="utf-8"))
@@ -99,11 +92,12 @@ def _read_run(folder: Path) -> Tested:
             raise TypeError(f"data is {data!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{report} is damaged: {error}") from error
-    truth, rows = _read_truth(folder / "split.csv"), _read_probabilities(table)
+    truth, leak = _read_truth(folder / "split.csv", config.same_lesion_copy)
+    rows = _read_probabilities(table)
     if truth.keys() != rows.keys():
         raise ValueError(
-            f"{table} is damaged: {_only(truth, rows)} of the {len(truth)} test images of the "
-            f"split.csv beside it are missing, and {_only(rows, truth)} others are in it"
+            f"{table} is damaged: {only(truth, rows)} of the {len(truth)} test images of the "
+            f"split.csv beside it are missing, and {only(rows, truth)} others are in it"
         )
     images = sorted(truth)
     lesions = [truth[image][0] for image in images]
@@ -125,26 +119,31 @@ def _read_run(folder: Path) -> Tested:
         images=images,
         lesions=lesions,
         labels=labels,
-        predicted=probabilities.argmax(dim=1),
+        probabilities=probabilities,
         summary=summary,
     )
 
 
-def _read_truth(file: Path) -> dict[str, tuple[str, str]]:
-    """Lesion and diagnosis of every test image."""
+def _read_truth(file: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
+    """Lesion and diagnosis of every test image, and the share whose lesion is in training."""
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run is not whole")
-    truth: dict[str, tuple[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for place, row in read_table(file, COLUMNS):
-        if row["split"] == "test":
-            if row["dx"] not in CLASSES:
-                raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
-            if row["image_id"] in truth:
-                raise ValueError(f"{place}: image {row['image_id']} stands there twice")
-            truth[row["image_id"]] = row["lesion_id"], row["dx"]
+        if row["split"] == "test" and row["dx"] not in CLASSES:
+            raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
+        if row["image_id"] in rows:
+            raise ValueError(f"{place}: image {row['image_id']} stands there twice")
+        rows[row["image_id"]] = row
+    # A run with --skip-bad lacks images that its table may name.
+    pairs = read_pairs(same_lesion, rows, complete=False)
+    joined = join({image: row["lesion_id"] for image, row in rows.items()}, pairs)
+    lesions = {name: joined.get(row["lesion_id"], row["lesion_id"]) for name, row in rows.items()}
+    trained = {lesions[name] for name, row in rows.items() if row["split"] == "train"}
+    truth = {n: (lesions[n], row["dx"]) for n, row in rows.items() if row["split"] == "test"}
     if not truth:
         raise ValueError(f"{file} is damaged: it has no test images")
-    return truth
+    return truth, sum(lesion in trained for lesion, _ in truth.values()) / len(truth)
 
 
 def _read_probabilities(file: Path) -> dict[str, list[float]]:
@@ -160,35 +159,6 @@ def _read_probabilities(file: Path) -> dict[str, list[float]]:
     return rows
 
 
-def _check_same_images(first: Tested, other: Tested) -> None:
-    """Raise ValueError that says what differs."""
-    both = f"{first.folder} and {other.folder}"
-    if first.synthetic != other.synthetic:
-        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
-    truth, others = (
-        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
-        for run in (first, other)
-    )
-    if truth.keys() != others.keys():
-        splits = [f"{run.config.split_name}, seed {run.config.seed}" for run in (first, other)]
-        raise ValueError(
-            f"{both} have other test images: {_only(truth, others)} of {len(truth)} are only in "
-            f"the first ({splits[0]}), {_only(others, truth)} of {len(others)} only in the second "
-            f"({splits[1]})"
-        )
-    differ = [image for image in truth if truth[image] != others[image]]
-    if differ:
-        raise ValueError(
-            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
-            f"images, such as {differ[0]}"
-        )
-    if first.digest != other.digest:
-        raise ValueError(
-            f"{both} were tested on other files of the same images ({first.data} and "
-            f"{other.data}): images_sha256 in their config.json differs"
-        )
-
-
-def _only(some: dict[str, Any], others: dict[str, Any]) -> int:
+def only(some: dict[str, Any], others: dict[str, Any]) -> int:
     """How many of some are not among the others."""
     return len(some.keys() - others.keys())

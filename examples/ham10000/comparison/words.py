@@ -36,13 +36,14 @@ def verdict(comparison: dict[str, Any]) -> str:
     return sentence
 
 
-def notes(comparisons: int, level: float, resamples: int) -> list[str]:
+def notes(comparisons: int, level: float, resamples: int, folds: int | None) -> list[str]:
     """What has to be known to read a comparison.
 
     Args:
         comparisons: how many runs are compared with the first.
         level: of each interval.
         resamples: of the bootstrap.
+        folds: how many are pooled; None for a plain test part.
     """
     together = ""
     if comparisons > 1:
@@ -50,22 +51,34 @@ def notes(comparisons: int, level: float, resamples: int) -> list[str]:
             f" Each has {format_percent(level)}, so that those of a figure hold for all "
             f"{comparisons} comparisons together with 95 % (Bonferroni)."
         )
+    within, trained = "each class", "It is one training run each."
+    if folds is not None:
+        within = "each class of each fold"
+        trained = (
+            f"Here a run is an arm of {folds} trained networks, one for each fold: every image is "
+            "predicted by the one that did not train with it. It is one training run per fold."
+        )
     return [
         "Differences are a run minus run 1. Their intervals are from a paired bootstrap: "
-        f"{resamples} times, lesions are drawn with replacement within each class, the same ones "
+        f"{resamples} times, lesions are drawn with replacement within {within}, the same ones "
         f"for every run.{together} The four figures are not corrected for one another.",
         "McNemar's exact test takes images as independent, although several show one lesion, so "
         "that its p-value tends to be too small: rely on the intervals, which draw whole lesions. "
         "Only where a handful of images makes the difference are the intervals too narrow.",
-        "It is one training run each. Another seed moves the figures too, which neither intervals "
+        f"{trained} Another seed moves the figures too, which neither intervals "
         "nor p-values contain: they are about these trained networks, not about their designs.",
     ]
+
+
+def heading(comparison: dict[str, Any]) -> str:
+    """Which images a comparison is of: ``Test part`` or ``5 folds pooled``."""
+    return "Test part" if comparison["part"] == "test" else str(comparison["part"])
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
     """A comparison as tables for the terminal."""
     lines = [
-        f"Test part, {comparison['data']}, {comparison['images']} images of "
+        f"{heading(comparison)}, {comparison['data']}, {comparison['images']} images of "
         f"{comparison['lesions']} lesions; 95 % intervals from a bootstrap over lesions"
     ]
     for number, run in enumerate(comparison["runs"], start=1):

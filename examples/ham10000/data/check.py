@@ -8,6 +8,7 @@ from pathlib import Path
 from examples.ham10000.data.images import damage, file_digests, map_files
 from examples.ham10000.data.index import CLASSES, Image, index
 from examples.ham10000.data.layouts import read_listing
+from examples.ham10000.data.same_lesion import read_pairs
 from examples.ham10000.data.splits import by_lesion
 
 PUBLISHED_IMAGES = {
@@ -16,6 +17,8 @@ PUBLISHED_IMAGES = {
 PUBLISHED_LESIONS = {
     "akiec": 228, "bcc": 327, "bkl": 727, "df": 73, "mel": 614, "nv": 5403, "vasc": 98
 }  # fmt: skip
+SHOWN = 20
+"""Items of a finding that are listed; of the rest the number is."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check` saw."""
+    """What :func:`check` saw; lesions are counted by ``lesion_id``, as the published ones are."""
 
     layout: str
     images: dict[str, int]
     lesions: dict[str, int]
     findings: list[Finding]
+    advice: str
 
     @property
     def usable(self) -> bool:
@@ -70,28 +74,31 @@ class Report:
         for finding in self.findings:
             kind = " (fatal)" if finding.fatal and finding.items else ""
             lines.append(f"{finding.name:44}{len(finding.items):6}{kind}")
-            lines += [f"    {item}" for item in finding.items[:10]]
-            if len(finding.items) > 10:
-                lines.append(f"    ... and {len(finding.items) - 10} more")
+            lines += [f"    {item}" for item in finding.items[:SHOWN]]
+            if len(finding.items) > SHOWN:
+                lines.append(f"    ... and {len(finding.items) - SHOWN} more")
+        lines += ["", self.advice] if self.advice else []
         lines.append("")
         lines.append("usable for training" if self.usable else "NOT usable for training")
         return "\n".join(lines)
 
 
-def check(folder: Path) -> Report:
+def check(folder: Path, same_lesion: Path | None = None) -> Report:
     """Look at everything in a data folder: every row, and every pixel of every image.
 
     Args:
         folder: in one of the layouts of :func:`examples.ham10000.data.layouts.read_listing`.
+        same_lesion: as in :func:`examples.ham10000.data.index.read_index`.
 
     Raises:
-        FileNotFoundError, ValueError: the metadata cannot be read at all.
+        FileNotFoundError, ValueError: the metadata, or the table, cannot be read at all.
     """
     listing = read_listing(folder)
-    images, faults = index(listing)
+    images, faults = index(listing, same_lesion)
     known = {row.image_id for row in listing.rows}
-    extra = [str(path) for name, paths in listing.files.items() for path in paths]
-    extra = [text for text in extra if Path(text).stem not in known]
+    extra = [
+        str(path) for name, paths in listing.files.items() if name not in known for path in paths
+    ]
     missing = set(faults.missing)
     readable = [image for image in images if image.image_id not in missing]
     problems = dict(
@@ -115,11 +122,8 @@ def check(folder: Path) -> Report:
         Finding("unreadable images", damaged("unreadable"), True),
         Finding("truncated images", damaged("truncated"), True),
         Finding("files that are not in the metadata", extra, False),
-        Finding(
-            "byte-identical images",
-            _identical(sound),
-            False,
-        ),
+        Finding("byte-identical images", _identical(sound), False),
+        Finding("images of one lesion with two lesion_ids", _joined(images, same_lesion), False),
         Finding("too little for a split", _unsplittable(images), True),
     ]
     labels = Counter(image.label for image in images)
@@ -129,6 +133,7 @@ def check(folder: Path) -> Report:
         {name: labels[number] for number, name in enumerate(CLASSES)},
         {name: lesions[number] for number, name in enumerate(CLASSES)},
         findings,
+        listing.explain_missing(faults.missing) if faults.missing else "",
     )
 
 
@@ -140,9 +145,19 @@ def _identical(images: Sequence[Image]) -> list[str]:
         groups.setdefault(digest, []).append(image)
     return [
         f"{' = '.join(image.image_id for image in group)} "
-        f"({'one lesion' if len({image.lesion_id for image in group}) == 1 else 'SEVERAL LESIONS'})"
+        f"({'one lesion' if len({image.lesion for image in group}) == 1 else 'SEVERAL LESIONS'})"
         for group in groups.values()
         if len(group) > 1
+    ]
+
+
+def _joined(images: Sequence[Image], same_lesion: Path | None) -> list[str]:
+    """The pairs that join lesions."""
+    lesions = {image.image_id: image.lesion_id for image in images}
+    return [
+        f"{first} = {second} ({lesions[first]}, {lesions[second]})"
+        for _, first, second in read_pairs(same_lesion, lesions, complete=False)
+        if lesions[first] != lesions[second]
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 
+from examples.ham10000.data.ground_truth import TEST_TRUTH
 from examples.ham10000.data.index import ATTRIBUTION
 from examples.ham10000.progress import bar
 
@@ -34,13 +35,13 @@ class RemoteFile:
         name: the file's name; a ``.zip`` is unpacked into a folder of that name.
         tail: what follows the server's address in the URL.
         md5: checksum, in hexadecimal.
-        size: in bytes; only shown.
+        size: in bytes, where it was published; only shown.
     """
 
     name: str
     tail: str
     md5: str
-    size: int
+    size: int | None = None
 
 
 FILES = (
@@ -64,9 +65,24 @@ FILES = (
     ),
 )
 
+TEST_FILES = (
+    RemoteFile("ISIC2018_Task3_Test_Images.zip", "3855824", "0488b6f65849e310857d9207daa55a21"),
+    RemoteFile(TEST_TRUTH, "6924466?format=original", "2b5663aacc9644740f27e355cf7f369a"),
+)
 
-def download(out: Path, files: Sequence[RemoteFile] = FILES, server: str = DATAVERSE) -> None:
-    """Fetch the data set into a folder that ``--data`` takes; print size, licence and citation.
+ADVICE = "Look at it with: check --data {out}"
+TEST_ADVICE = (
+    f"Evaluate a run with: evaluate --run RUN --data {{out}} --ground-truth {{out}}/{TEST_TRUTH}"
+)
+
+
+def download(
+    out: Path,
+    files: Sequence[RemoteFile] = FILES,
+    server: str = DATAVERSE,
+    advice: str = ADVICE,
+) -> None:
+    """Fetch a data set into a folder that ``--data`` takes; print size, licence and citation.
 
     Images go directly into ``out/<name of the archive>/``, and the archive is removed once that
     folder is whole. What is in place is left alone, so a second call continues where the first
@@ -76,6 +92,7 @@ def download(out: Path, files: Sequence[RemoteFile] = FILES, server: str = DATAV
         out: the folder; made if needed.
         files: what to fetch.
         server: the address in front of each file's ``tail``.
+        advice: what to do next; ``{out}`` stands for the folder.
 
     Raises:
         ConnectionError: a file cannot be fetched.
@@ -84,9 +101,10 @@ def download(out: Path, files: Sequence[RemoteFile] = FILES, server: str = DATAV
         OSError: the folder cannot be written.
     """
     missing = [file for file in files if not _is_in_place(out, file)]
-    size = sum(file.size for file in missing)
+    sizes = [file.size for file in missing if file.size is not None]
+    size = f"{sum(sizes) / 1e9:.1f} GB" if len(sizes) == len(missing) else "of unknown size"
     print(f"{LICENCE}\nCite {ATTRIBUTION}")
-    print(f"To be downloaded into {out}: {len(missing)} files, {size / 1e9:.1f} GB")
+    print(f"To be downloaded into {out}: {len(missing)} files, {size}")
     pooch.get_logger().setLevel(logging.WARNING)  # the bar names the file already
     for file in missing:
         path = out / file.name
@@ -99,7 +117,7 @@ def download(out: Path, files: Sequence[RemoteFile] = FILES, server: str = DATAV
             if error.errno is not None and error.filename is None:  # a write does not name its file
                 error.filename = str(path)
             raise
-    print(f"All is in place. Look at it with: check --data {out}")
+    print(f"All is in place. {advice.format(out=out)}")
 
 
 def _is_in_place(out: Path, file: RemoteFile) -> bool:
@@ -116,7 +134,8 @@ def _fetch(file: RemoteFile, path: Path, url: str) -> None:
         f"save it as {path}"
     )
     try:
-        with bar(file.name, file.size, "B") as steps:
+        # Pooch puts the length that the server says in its place; a bar without one is False to it.
+        with bar(file.name, file.size or 1, "B") as steps:
             fetcher = pooch.HTTPDownloader(progressbar=steps, chunk_size=CHUNK, headers=HEADERS)
             pooch.retrieve(url, f"md5:{file.md5}", path.name, path.parent, downloader=fetcher)
     except requests.RequestException as error:

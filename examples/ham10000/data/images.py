@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,18 @@ FORMAT = 3
 
 # Those that Pillow decodes itself; for others it starts programs, such as Ghostscript.
 FILE_TYPES = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx")
+LOSSLESS = (".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (*LOSSY, *LOSSLESS)
+"""How files of those types are named."""
+
+_RAW = (".raw", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef")
+NOT_DECODED = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".dcm", ".dicom"),
+    *(".psd", ".svg", ".tga", ".pcx", ".exr", ".eps", ".xcf", *_RAW),
+)
+"""How other pictures are named, which are refused by name and never passed over."""
 
 SMALLEST = 8
 """Pixels of the shorter side below which there is nothing to see."""
@@ -56,14 +69,34 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     Raises:
         ValueError: the file is no image, or a damaged one.
     """
+    return square(load_pixels(path), size)
+
+
+def load_pixels(path: Path) -> torch.Tensor:
+    """Read one image in its own size, upright: uint8, (3, H, W), RGB; as in :func:`load_image`."""
+    with opened(path) as file:
+        pixels: torch.Tensor = v2.functional.pil_to_tensor(_decode(file))
+    return pixels
+
+
+def square(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """The centre square, (C, size, size), of pixels whose shorter side is resized to it."""
+    pixels = v2.functional.resize(pixels, [size], antialias=True)
+    centre: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
+    return centre
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[PillowImage.Image]:
+    """An image whose header is read; whatever is wrong with it is a ValueError that names it."""
     try:
         with _open(path) as file:
-            pixels = v2.functional.pil_to_tensor(_decode(file))
+            yield file
     except Exception as error:  # Pillow has many kinds for damaged files
-        raise ValueError(f"cannot read the image {path}: {error}") from error
-    pixels = v2.functional.resize(pixels, [size], antialias=True)
-    square: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
-    return square
+        advice = ""
+        if path.suffix.lower() in NOT_DECODED:
+            advice = f". Files of the kind {path.suffix} are not read: save it as JPEG or PNG"
+        raise ValueError(f"cannot read the image {path}: {error}{advice}") from error
 
 
 def damage(path: Path) -> str | None:
@@ -85,6 +118,8 @@ def _open(path: Path) -> PillowImage.Image:
     """Open an image, of which nothing but the header is read yet, and check what that says."""
     if not path.is_file():  # reading a pipe would never end
         raise FileNotFoundError("there is no such file")
+    if path.suffix.lower() in _RAW:  # some are TIFF, whose first page is a thumbnail
+        raise ValueError("it is the raw file of a camera")
     file = PillowImage.open(path, formats=FILE_TYPES)
     try:
         _check_shape(file)
@@ -109,10 +144,15 @@ def _check_shape(file: PillowImage.Image) -> None:
 
 
 def _decode(file: PillowImage.Image) -> PillowImage.Image:
-    """The picture in RGB, as the camera was held; as it is where the camera did not say how."""
-    picture = _eight_bit(file).convert("RGB")
+    """The picture in RGB, upright."""
+    return _eight_bit(upright(file)).convert("RGB")
+
+
+def upright(file: PillowImage.Image) -> PillowImage.Image:
+    """The picture as the camera was held; as it is where the camera did not say how."""
+    file.load()
     turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
-    return picture if turn is None else picture.transpose(turn)
+    return file if turn is None else file.transpose(turn)
 
 
 def _eight_bit(file: PillowImage.Image) -> PillowImage.Image:

@@ -1,10 +1,11 @@
 """The images of a HAM10000 folder, checked before anything is trained."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from examples.ham10000.data.layouts import Listing, read_listing
+from examples.ham10000.data.same_lesion import join, read_pairs
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 """Diagnoses in the order of the paper's confusion matrices."""
@@ -24,15 +25,22 @@ class Image:
 
     Attributes:
         image_id: such as ISIC_0024306.
-        lesion_id: several images may show one lesion.
+        lesion_id: as the metadata have it; several images may show one lesion.
         label: index into :data:`CLASSES`.
         path: the image file.
+        joined: the lesion, where it has another ``lesion_id`` too: the smallest of them.
     """
 
     image_id: str
     lesion_id: str
     label: int
     path: Path
+    joined: str | None = None
+
+    @property
+    def lesion(self) -> str:
+        """What the lesion is called, whichever of its ids the metadata have."""
+        return self.joined or self.lesion_id
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Faults:
     Attributes:
         unknown: diagnoses that are none of :data:`CLASSES`.
         twice: images that stand in the metadata twice.
-        contradictory: lesions with two diagnoses.
+        contradictory: lesions with two diagnoses, by the metadata or by a table of pairs.
         ambiguous: images that have two files.
         missing: ids of the images that have no file.
     """
@@ -54,23 +62,28 @@ class Faults:
     missing: list[str]
 
 
-def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
+def read_index(
+    folder: Path, *, allow_missing: bool = False, same_lesion: Path | None = None
+) -> list[Image]:
     """Read the metadata of a data folder and find the file of every image.
 
     Args:
         folder: in one of the layouts of :func:`examples.ham10000.data.layouts.read_listing`.
         allow_missing: keep images without a file; their path then does not exist.
+        same_lesion: a table of images that show one lesion, beside the one that is shipped; see
+            :func:`examples.ham10000.data.same_lesion.read_pairs`.
 
     Returns:
         One entry per row, in the order of the file.
 
     Raises:
-        FileNotFoundError: the folder, the metadata or an image is missing.
+        FileNotFoundError: the folder, the metadata, the table or an image is missing.
         ValueError: a column is missing, a field is empty, a diagnosis is unknown, an image stands
-            twice, or a lesion has two diagnoses; the message names file and row.
+            twice, or a lesion has two diagnoses; or the table cannot be used. The message names
+            file and row.
     """
     listing = read_listing(folder)
-    images, faults = index(listing)
+    images, faults = index(listing, same_lesion)
     for found in (faults.unknown, faults.twice, faults.contradictory, faults.ambiguous):
         if found:
             raise ValueError(found[0])
@@ -78,16 +91,11 @@ def read_index(folder: Path, *, allow_missing: bool = False) -> list[Image]:
         raise ValueError(f"the metadata of {folder} have no rows: download them again")
     missing = faults.missing
     if missing and not allow_missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images are not in "
-            f"{' or '.join(map(str, listing.folders))}: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}. "
-            "Are all archives unpacked there? --skip-bad trains without them"
-        )
+        raise FileNotFoundError(listing.explain_missing(missing))
     return images
 
 
-def index(listing: Listing) -> tuple[list[Image], Faults]:
+def index(listing: Listing, same_lesion: Path | None = None) -> tuple[list[Image], Faults]:
     """The images of a listing, and all faults of it; rows with a fault of their own are left out.
 
     An image without a file is in the list, with the path where it was expected.
@@ -119,7 +127,20 @@ def index(listing: Listing) -> tuple[list[Image], Faults]:
                 files = [listing.folders[0] / f"{row.image_id}.jpg"]
             label = CLASSES.index(row.dx)
             images[row.image_id] = Image(row.image_id, row.lesion_id, label, files[0])
-    return list(images.values()), faults
+    pairs = read_pairs(same_lesion, {row.image_id for row in listing.rows})
+    pairs = [pair for pair in pairs if pair.first in images and pair.second in images]
+    for place, *names in pairs:
+        first, second = (CLASSES[images[name].label] for name in names)
+        if first != second:
+            faults.contradictory.append(
+                f"{place}: images {names[0]} ({first}) and {names[1]} ({second}) cannot be of one "
+                "lesion, which has one diagnosis"
+            )
+    joined = join({name: image.lesion_id for name, image in images.items()}, pairs)
+    return [
+        replace(image, joined=joined[image.lesion_id]) if image.lesion_id in joined else image
+        for image in images.values()
+    ], faults
 
 
 def is_synthetic(images: Sequence[Image]) -> bool:

@@ -1,15 +1,16 @@
 """The folders that HAM10000 comes in: what they list, and where their images are."""
 
-import csv
-import unicodedata
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from examples.ham10000.data.folders import Contents, look
+from examples.ham10000.data.other_sets import explain
+from examples.ham10000.data.tables import find_table, read_tables
 
 METADATA = "HAM10000_metadata.csv"
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
 LESION_MASKS = "HAM10000_segmentations_lesion_tschandl"
-"""Folder of the lesion masks, which a data folder may have: IMAGE_ID_segmentation.png."""
+"""Folder of the lesion masks as it is downloaded: IMAGE_ID_segmentation.png."""
 
 COLUMNS = ("lesion_id", "image_id", "dx")
 
@@ -18,10 +19,6 @@ ISIC_LESIONS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 ISIC_IMAGES = "ISIC2018_Task3_Training_Input"
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 """Classes in the order of the ISIC 2018 files."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
-
-Table = Iterator[tuple[str, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -41,171 +38,87 @@ class Listing:
     Attributes:
         layout: the name of its form.
         rows: one per image, as the metadata have them.
-        files: the image files by their stem; more than one where a name stands twice.
-        folders: where the images belong.
+        files: the image files by their id; more than one where a name stands twice.
+        folders: where the images are; the data folder itself where there are none.
+        contents: everything in the folder, in words.
     """
 
     layout: str
     rows: list[Row]
     files: dict[str, list[Path]]
     folders: list[Path]
+    contents: str
+
+    def explain_missing(self, missing: list[str]) -> str:
+        """What the folder has instead of these images, and what to do."""
+        places = " or ".join(map(str, self.folders[:4]))
+        text = (
+            f"{len(missing)} of {len(self.rows)} images are not in {places}: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "
+        )
+        if self.files and not self.files.keys() & {row.image_id for row in self.rows}:
+            name = next(iter(self.files.values()))[0].name
+            text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
+        elif not self.files:
+            text += "Unpack the archives of the images there"
+        else:
+            text += "Are all archives unpacked there? --skip-bad trains without them"
+        return f"{text}. Layout: {self.layout}; {self.contents}"
 
 
 def read_listing(folder: Path) -> Listing:
-    """Read the metadata of a data folder and list its images.
+    """Read the metadata of a data folder and list its images, wherever they are below it.
 
-    Three layouts are known. *HAM10000*: ``HAM10000_metadata.csv`` beside the two image folders of
-    the Dataverse and Kaggle downloads. *Flat*: the same file, and all images beside it or in the
-    one folder there that has images. *ISIC 2018 Task 3*: ground truth, lesion groupings and
-    ``ISIC2018_Task3_Training_Input``. Images are .jpg, .jpeg or .png.
+    Three layouts are known. *HAM10000*: ``HAM10000_metadata.csv`` and the two image folders of the
+    Dataverse and Kaggle downloads. *Flat*: the same table, and images in any other folders. *ISIC
+    2018 Task 3*: ground truth and lesion groupings. Case, suffix and delimiter of the tables do not
+    matter (:func:`examples.ham10000.data.tables.find_table`), nor does how images are named beside
+    their id; masks are told from photos (:func:`examples.ham10000.data.folders.sort_files`).
 
     Raises:
         FileNotFoundError: there is no such folder, or none of the layouts is in it.
-        ValueError: a table cannot be read, as in :func:`read_table`, or the id of an image is no
-            name of a file; the message names file and line.
+        ValueError: a table cannot be read, as in :func:`examples.ham10000.data.tables.read_table`,
+            or two copies of it differ.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the HAM10000 folder with --data")
-    if (folder / METADATA).is_file():
+    contents = look(folder)
+    photos = [path for paths in contents.photos.values() for path in paths]
+    folders = sorted({path.parent for path in photos}) or [folder]
+    if metadata := find_table(contents.others, METADATA):
+        official = {name.lower() for name in IMAGE_FOLDERS}
+        layout = "HAM10000" if official & {path.name.lower() for path in folders} else "flat"
         rows = [
             Row(place, row["image_id"], row["lesion_id"], row["dx"])
-            for place, row in read_table(folder / METADATA, COLUMNS)
+            for place, row in read_tables(metadata, COLUMNS)
         ]
-        parts = [_with_images(folder / n) for n in IMAGE_FOLDERS if (folder / n).is_dir()]
-        layout, folders = ("HAM10000", parts) if parts else ("flat", [_with_images(folder)])
-    elif (truth := _isic_table(folder, ISIC_TRUTH)) is not None:
-        layout, rows, folders = (
-            "ISIC 2018 Task 3",
-            _isic_rows(folder, truth),
-            [_with_images(folder / ISIC_IMAGES)],
-        )
+    elif truth := find_table(contents.others, ISIC_TRUTH):
+        layout, rows = "ISIC 2018 Task 3", _isic_rows(folder, contents, truth)
     else:
         raise FileNotFoundError(
-            f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images"
+            f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images. "
+            f"{explain(folder, contents)}"
         )
-    for row in rows:
-        if Path(row.image_id).name != row.image_id:  # it would lead out of the folder
-            raise ValueError(f"{row.place}: image id {row.image_id!r} is no name of a file")
-    files: dict[str, list[Path]] = {}
-    for images in folders:
-        for path in image_files(images):
-            files.setdefault(path.stem, []).append(path)
-    return Listing(layout, rows, files, folders)
+    return Listing(layout, rows, contents.photos, folders, str(contents))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, sorted; none where it is missing. Hidden files are no images."""
-    if not folder.is_dir():
-        return []
-    found = (
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
-    return sorted(found, key=lambda path: path.name)  # paths themselves compare slowly
-
-
-def holds_masks(name: str) -> bool:
-    """Whether a folder of this name has the lesion masks of the same download, which are PNG."""
-    return "segmentation" in name.lower()
-
-
-def has_control_characters(name: str) -> bool:
-    """Whether a name has line ends or the like, which not every reader of CSV gives back."""
-    return any(unicodedata.category(letter) == "Cc" for letter in name)
-
-
-def read_table(file: Path, columns: tuple[str, ...]) -> Table:
-    """Every row of a CSV file with its place, once its columns and fields are known to be there.
-
-    Raises:
-        ValueError: a column is missing or stands there twice, a field of one of ``columns`` is
-            empty, has spaces around it or control characters in it, a row has more or fewer fields
-            than the header, the text is not UTF-8, or its quoting is broken.
-    """
-    line = 1
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(_without_nul(file, stream), strict=True)
-            header = next((fields for fields in reader if fields), [])
-            absent = [name for name in columns if name not in header]
-            if absent:
-                raise ValueError(
-                    f"{file} lacks the column(s) {', '.join(absent)}: it has "
-                    f"{', '.join(header) or 'nothing'}"
-                )
-            twice = [name for name in columns if header.count(name) > 1]
-            if twice:
-                raise ValueError(f"{file} has the column(s) {', '.join(twice)} twice: remove one")
-            line = reader.line_num + 1
-            for fields in reader:
-                place, line = f"{file}, line {line}", reader.line_num + 1
-                if fields:
-                    yield place, _row(place, header, fields, columns)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error}): save it as UTF-8") from error
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {line}: broken quoting ({error})") from error
-
-
-def _without_nul(file: Path, lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        if "\0" in line:
-            raise ValueError(f"{file} has NUL characters: save it as UTF-8 text")
-        yield line
-
-
-def _row(
-    place: str, header: list[str], fields: list[str], columns: tuple[str, ...]
-) -> dict[str, str]:
-    """The fields of a row by column."""
-    if len(fields) != len(header):
-        raise ValueError(f"{place}: {len(fields)} fields for {len(header)} columns; correct it")
-    row = dict(zip(header, fields, strict=True))
-    empty = [name for name in columns if not row[name]]
-    if empty:
-        raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
-    for name in columns:
-        # 'HAM_1 ' would be another lesion than 'HAM_1', and a split by lesion would leak.
-        if row[name] != row[name].strip():
-            raise ValueError(f"{place}: {name} {row[name]!r} has spaces around it; remove them")
-        if has_control_characters(row[name]):
-            raise ValueError(f"{place}: {name} {row[name]!r} has control characters; remove them")
-    return row
-
-
-def _with_images(folder: Path) -> Path:
-    """The folder itself, or the only one in it that has images."""
-    if not folder.is_dir():
-        return folder
-    inside = [path for path in sorted(folder.iterdir()) if image_files(path)]
-    inside = [path for path in inside if not holds_masks(path.name)]
-    return inside[0] if not image_files(folder) and len(inside) == 1 else folder
-
-
-def _isic_table(folder: Path, name: str) -> Path | None:
-    """A table of the challenge: in the folder, or in the one that its archive makes."""
-    places = (folder / name, folder / Path(name).stem / name)
-    return next((path for path in places if path.is_file()), None)
-
-
-def _isic_rows(folder: Path, truth: Path) -> list[Row]:
-    groupings = _isic_table(folder, ISIC_LESIONS) or truth.with_name(ISIC_LESIONS)
-    if not groupings.is_file():
+def _isic_rows(folder: Path, contents: Contents, truth: list[Path]) -> list[Row]:
+    groupings = find_table(contents.others, ISIC_LESIONS)
+    if not groupings:
         raise FileNotFoundError(
             f"no {ISIC_LESIONS} in {folder}: without it nothing says which images show one lesion"
         )
     lesions: dict[str, str] = {}
-    for place, row in read_table(groupings, ("image", "lesion_id")):
+    for place, row in read_tables(groupings, ("image", "lesion_id")):
         if lesions.setdefault(row["image"], row["lesion_id"]) != row["lesion_id"]:
             raise ValueError(f"{place}: image {row['image']} has another lesion further up")
     rows = []
-    for place, row in read_table(truth, ("image", *ISIC_CLASSES)):
+    for place, row in read_tables(truth, ("image", *ISIC_CLASSES)):
         chosen = [name for name in ISIC_CLASSES if row[name] in ("1", "1.0")]
         others = [name for name in ISIC_CLASSES if row[name] in ("0", "0.0")]
         if len(chosen) != 1 or len(others) != len(ISIC_CLASSES) - 1:
             raise ValueError(f"{place}: one class must have 1.0 and the others 0.0")
         if row["image"] not in lesions:
-            raise ValueError(f"{place}: {groupings.name} does not list the image {row['image']}")
+            raise ValueError(f"{place}: {groupings[0].name} does not list the image {row['image']}")
         rows.append(Row(place, row["image"], lesions[row["image"]], chosen[0].lower()))
     return rows

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.ham10000.data.index import CLASSES, Image
-from examples.ham10000.data.layouts import read_table
 from examples.ham10000.data.splits import PARTS, Split
+from examples.ham10000.data.tables import read_table
 from examples.ham10000.files import write_csv
 
 COLUMNS = ("image_id", "lesion_id", "dx", "split")

@@ -10,7 +10,13 @@ from examples.ham10000.data.index import CLASSES
 
 
 def lesion_bootstrap(
-    labels: Tensor, predicted: Tensor, lesions: Sequence[str], *, seed: int, resamples: int
+    labels: Tensor,
+    predicted: Tensor,
+    lesions: Sequence[str],
+    *,
+    strata: Sequence[int] | None = None,
+    seed: int,
+    resamples: int,
 ) -> Tensor:
     """Confusion counts of resampled parts.
 
@@ -25,6 +31,8 @@ def lesion_bootstrap(
         labels: true classes, (N,).
         predicted: predicted classes, (N,).
         lesions: the lesion of every image; a lesion belongs to one class.
+        strata: the test part that an image is of, where there are several: lesions are then drawn
+            within each, too, as many as it has.
         seed: of the draws.
         resamples: how many.
 
@@ -32,12 +40,13 @@ def lesion_bootstrap(
         Images by true class (rows) and predicted class (columns), int64 (resamples, 7, 7).
 
     Raises:
-        ValueError: the lengths differ, or a lesion has two labels.
+        ValueError: the lengths differ, or a lesion has two labels or is in two strata.
     """
-    if not len(labels) == len(predicted) == len(lesions):
+    strata = [0] * len(lesions) if strata is None else strata
+    if not len(labels) == len(predicted) == len(lesions) == len(strata):
         raise ValueError(
-            f"got {len(labels)} labels, {len(predicted)} predictions and {len(lesions)} lesions: "
-            "every image needs one of each"
+            f"got {len(labels)} labels, {len(predicted)} predictions and {len(lesions)} lesions, "
+            f"and strata for {len(strata)} images: every image needs one of each"
         )
     truth, guess = labels.cpu().numpy(), predicted.cpu().numpy()
     names, first, lesion = np.unique(
@@ -47,15 +56,20 @@ def lesion_bootstrap(
     mixed = names[lesion[truth != label_of[lesion]]]
     if len(mixed):
         raise ValueError(f"lesion {mixed[0]} has images of two classes")
+    stratum = np.array(strata)
+    stratum_of = stratum[first]
+    mixed = names[lesion[stratum != stratum_of[lesion]]]
+    if len(mixed):
+        raise ValueError(f"lesion {mixed[0]} is in two folds")
     images = np.zeros((len(names), len(CLASSES)), dtype=np.int64)  # lesion, predicted class
     np.add.at(images, (lesion, guess), 1)
     generator = np.random.default_rng(seed)
     counts = np.zeros((resamples, len(CLASSES), len(CLASSES)), dtype=np.int64)
-    for label in np.unique(truth):
-        members = images[label_of == label]
+    for part, label in sorted(set(zip(stratum_of.tolist(), label_of.tolist(), strict=True))):
+        members = images[(stratum_of == part) & (label_of == label)]
         size = len(members)
         times = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
-        counts[:, label] = times @ members  # (resamples, size) @ (size, 7)
+        counts[:, label] += times @ members  # (resamples, size) @ (size, 7)
     return torch.from_numpy(counts)
 
 

@@ -19,6 +19,8 @@ from examples.ham10000.data.dataset import evaluation_loader
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.load import Data, load_data
+from examples.ham10000.data.split_file import read_split
+from examples.ham10000.data.splits import leak
 from examples.ham10000.evaluation.metrics import summarise
 from examples.ham10000.progress import shows_bars
 from examples.ham10000.run import new_network
@@ -34,14 +36,16 @@ class Evaluation:
         config: the options of the run.
         folder: where the data lie.
         data: the images.
+        part: the key of those that were evaluated in the split of ``data``.
         module: the network.
         probabilities: of the classes, (N, 7), in the order of the part.
-        summary: the figures for JSON; ``part`` names the part.
+        summary: the figures for JSON; ``part`` says what was evaluated.
     """
 
     config: Config
     folder: Path
     data: Data
+    part: str
     module: LesionClassifier
     probabilities: Tensor
     summary: dict[str, Any]
@@ -134,27 +138,24 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
             is not one of these data.
     """
     config, module = read_options(run), load_best(run)
-    leak, digest = _read_facts(run, part)
-    images = read_index(folder, allow_missing=True)
+    digest = _read_digest(run, part)
+    images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
+    split = read_split(run / "split.csv", images, complete=False)
     cache = run.resolve().parent / "ham10000-cache"
     data = load_data(images, run / "split.csv", config.image_size, cache, [part])
     if digest != data.digests[part]:
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
         )
-    return evaluate_part(module, data, part, config, folder, workers, leak)
+    return evaluate_part(module, data, part, config, folder, workers, leak(images, split))
 
 
-def _read_facts(run: Path, part: str) -> tuple[float, object]:
-    """Leak of a run, and digest of the images of a part, which an old run may lack."""
-    description = read_description(run)
+def _read_digest(run: Path, part: str) -> object:
+    """Digest of the images of a part, which an old run may lack."""
     try:
-        leak, digests = float(description["leak"]), dict(description.get("images_sha256", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{run / 'config.json'} is damaged: leak, images_sha256") from error
-    if not 0 <= leak <= 1:
-        raise ValueError(f"{run / 'config.json'} is damaged: leak is {leak}")
-    return leak, digests.get(part)
+        return dict(read_description(run).get("images_sha256", {})).get(part)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
 
 
 def evaluate_part(
@@ -164,7 +165,7 @@ def evaluate_part(
     config: Config,
     folder: Path,
     workers: int,
-    leak: float,
+    leak: float | None,
 ) -> Evaluation:
     """Predict every image of a part once, in float32, over all processes.
 
@@ -175,7 +176,8 @@ def evaluate_part(
         config: the options of the run.
         folder: where the data lie.
         workers: processes that load data.
-        leak: share of the test images whose lesion is in the training part, for the report.
+        leak: share of the test images whose lesion is in the training part, for the report; None
+            for images that do not come from the split of the run.
     """
     trainer = new_trainer()
     batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
@@ -188,17 +190,20 @@ def evaluate_part(
     summary = summarise(
         probabilities,
         torch.tensor([image.label for image in images]),
-        [image.lesion_id for image in images],
+        [image.lesion for image in images],
     )
     about = {
         "network": config.network_name,
         "data": data.name,
-        "split": config.split_name,
+        "split": None if leak is None else config.split_name,
         "leak": leak,
         "part": part,
+        "bootstrap_over": "lesions" if data.has_lesions else "images",
     }
     summary = {**about, **summary, "notice": NOTICE}
-    return Evaluation(config, folder, data, module, probabilities.cpu(), summary)
+    if not data.has_lesions:
+        summary["lesions"] = None
+    return Evaluation(config, folder, data, part, module, probabilities.cpu(), summary)
 
 
 def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:

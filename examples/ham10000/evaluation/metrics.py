@@ -15,6 +15,10 @@ HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
 """The figures of a whole part, see :func:`figures`."""
 
 
+CHALLENGE_HEADLINES = ("mean_recall", "accuracy", "bacc_formula", "macro_f1")
+"""The same, the figure that ranked the entries of ISIC 2018 Task 3 first."""
+
+
 def figures(counts: Tensor) -> dict[str, Tensor]:
     """The headline figures of confusion counts; ValueError where a class has no images.
 
@@ -45,6 +49,7 @@ def summarise(
     labels: Tensor,
     lesions: Sequence[str],
     *,
+    strata: Sequence[int] | None = None,
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -54,6 +59,7 @@ def summarise(
         probabilities: of the classes for every image, (N, 7).
         labels: true classes, (N,).
         lesions: the lesion of every image.
+        strata: as of :func:`examples.ham10000.evaluation.bootstrap.lesion_bootstrap`.
         seed: of the bootstrap over lesions that ``interval_95`` is read from.
         resamples: of the bootstrap.
 
@@ -64,7 +70,7 @@ def summarise(
 
     Raises:
         ValueError: a row of probabilities is none, a label is no class, a class has no images,
-            the lengths differ, or a lesion has two labels.
+            the lengths differ, or a lesion has two labels or is in two strata.
     """
     probabilities, labels = probabilities.detach().cpu().double(), labels.cpu()
     _check(probabilities, labels)
@@ -73,7 +79,9 @@ def summarise(
     predicted, number = probabilities.argmax(dim=1), len(CLASSES)
     counts = classification.multiclass_confusion_matrix(predicted, labels, number)
     headlines = figures(counts)
-    drawn = figures(lesion_bootstrap(labels, predicted, lesions, seed=seed, resamples=resamples))
+    drawn = figures(
+        lesion_bootstrap(labels, predicted, lesions, strata=strata, seed=seed, resamples=resamples)
+    )
     by_class = {
         "images": counts.sum(dim=1),
         **_one_against_rest(counts.double()),

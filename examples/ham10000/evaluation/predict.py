@@ -1,23 +1,21 @@
 """Probabilities for image files, in the format of an ISIC 2018 Task 3 submission."""
 
 import csv
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from examples.ham10000.data.augment import canvas_size, center_crop
+from examples.ham10000.data.folders import count_by_folder, files_below, sort_files
 from examples.ham10000.data.images import load_image
-from examples.ham10000.data.layouts import (
-    ISIC_CLASSES,
-    SUFFIXES,
-    has_control_characters,
-    holds_masks,
-)
+from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.data.masks import has_two_greys
+from examples.ham10000.data.tables import has_control_characters
 from examples.ham10000.evaluation.evaluate import isic_rows, load_best
 from examples.ham10000.files import whole_file
 from examples.ham10000.progress import bar
@@ -25,10 +23,11 @@ from examples.ham10000.progress import bar
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images were predicted, and what was wrong with the others."""
+    """How many images were predicted, what was wrong with others, and what is no photo."""
 
     predicted: int
     problems: list[str]
+    no_photos: list[str]
 
 
 @torch.inference_mode()
@@ -48,16 +47,18 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new file")
-    paths = find_images(inputs)
+    paths, no_photos = find_images(inputs)
     module = load_best(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     size = canvas_size(module.image_size)
     problems: list[str] = []
+    masks: list[Path] = []
 
-    def load(path: Path) -> Tensor | ValueError:
+    def load(path: Path) -> Tensor | ValueError | None:
         try:
-            return load_image(path, size)
+            pixels = load_image(path, size)
         except ValueError as error:
             return error
+        return None if has_two_greys(pixels) else pixels
 
     with (
         whole_file(out) as stream,
@@ -67,11 +68,12 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("image", *ISIC_CLASSES))
         for start in range(0, len(paths), batch_size):
-            chunk = paths[start : start + batch_size]
+            chunk = [*islice(paths, start, start + batch_size)]
             loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
             problems += [str(found) for _, found in loaded if isinstance(found, ValueError)]
+            masks += [path for path, found in loaded if found is None]
             pixels = [found for _, found in loaded if isinstance(found, Tensor)]
-            names = [path.stem for path, found in loaded if isinstance(found, Tensor)]
+            names = [paths[path] for path, found in loaded if isinstance(found, Tensor)]
             if pixels:
                 batch = center_crop(torch.stack(pixels), module.image_size).to(module.device)
                 probabilities = module(batch).softmax(1)
@@ -79,59 +81,60 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
                     raise ValueError(f"the network of {run} overflows: its weights are damaged")
                 writer.writerows(isic_rows(names, probabilities))
             steps.update(len(chunk))
-    return Outcome(len(paths) - len(problems), problems)
+        if masks:
+            no_photos = [*no_photos, count_by_folder(masks, "pictures of black and white alone")]
+        if len(masks) == len(paths):
+            raise FileNotFoundError(f"no photos to predict: {'; '.join(no_photos)}")
+    return Outcome(len(paths) - len(problems) - len(masks), problems, no_photos)
 
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """The image files among the inputs and below their folders, each folder sorted.
+def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The photos among the inputs and below their folders, each folder sorted.
+
+    Returns:
+        The photos with their ids, and in words what was left out since it is no photo.
 
     Raises:
-        FileNotFoundError: an input does not exist, or a folder has no images.
+        FileNotFoundError: an input does not exist, or there are no photos.
         ValueError: two images have one name, or one has a name that no table can hold.
     """
-    paths: list[Path] = []
-    for given in inputs:
-        if not given.exists():
-            raise FileNotFoundError(f"no such image or folder: {given}")
-        found = [given]
-        if given.is_dir():
-            found = _images_below(given)
-            if not found:
-                raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {given}")
-        paths += found
-    paths = list(dict.fromkeys(paths))
-    names: dict[str, Path] = {}
-    for path in paths:
+    given: dict[Path, str] = {}
+    for path in inputs:
+        if path.is_dir():
+            given |= files_below(path)
+        elif path.exists():
+            given[path] = f"{path.parent.name}/{path.name}"
+        else:
+            raise FileNotFoundError(f"no such image or folder: {path}")
+    contents = sort_files(given)
+    asked = set(inputs)
+    for path in contents.others:
+        if path in asked:  # whoever names a file takes it for an image
+            contents.photos.setdefault(path.name, []).append(path)
+    if not contents.photos:
+        raise FileNotFoundError(f"no images in {' or '.join(map(str, inputs))}: it has {contents}")
+    for name, paths in contents.photos.items():
         try:
-            path.stem.encode()
+            name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{str(path)!r} has a name that is not UTF-8: rename it") from error
-        if has_control_characters(path.stem):
-            raise ValueError(f"{str(path)!r} has control characters in its name: rename it")
-        if names.setdefault(path.stem, path) is not path:
             raise ValueError(
-                f"{names[path.stem]} and {path} have one name, which names the row: predict them "
-                "in two runs"
+                f"{str(paths[0])!r} has a name that is not UTF-8: rename it"
+            ) from error
+        if has_control_characters(name):
+            raise ValueError(f"{str(paths[0])!r} has control characters in its name: rename it")
+        if len(paths) > 1:
+            raise ValueError(
+                f"{paths[0]} and {paths[1]} have one name, which names the row: predict them in "
+                "two runs"
             )
-    return paths
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; links are followed, each folder is seen once.
-
-    Folders of lesion masks are left out: a mask is no picture of a lesion.
-    """
-    found: list[Path] = []
-    seen: set[str] = set()
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        if os.path.realpath(place) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        folders[:] = [name for name in folders if not holds_masks(name)]
-        found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    photos = {paths[0]: name for name, paths in contents.photos.items()}
+    left_out = [
+        count_by_folder(paths, kind)
+        for kind, paths in (
+            ("masks or superpixels", contents.masks),
+            ("copies of other images", contents.copies),
+            ("other files", [path for path in contents.others if path not in asked]),
+        )
+        if paths
+    ]
+    return photos, left_out

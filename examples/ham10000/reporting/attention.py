@@ -16,10 +16,10 @@ from attnblocks.visualize import (
     site_statistics,
 )
 from examples.ham10000.data.augment import canvas_size, center_crop
-from examples.ham10000.data.images import load_image
+from examples.ham10000.data.folders import look
 from examples.ham10000.data.index import CLASSES, Image
-from examples.ham10000.data.layouts import LESION_MASKS
 from examples.ham10000.data.load import Data
+from examples.ham10000.data.masks import is_of_lesion, load_mask, masked_id
 from examples.ham10000.reporting.page import snapshot
 from examples.ham10000.training.lit import LesionClassifier
 
@@ -79,19 +79,19 @@ def read_attention(
     sample = positions[:: -(-len(positions) // MOST_IMAGES)]
     chunks: dict[str, list[SiteAttention]] = {}
     shares: dict[str, list[Tensor]] = {}
-    areas: list[Tensor] = []
+    having, masks = read_masks(folder, [data.images[i] for i in sample], module.image_size)
     for start in range(0, len(sample), batch_size):
         chunk = sample[start : start + batch_size]
-        having, masks = read_masks(folder, [data.images[i] for i in chunk], module.image_size)
-        areas.append(masks.double().mean(dim=(1, 2)))
+        here = [place for place, i in enumerate(having) if start <= i < start + batch_size]
         for name, site in _maps(module, data, chunk).items():
             if site.is_spatial:
-                inside = share_inside(site.on_image[having].cpu(), masks)
+                on_image = site.on_image[[having[place] - start for place in here]].cpu()
+                inside = share_inside(on_image, masks[here])
                 shares.setdefault(name, []).append(inside)
             # Images in the size of the network take most of the memory, and are done with.
             chunks.setdefault(name, []).append(replace(site, on_image=site.on_image[:0]))
     maps = {name: _joined(parts) for name, parts in chunks.items()}
-    gates, area = site_statistics(maps), torch.cat(areas)
+    gates, area = site_statistics(maps), masks.double().mean(dim=(1, 2))
     sites = [
         Site(
             name,
@@ -106,28 +106,30 @@ def read_attention(
 
 
 def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:
-    """The lesion masks of images, as the network sees the images.
+    """The lesion masks of images, wherever they are below a folder, as the network sees the images.
 
-    Masks that cannot be read are left out with a warning.
+    Masks that are empty or cannot be read are left out with a warning.
 
     Returns:
         The places of the images that have a mask, and the masks: bool (M, image_size, image_size).
     """
-    files = [folder / LESION_MASKS / f"{image.image_id}_segmentation.png" for image in images]
-    having, masks = [], []
-    for place, file in enumerate(files):
-        if not file.is_file():
-            continue
-        try:
-            mask = load_image(file, canvas_size(image_size))[:1] >= 128
-        except ValueError as error:
-            warnings.warn(f"a lesion mask is left out: {error}", stacklevel=2)
-        else:
-            having.append(place)
-            masks.append(mask)
+    files = {masked_id(path): path for path in reversed(look(folder).masks) if is_of_lesion(path)}
+    having, masks, problems = [], [], []
+    for place, image in enumerate(images):
+        if image.image_id in files:
+            try:
+                masks.append(load_mask(files[image.image_id], canvas_size(image_size)))
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                having.append(place)
+    if problems:
+        one = len(problems) == 1
+        which = "a lesion mask is" if one else f"{len(problems)} lesion masks are"
+        warnings.warn(f"{which} left out: {problems[0]}{'' if one else ', ...'}", stacklevel=2)
     if not masks:
         return [], torch.zeros(0, image_size, image_size, dtype=torch.bool)
-    return having, center_crop(torch.stack(masks), image_size)[:, 0]
+    return having, center_crop(torch.stack(masks), image_size)
 
 
 def share_inside(attention: Tensor, masks: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from examples.ham10000.config import Config, read_description
 from examples.ham10000.data.augment import center_crop
-from examples.ham10000.data.index import CLASSES, is_synthetic
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import Evaluation
-from examples.ham10000.evaluation.metrics import HEADLINES
+from examples.ham10000.evaluation.metrics import CHALLENGE_HEADLINES, HEADLINES
 from examples.ham10000.reporting.attention import read_attention
 from examples.ham10000.reporting.page import drawing, photo, write_page
 
@@ -23,7 +23,7 @@ def write_report(file: Path, evaluation: Evaluation) -> None:
     The folder of the run has to have its log, and its description.
     """
     config, data, summary = evaluation.config, evaluation.data, evaluation.summary
-    part = summary["part"]
+    part = evaluation.part
     labels = torch.tensor([data.images[i].label for i in data.split[part]])
     attention = None
     if config.init is not None:  # with blocks of the library
@@ -33,9 +33,9 @@ def write_report(file: Path, evaluation: Evaluation) -> None:
     write_page(
         file,
         "run.html",
-        synthetic=is_synthetic(data.images),
+        synthetic=data.name.startswith("SYNTHETIC"),
         summary=summary,
-        headlines=HEADLINES,
+        headlines=HEADLINES if summary["split"] is not None else CHALLENGE_HEADLINES,
         description=read_description(config.out),
         config=config,
         options=_options(config),
@@ -64,8 +64,7 @@ def _options(config: Config) -> dict[str, object]:
 
 def _errors(evaluation: Evaluation, labels: Tensor) -> list[dict[str, object]]:
     """The images whose wrong class has the highest probabilities."""
-    data, probabilities = evaluation.data, evaluation.probabilities
-    part = evaluation.summary["part"]
+    data, probabilities, part = evaluation.data, evaluation.probabilities, evaluation.part
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MOST_ERRORS]

@@ -15,12 +15,13 @@ def write_results(folder: Path, evaluation: Evaluation) -> None:
     The figures come last: where they are, everything is.
     """
     data, config, summary = evaluation.data, evaluation.config, evaluation.summary
-    part = summary["part"]
+    part = evaluation.part
     images = [data.images[i].image_id for i in data.split[part]]
     rows = isic_rows(images, evaluation.probabilities)
     write_csv(folder / f"{part}.csv", ("image", *ISIC_CLASSES), rows)
-    title = f"{data.name}, {config.split_name}\n{config.network_name}"
-    picture = confusion(summary, f"{title}, {part} part")
-    save_picture(picture, folder / f"confusion_matrix_{part}.png")
+    title = f"{data.name}\n{config.network_name}"
+    if summary["split"] is not None:
+        title = f"{data.name}, {summary['split']}\n{config.network_name}, {part} part"
+    save_picture(confusion(summary, title), folder / f"confusion_matrix_{part}.png")
     write_report(folder / "report.html", evaluation)
     write_json(folder / f"{part}.json", summary)

@@ -65,7 +65,8 @@ def reproduce(
     """
     wanted = FIGURES[figure] if table is None and figure is not None else TABLES[table or 0]
     todo = _plan(wanted, out, data, rows, seeds, options)
-    read_index(data, allow_missing=True)  # else every row would fail, and none for its own reason
+    # Else every row would fail, and none for its own reason.
+    read_index(data, allow_missing=True, same_lesion=options.get("same_lesion"))
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     write = partial(_write, wanted, out, data, options, failures)

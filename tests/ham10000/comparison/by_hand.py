@@ -90,12 +90,12 @@ def hand_figures(labels, guessed):
     }
 
 
-def hand_bootstrap(truth, first, other, resamples, *, paired=True):
+def hand_bootstrap(truth, first, other, resamples, *, paired=True, fold_of=lambda lesion: 0):
     """Differences of accuracy and mean recall, with every drawn lesion's images laid out."""
     images_of, lesions_of = defaultdict(list), defaultdict(set)
     for position, (_, lesion, label) in enumerate(truth):
         images_of[lesion].append(position)
-        lesions_of[label].add(lesion)
+        lesions_of[label, fold_of(lesion)].add(lesion)
     generator = np.random.default_rng(123)
     right = [
         np.array([g == t[2] for g, t in zip(guessed, truth, strict=True)], float)
@@ -105,8 +105,12 @@ def hand_bootstrap(truth, first, other, resamples, *, paired=True):
     def draw():
         drawn = []
         for label in range(7):
-            lesions = sorted(lesions_of[label])
-            chosen = generator.choice(lesions, len(lesions))
+            chosen = [
+                lesion
+                for (of_class, _), lesions in lesions_of.items()
+                if of_class == label
+                for lesion in generator.choice(sorted(lesions), len(lesions))
+            ]
             drawn.append([i for lesion in chosen for i in images_of[lesion]])
         return drawn
 

@@ -1,12 +1,13 @@
 """What of a run is read, and runs that cannot be compared."""
 
+import json
 import re
 import shutil
 
 import pytest
 
 from examples.ham10000.cli import main
-from examples.ham10000.comparison.tested import read_runs
+from examples.ham10000.comparison.arms import read_runs
 from tests.ham10000.comparison.by_hand import write_run
 
 
@@ -63,16 +64,10 @@ def edit(line, column, value):
     [
         ("config.json", lambda t: t.replace('"images_sha256"', '"x"'), "lacks 'images_sha256'"),
         ("config.json", lambda t: t[:-9], "config.json is damaged"),
-        ("config.json", lambda t: t.replace('"leak"', '"x"'), "lacks 'leak'"),
-        (
-            "config.json",
-            lambda t: re.sub('"leak": [^,]*', '"leak": 7', t),
-            "images_sha256, leak or parameters .leak is 7",
-        ),
         (
             "config.json",
             lambda t: re.sub('"parameters": [^,}]*', '"parameters": null', t),
-            "images_sha256, leak or parameters",
+            "images_sha256 or parameters",
         ),
         ("test.json", lambda t: t[:-9], "test.json is damaged"),
         ("test.json", lambda t: re.sub('"data": "[^"]*"', '"data": 5', t), "damaged: data is 5"),
@@ -106,3 +101,34 @@ def test_no_split_file(pair):
     (pair[1] / "split.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*split.csv"):
         read_runs(pair)
+
+
+def test_lesions_are_joined_by_the_runs_own_table(case, pair):
+    """Its copy counts, not the file that was given; runs with other tables are no pair."""
+    tables = [folder / "same_lesion.csv" for folder in pair]
+    for folder in pair:
+        config = json.loads((folder / "config.json").read_text())
+        config["options"]["same_lesion"] = "/gone.csv"
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=r"no table .*first/same_lesion.csv"):
+        read_runs(pair)
+    (nevus, lesion), (other, _), *_ = ((i, n) for i, n, label in case[0] if label == 5)
+    header, trained = "image_id_1,image_id_2\n", f"{nevus},ISIC_9999\n"
+    for table in tables:
+        table.write_text(f"{header}{trained}ISIC_left,ISIC_out\n")
+    run = read_runs(pair)[0]
+    members = sum(of_image == lesion for _, of_image, _ in case[0])
+    assert run.leak == pytest.approx(members / len(case[0]))
+    assert run.lesions[run.images.index(nevus)] == min(lesion, "other")
+    tables[1].write_text(f"{header}{nevus},{other}\n{trained}")
+    with pytest.raises(ValueError, match=r"another lesion .* with the same --same-lesion\?"):
+        read_runs(pair)
+
+
+def test_the_shipped_pairs_are_one_lesion_in_every_run(case, tmp_path):
+    """Whatever its split was made with."""
+    truth = [("ISIC_0033421", "z1", 5), ("ISIC_0033481", "z2", 5), *case[0]]
+    runs = [write_run(tmp_path / n, truth, [5, 5, *case[1][n]]) for n in ("first", "alike")]
+    for run in read_runs(runs):
+        assert run.lesions[run.images.index("ISIC_0033481")] == "z1"
+        assert run.summary["lesions"] == len({lesion for _, lesion, _ in truth}) - 1

@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from examples.ham10000.data.download import FILES, download
+from examples.ham10000.data.download import FILES, TEST_FILES, download
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 
 MASKS = "HAM10000_segmentations_lesion_tschandl"
@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
         """Serve the contents under the names and targets of the official files."""
         files = [
             replace(file, md5=hashlib.md5(contents[file.name]).hexdigest())
-            for file in FILES
+            for file in (*FILES, *TEST_FILES)
             if file.name in contents
         ]
         self.content = {f"/{file.tail}": contents[file.name] for file in files}

@@ -2,13 +2,24 @@
 
 import errno
 import hashlib
+from functools import partial
 
 import pooch
 import pytest
 
-from examples.ham10000.data.download import DATAVERSE, FILES, RemoteFile, download
-from examples.ham10000.data.index import ATTRIBUTION, read_index
+from examples.ham10000 import cli
+from examples.ham10000.data.download import (
+    DATAVERSE,
+    FILES,
+    TEST_FILES,
+    RemoteFile,
+    download,
+)
+from examples.ham10000.data.ground_truth import read_ground_truth
+from examples.ham10000.data.index import ATTRIBUTION, CLASSES, read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.options import parse
+from tests.ham10000.challenge import write_metadata
 from tests.ham10000.data.dataverse import (
     MASKS,
     PART_1,
@@ -46,6 +57,49 @@ def test_the_table_is_the_published_one():
             10808743,
         ),
     ]
+
+
+def test_so_is_that_of_the_test_set():
+    assert list(TEST_FILES) == [
+        RemoteFile("ISIC2018_Task3_Test_Images.zip", "3855824", "0488b6f65849e310857d9207daa55a21"),
+        RemoteFile(
+            "ISIC2018_Task3_Test_GroundTruth.csv",
+            "6924466?format=original",
+            "2b5663aacc9644740f27e355cf7f369a",
+        ),
+    ]
+    assert [file.size for file in TEST_FILES] == [None, None]  # which is published nowhere
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_the_test_set_lands_where_evaluate_reads_it(
+    folder, server, out, tmp_path, announce, monkeypatch, capsys
+):
+    images = sorted(read_index(folder), key=lambda image: image.image_id)
+    write_metadata(tmp_path / "t.csv", [(i.image_id, CLASSES[i.label]) for i in images], lesions=1)
+    name = "ISIC2018_Task3_Test_Images"
+    contents = {
+        f"{name}.zip": archive([(f"{name}/{i.path.name}", i.path.read_bytes()) for i in images]),
+        "ISIC2018_Task3_Test_GroundTruth.csv": (tmp_path / "t.csv").read_bytes(),
+    }
+    server.announce = announce
+    monkeypatch.setattr(cli, "TEST_FILES", server.publish(contents))
+    monkeypatch.setattr(cli, "download", partial(download, server=server.url))
+    assert cli.main(["download", "--test", "--out", str(out)]) == 0
+    assert server.requests == ["/3855824", "/6924466?format=original"]
+    printed = capsys.readouterr().out
+    assert f"To be downloaded into {out}: 2 files, of unknown size" in printed
+    words = printed.splitlines()[-1].partition("Evaluate a run with: ")[2].split()
+    assert words[:3] == ["evaluate", "--run", "RUN"]
+    options = parse(words)
+    truth = read_ground_truth(options.ground_truth, options.data)
+    assert [(image.image_id, image.label) for image in truth.images] == [
+        (image.image_id, image.label) for image in images
+    ]
+    assert (truth.missing, truth.ignored) == ([], 0)
+    assert cli.main(["download", "--test", "--out", str(out)]) == 0
+    assert "0 files, 0.0 GB" in capsys.readouterr().out
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("announce", [True, False])

@@ -1,10 +1,13 @@
 """One data set in every form that it comes in."""
 
 import csv
+import shutil
 
 import pytest
 from PIL import Image
 
+from examples.ham10000.cli import main
+from examples.ham10000.data.check import check
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import (
     IMAGE_FOLDERS,
@@ -142,3 +145,72 @@ def test_an_image_with_two_files_is_refused(folder):
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no {METADATA} and no {ISIC_TRUTH} in"):
         read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "named"),
+    [
+        ("images", "masks", "{}_segmentation.png"),
+        ("Images/train", "Masks", "{}.PNG"),
+        ("segmentation-of-lesions/photos", "segmentation-of-lesions/gt", "{}.png"),
+        ("HAM10000_IMAGES_PART_1", "GroundTruth/deep", "{}_Mask.bmp"),
+        ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth", "{}_seg.gif"),
+        ("all", "all", "{}_segmentation.png"),
+    ],
+)
+def test_images_are_found_wherever_they_are_and_masks_are_none(folder, images, masks, named):
+    expected = facts(read_index(folder))
+    (folder / images).parent.mkdir(parents=True, exist_ok=True)
+    move_images(folder, folder / images)
+    (folder / masks).mkdir(parents=True, exist_ok=True)
+    for name, _, label in expected:
+        box = (label, 2, 12, 13)
+        mask = Image.new("L", (20, 15))
+        mask.paste(255, box)
+        mask.save(folder / masks / named.format(name))
+    assert facts(read_index(folder)) == expected
+    assert {image.path.parent for image in read_index(folder)} == {folder / images}
+    assert check(folder).usable
+
+
+def test_kaggles_archive_has_every_image_twice(folder):
+    expected = read_index(folder)
+    for name in IMAGE_FOLDERS:
+        shutil.copytree(folder / name, folder / "more" / name.lower())
+    assert read_index(folder) == expected
+    other = folder / "more" / IMAGE_FOLDERS[0].lower() / "ISIC_00.jpg"
+    other.write_bytes(other.with_name("ISIC_02.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"image ISIC_00 has two files, .*ISIC_00\.jpg: remove"):
+        read_index(folder)
+
+
+def test_the_tables_of_isic_under_other_names(isic):
+    folder, truth, images = isic
+    truth.rename(folder / f"{ISIC_TRUTH.upper().removesuffix('.CSV')}.tab")
+    (folder / ISIC_LESIONS).rename(folder / ISIC_LESIONS.lower())
+    assert facts(read_index(folder)) == facts(images)
+
+
+def test_missing_images_are_told_with_what_there_is(folder, capsys):
+    shutil.rmtree(folder / IMAGE_FOLDERS[1])
+    (folder / "rest.zip").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError) as error:
+        read_index(folder)
+    for text in (
+        f"35 of 70 images are not in {folder / IMAGE_FOLDERS[0]}: ISIC_01, ISIC_03",
+        "Are all archives unpacked there?",
+        "Layout: HAM10000; images: 35 in",
+        f"archives: 1 in {folder}, such as rest.zip",
+    ):
+        assert text in str(error.value)
+    assert main(["check", "--data", str(folder)]) == 1
+    assert str(error.value) in capsys.readouterr().out
+    text = (folder / METADATA).read_text()
+    (folder / METADATA).write_text(text.replace("ISIC_", "ISIC_00"))
+    with pytest.raises(
+        FileNotFoundError, match=r"look like ISIC_0000, files like ISIC_00\.jpg: re"
+    ):
+        read_index(folder)
+    shutil.rmtree(folder / IMAGE_FOLDERS[0])
+    with pytest.raises(FileNotFoundError, match=r"Unpack the archives .* no images; archives: 1"):
+        read_index(folder)

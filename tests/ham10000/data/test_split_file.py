@@ -7,6 +7,7 @@ import pytest
 
 from examples.ham10000.cli import main
 from examples.ham10000.data.index import read_index
+from examples.ham10000.data.same_lesion import SHIPPED
 from examples.ham10000.data.split_file import read_split, write_split
 from examples.ham10000.data.splits import by_image, by_lesion
 
@@ -26,7 +27,14 @@ def test_the_command_writes_the_papers_sizes_and_prints_the_leak(
     seen = {row["lesion_id"] for row in rows if row["split"] == "train"}
     leak = sum(row["lesion_id"] in seen for row in rows if row["split"] == "test") / 998
     assert low <= leak <= high
-    assert f"leak: {leak:.3f} of the test images" in printed
+    assert f"is in train ({leak:.3f} by lesion_id alone)" in printed
+    with SHIPPED.open(newline="") as stream:
+        twins = dict(tuple(row.values()) for row in csv.DictReader(stream))
+    ids = {row["image_id"]: row["lesion_id"] for row in rows}
+    one = {ids[first]: ids[second] for first, second in twins.items()}
+    seen = {one.get(lesion, lesion) for lesion in seen}
+    tested = [one.get(row["lesion_id"], row["lesion_id"]) for row in rows if row["split"] == "test"]
+    assert f"leak: {sum(lesion in seen for lesion in tested) / 998:.3f} of the test" in printed
     assert main(command) == 2
     assert "exists: name a new file" in capsys.readouterr().err
     images = read_index(ham10000)

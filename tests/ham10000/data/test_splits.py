@@ -59,7 +59,7 @@ def test_every_image_is_in_one_part_and_lesions_stay_whole(images, seed, protoco
         for part in ("test", "val"):
             assert count // 10 - 3 <= counts[part][label] <= count // 10
     if protocol == "lesion":
-        lesions = [{images[i].lesion_id for i in split[part]} for part in PARTS]
+        lesions = [{images[i].lesion for i in split[part]} for part in PARTS]
         assert sum(map(len, lesions)) == len(set.union(*lesions))
 
 

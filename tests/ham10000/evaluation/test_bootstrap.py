@@ -99,3 +99,20 @@ def test_images_that_do_not_fit():
         lesion_bootstrap(classes, classes[1:], ["a", "b", "c"], seed=0, resamples=1)
     with pytest.raises(ValueError, match="lesion b has images of two classes"):
         lesion_bootstrap(classes, classes, ["a", "b", "b"], seed=0, resamples=1)
+    with pytest.raises(ValueError, match="3 lesions, and strata for 2 images"):
+        lesion_bootstrap(classes, classes, ["a", "b", "c"], strata=[0, 1], seed=0, resamples=1)
+    same = torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match="lesion b is in two folds"):
+        lesion_bootstrap(same, same, ["a", "b", "b"], strata=[0, 0, 1], seed=0, resamples=1)
+
+
+def test_lesions_are_drawn_within_strata():
+    """Right in one stratum, wrong in the other: as many of each in every draw."""
+    labels, predicted = torch.zeros(8, dtype=torch.long), torch.tensor([0] * 4 + [1] * 4)
+    lesions, strata = [f"l{n}" for n in range(8)], [3] * 4 + [7] * 4
+    options = {"seed": 0, "resamples": 200}
+    counts = lesion_bootstrap(labels, predicted, lesions, strata=strata, **options)
+    assert counts[:, 0].tolist() == [[4, 4, 0, 0, 0, 0, 0]] * 200
+    assert len(lesion_bootstrap(labels, predicted, lesions, **options)[:, 0].unique(dim=0)) > 3
+    one = lesion_bootstrap(labels, predicted, lesions, strata=[5] * 8, **options)
+    assert torch.equal(one, lesion_bootstrap(labels, predicted, lesions, **options))

@@ -103,7 +103,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(run, test_part, 
     Image.new("RGB", (8, 8)).save(twin)
     for inputs, message in [
         (["nowhere.jpg"], "no such image or folder: nowhere.jpg"),
-        ([tmp_path / "empty"], "no images (.jpg, .jpeg, .png) in"),
+        ([tmp_path / "empty"], f"no images in {tmp_path / 'empty'}: it has no images"),
         ([test_part[0].path, twin], "have one name"),
     ]:
         assert predict(run, *inputs, "--out", out) == 2

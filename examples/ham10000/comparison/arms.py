@@ -1,0 +1,163 @@
+"""Runs that can be compared: tested on the same images, or folds that are pooled to arms."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.ham10000.comparison.tested import Tested, only, read_run
+from examples.ham10000.config import Config, options_for_json
+from examples.ham10000.evaluation.metrics import summarise
+
+NO_MATTER = ("data", "out", "workers")
+"""Options that make no difference: where data and run lie, and who loads the images."""
+
+
+def read_runs(folders: Sequence[Path]) -> list[Tested]:
+    """Read runs that were tested on the same images.
+
+    Runs of folds are pooled: those that differ in nothing but the fold are an arm, which has the
+    test images of all its folds.
+
+    Raises:
+        FileNotFoundError: a folder has no run, or one that is not finished.
+        ValueError: there are fewer than two runs or arms, a run is given twice, its files are
+            damaged, the test images of two runs differ, or an arm lacks a fold.
+    """
+    if len(folders) < 2:
+        raise ValueError("give at least two runs to compare")
+    places: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in places:
+            raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
+        places[folder.resolve()] = folder
+    arms = _arms([read_run(folder) for folder in folders])
+    first, *others = arms
+    if not others:
+        raise ValueError(
+            f"all {len(folders)} runs are folds of one arm, that of {folders[0]}: give the folds "
+            "of another arm too"
+        )
+    for other in others:
+        if len(other) != len(first):
+            raise ValueError(
+                f"the arms of {first[0].folder} and {other[0].folder} have other folds: "
+                f"{len(first)} and {len(other)} of them"
+            )
+        for one, same in zip(first, other, strict=True):
+            _check_same_images(one, same)
+    return [_pool(arm) if arm[0].config.folds is not None else arm[0] for arm in arms]
+
+
+def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
+    """The folds of each arm in their order; a run without folds is an arm by itself."""
+    plain = [run for run in runs if run.config.folds is None]
+    if len(plain) == len(runs):
+        return [[run] for run in runs]
+    if plain:
+        fold = next(run for run in runs if run.config.folds is not None)
+        raise ValueError(
+            f"{fold.folder} was tested on {fold.config.split_name}, {plain[0].folder} on "
+            f"{plain[0].config.split_name}: folds are compared with folds only"
+        )
+    arms: dict[str, list[Tested]] = {}
+    for run in runs:
+        arms.setdefault(str(_options(replace(run.config, fold=None))), []).append(run)
+    for arm in arms.values():
+        given = [run.config.fold for run in arm]
+        wanted = range(arm[0].config.folds or 0)
+        missing = [str(fold) for fold in wanted if fold not in given]
+        twice = [str(fold) for fold in wanted if given.count(fold) > 1]
+        if missing or twice:
+            faults = [
+                f"fold(s) {', '.join(folds)} {words}"
+                for folds, words in ((missing, "missing"), (twice, "given twice"))
+                if folds
+            ]
+            raise ValueError(
+                f"the arm of {arm[0].folder} ({arm[0].config.network_name}, {arm[0].config.loss}, "
+                f"seed {arm[0].config.seed}) has {' and '.join(faults)}: give each of its "
+                f"{len(wanted)} folds once, with the same options"
+            )
+    return [sorted(arm, key=lambda run: run.config.fold or 0) for arm in arms.values()]
+
+
+def _pool(arm: Sequence[Tested]) -> Tested:
+    """The predictions of all folds as one test."""
+    first = arm[0]
+    for other in arm[1:]:
+        if other.data != first.data:
+            raise ValueError(
+                f"{first.folder} and {other.folder} are no folds of one arm: they are of "
+                f"{first.data} and {other.data}"
+            )
+    images = [image for run in arm for image in run.images]
+    twice = [image for image, times in Counter(images).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"the folds of {first.folder} are not of one division of the data: image {twice[0]} "
+            "is tested in two of them"
+        )
+    lesions = [lesion for run in arm for lesion in run.lesions]
+    folds = [number for number, run in enumerate(arm) for _ in run.images]
+    labels = torch.cat([run.labels for run in arm])
+    probabilities = torch.cat([run.probabilities for run in arm])
+    return replace(
+        first,
+        config=replace(first.config, fold=None),
+        leak=sum(run.leak * len(run.images) for run in arm) / len(images),
+        images=images,
+        lesions=lesions,
+        labels=labels,
+        probabilities=probabilities,
+        folds=folds,
+        summary=summarise(probabilities, labels, lesions, strata=folds),
+    )
+
+
+def _check_same_images(first: Tested, other: Tested) -> None:
+    """Raise ValueError that says what differs."""
+    both = f"{first.folder} and {other.folder}"
+    if first.synthetic != other.synthetic:
+        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
+    truth, others = (
+        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
+        for run in (first, other)
+    )
+    if truth.keys() != others.keys():
+        splits = [f"{run.config.split_name}, seed {run.config.seed}" for run in (first, other)]
+        raise ValueError(
+            f"{both} have other test images: {only(truth, others)} of {len(truth)} are only in "
+            f"the first ({splits[0]}), {only(others, truth)} of {len(others)} only in the second "
+            f"({splits[1]})"
+        )
+    differ = [image for image in truth if truth[image] != others[image]]
+    if differ:
+        raise ValueError(
+            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
+            f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
+        )
+    if first.digest != other.digest:
+        raise ValueError(
+            f"{both} were tested on other files of the same images ({first.data} and "
+            f"{other.data}): images_sha256 in their config.json differs"
+        )
+
+
+def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
+    """The options that are not the same in all runs, with the value of each run."""
+    options = [_options(run.config) for run in runs]
+    return {
+        name: [of_run[name] for of_run in options]
+        for name in options[0]
+        if len({of_run[name] for of_run in options}) > 1
+    }
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """The options that make a difference."""
+    options = options_for_json(config)
+    return {name: value for name, value in options.items() if name not in NO_MATTER}

@@ -1,0 +1,118 @@
+"""Masks: which pictures are none of skin, and where the lesion is in them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from examples.ham10000.data.images import LOSSLESS, load_pixels, opened, square, upright
+from examples.ham10000.data.tables import without_suffix
+
+# Names that say it, and words in the names of files and folders that may say it.
+_NAMES = r"segmentations?|seg|masks?|superpixels?|attribute_\w+"
+_NAME = re.compile(rf"[_\-. ]({_NAMES})$", re.I)
+_HINT = re.compile(
+    r"mask|segm|superpixel|attribute|ground.?truth|annotation|label"
+    r"|(?<![a-z])(seg|gt|lesion)(?![a-z])",
+    re.I,
+)
+_AROUND_ID = re.compile(
+    rf"^(mask|seg|segmentation|gt)[_\-. ]|[_\-. ]({_NAMES}|lesion|gt|label|annotation)$", re.I
+)
+
+FLAT = 0.8
+"""Share of the pixels that are as the one beside them, above which a picture has flat colours."""
+
+TWO_VALUED = 0.9
+"""Share of the pixels near the darkest or the brightest, from which a picture is a mask."""
+
+
+def is_named_mask(name: str) -> bool:
+    """Whether the name of a file says that it is a mask or has superpixels."""
+    return _NAME.search(without_suffix(name)) is not None
+
+
+def may_be_mask(place: str) -> bool:
+    """Whether a path has words that often stand with masks; its pixels have to confirm it."""
+    return _HINT.search(place) is not None
+
+
+def is_of_lesion(path: Path) -> bool:
+    """Whether a mask is of the lesion, not of an attribute or of superpixels."""
+    return re.search("superpixel|attribute", f"{path.parent.name}/{path.name}", re.I) is None
+
+
+def masked_id(path: Path) -> str:
+    """The id of the image that a mask belongs to."""
+    return _AROUND_ID.sub("", without_suffix(path.name))
+
+
+def is_mask(path: Path, *, expected: bool) -> bool:
+    """Whether the pixels of a file are those of a mask: of two greys, or, drawn, of flat colours.
+
+    Args:
+        path: a file that cannot be read is no mask.
+        expected: whether a picture that is black or white all over is a mask, too.
+    """
+    try:
+        pixels = load_pixels(path)
+    except ValueError:
+        return False
+    low, high = pixels.amin(), pixels.amax()
+    if low == high:
+        return expected and low.item() in (0, 1, 255)
+    drawn = path.suffix.lower() in LOSSLESS and not (pixels == pixels[:, :1, :1]).all()
+    return has_two_greys(pixels) or (drawn and _is_flat(pixels) and _is_flat(pixels.mT))
+
+
+def _is_flat(pixels: Tensor) -> bool:
+    """Whether nearly all pixels, (3, H, W), are as the one beside them."""
+    return (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item() > FLAT
+
+
+def has_two_greys(pixels: Tensor) -> bool:
+    """Whether nearly all pixels are as dark as the darkest or as bright as the brightest.
+
+    Those between come of compression or resizing.
+
+    Args:
+        pixels: uint8, (3, H, W).
+    """
+    darkest, brightest = pixels.amin(0), pixels.amax(0)
+    colour = (brightest - darkest).double().mean().item()
+    low, high = int(brightest.min()), int(brightest.max())
+    margin = (high - low) // 8
+    near = (brightest <= low + margin) | (brightest >= high - margin)
+    return low < high and colour < 8 and near.double().mean().item() >= TWO_VALUED
+
+
+def load_mask(path: Path, size: int) -> Tensor:
+    """Read a mask as ``load_image`` reads its image, so that the two lie on each other.
+
+    Whatever it was saved with (0 and 1, 0 and 255, colours of a palette, 16 bits, opacity), the
+    lesion is what lies above the middle between the lowest value and the highest. A mask that has
+    one value other than 0 is lesion all over.
+
+    Args:
+        path: the file.
+        size: side of the square, in pixels.
+
+    Returns:
+        bool, (size, size).
+
+    Raises:
+        ValueError: the file is no image, a damaged one, or black all over.
+    """
+    with opened(path) as file:
+        picture = upright(file)
+        grey = np.asarray(picture if picture.mode.startswith("I") else picture.convert("L"))
+        if np.ptp(grey) == 0 and picture.has_transparency_data:
+            grey = np.asarray(picture.convert("RGBA").getchannel("A"))
+        low, high = int(grey.min()), int(grey.max())
+        if high == 0:
+            raise ValueError("the mask is empty")
+    white = (grey - float(low)) / (high - low) if high > low else np.ones(grey.shape)
+    values = torch.from_numpy(np.uint8(np.round(255 * white)))
+    return square(values[None], size)[0] >= 128

@@ -1,0 +1,142 @@
+"""Parquet files of Hugging Face, written as the usual folder of images."""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PillowImage
+
+from examples.ham10000.data.folders import files_below
+from examples.ham10000.data.images import FILE_TYPES
+from examples.ham10000.data.index import CLASSES
+from examples.ham10000.data.layouts import COLUMNS, METADATA
+from examples.ham10000.data.tables import image_name
+from examples.ham10000.files import moved_into_place, write_csv
+
+BATCH = 64
+"""Images that are held at a time."""
+
+# How the long names of the classes begin, in small letters without spaces and the like.
+_LONG_NAMES = {
+    "actinickeratos": "akiec",
+    "basalcellcarcinoma": "bcc",
+    "benignkeratos": "bkl",
+    "dermatofibroma": "df",
+    "melanoma": "mel",
+    "melanocyticnev": "nv",
+    "vascularlesion": "vasc",
+}
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
+
+
+def unpack(data: Path, out: Path) -> int:
+    """Write the images and the metadata of Parquet files as a folder that ``--data`` takes.
+
+    The bytes of the images stay as they are. An image that stands in several files is written once.
+
+    Args:
+        data: the folder of the files; their columns are ``image``, ``dx``, ``lesion_id`` and,
+            where ``image`` has no paths, ``image_id``.
+        out: the new folder, which appears when it is whole.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        FileNotFoundError: there are no Parquet files.
+        FileExistsError: ``out`` exists.
+        ValueError: a file is damaged or lacks a column, a diagnosis is unknown, an image stands
+            twice with different contents, or pyarrow is not installed.
+    """
+    if out.exists():
+        raise FileExistsError(f"--out {out} exists: name a new folder")
+    if not data.is_dir():
+        raise FileNotFoundError(f"no folder {data}: give that of the Parquet files with --data")
+    files = [path for path in files_below(data) if path.suffix.lower() == ".parquet"]
+    if not files:
+        raise FileNotFoundError(f"no .parquet files in {data}: give their folder with --data")
+    written: dict[str, tuple[str, tuple[str, str, str], str]] = {}
+    with moved_into_place(out) as partial:
+        (partial / "images").mkdir(parents=True)
+        for place, row, content in _rows(files):
+            name, digest = row[1], hashlib.sha256(content).hexdigest()
+            first, *known = written.setdefault(name, (place, row, digest))
+            if known != [row, digest]:
+                raise ValueError(f"{place}: image {name} is another one in {first}")
+            if first == place:
+                (partial / "images" / f"{name}{_suffix(place, content)}").write_bytes(content)
+        write_csv(partial / METADATA, COLUMNS, (row for _, row, _ in written.values()))
+    return len(written)
+
+
+def _rows(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, str, str], bytes]]:
+    """Every row of the files: its place, its lesion, image and diagnosis, and the image itself."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError("Parquet files are read with pyarrow: pip install pyarrow") from error
+    for file in files:
+        number = 0
+        try:
+            with parquet.ParquetFile(file) as table:
+                schema = table.schema_arrow
+                absent = {"image", "dx", "lesion_id"} - set(schema.names)
+                if absent:
+                    raise ValueError(
+                        f"{file} lacks the column(s) {', '.join(sorted(absent))}: it has "
+                        f"{', '.join(schema.names)}. Without lesion ids a split would have "
+                        "pictures of one lesion in several parts: take another copy of the data"
+                    )
+                labels = _label_names(schema.metadata or {})
+                columns = [name for name in ("image", *COLUMNS) if name in schema.names]
+                for batch in table.iter_batches(BATCH, columns=columns):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield _row(f"{file}, row {number}", row, labels)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"cannot read {file}: {error}. Download it again") from error
+
+
+def _label_names(metadata: dict[bytes, bytes]) -> list[str]:
+    """The names of the numbers in ``dx``; none where it has text."""
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["dx"]["names"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [str(name) for name in names]
+
+
+def _row(
+    place: str, row: dict[str, Any], labels: list[str]
+) -> tuple[str, tuple[str, str, str], bytes]:
+    image = row["image"] if isinstance(row["image"], dict) else {"bytes": row["image"]}
+    content, dx, lesion = image.get("bytes"), row["dx"], row["lesion_id"]
+    name = row.get("image_id") or image.get("path")
+    if not isinstance(content, bytes):
+        raise ValueError(f"{place}: the bytes of the image are not in the file")
+    if not isinstance(name, str) or not lesion:
+        raise ValueError(f"{place}: no {'lesion_id' if name else 'image_id, and no path either'}")
+    if isinstance(dx, int) and 0 <= dx < len(labels):
+        dx = labels[dx]
+    letters = re.sub("[^a-z]", "", str(dx).lower())
+    code = next((code for begin, code in _LONG_NAMES.items() if letters.startswith(begin)), letters)
+    if code not in CLASSES:
+        raise ValueError(f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}")
+    try:
+        return place, (str(lesion), image_name(name), code), content
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _suffix(place: str, content: bytes) -> str:
+    try:
+        with PillowImage.open(io.BytesIO(content), formats=FILE_TYPES) as image:
+            kind = str(image.format)
+    except Exception as error:  # Pillow has many kinds for damaged files
+        raise ValueError(f"{place}: cannot read the image: {error}") from error
+    return _SUFFIXES.get(kind, f".{kind.lower()}")
