@@ -124,9 +124,8 @@ def _against(
 
 
 def _describe(run: Tested, name: str) -> dict[str, Any]:
-    folds = run.config.folds
     return {
-        "name": name if folds is None else f"{name} and its folds 1 to {folds - 1}",
+        "name": name if run.folds is None else f"{name} and its other folds",
         "network": run.config.network_name,
         "loss": run.config.loss,
         "split": run.config.split_name,

@@ -88,7 +88,13 @@ def draw_split(
 
 
 def leak(images: Sequence[Image], split: Split) -> float:
-    """Share of the test images whose lesion is also in the training part."""
+    """Share of the test images whose lesion is also in the training part.
+
+    Raises:
+        ValueError: there are no test images.
+    """
+    if not split["test"]:
+        raise ValueError("the split has no test images, of which some could leak")
     seen = {images[i].lesion for i in split["train"]}
     return sum(images[i].lesion in seen for i in split["test"]) / len(split["test"])
 

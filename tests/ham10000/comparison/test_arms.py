@@ -82,7 +82,7 @@ def test_every_seed_is_an_arm(case, arms, tmp_path):
     result = compare([arms[0][0], other_seed[0], *arms[0][1:], *other_seed[1:]])
     assert result["options_that_differ"] == {"seed": [0, 1]}
     assert [run["name"] for run in result["runs"]] == [
-        f"{folder}/fold0 and its folds 1 to 2" for folder in ("caco", "seed1")
+        f"{folder}/fold0 and its other folds" for folder in ("caco", "seed1")
     ]
     assert {run["split"] for run in result["runs"]} == {"lesion split, 3 folds"}
 

@@ -28,6 +28,11 @@ def test_the_real_data_splits_into_the_papers_sizes(ham10000, protocol):
     assert all(counts["test"][c] == counts["val"][c] == total[c] // 10 for c in total)
 
 
+def test_a_split_without_a_test_part_has_no_leak():
+    with pytest.raises(ValueError, match="no test images"):
+        leak([Image("i", "l", 0, Path())], {"train": [0], "val": [], "test": []})
+
+
 def test_the_leak_of_the_real_data(ham10000):
     images = read_index(ham10000)
     assert leak(images, by_lesion(images, 0)) == 0
