@@ -201,8 +201,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     print(NOTICE)
     outcome = predict(options.run, options.inputs, options.out)
-    for note in outcome.no_photos:
-        print(f"left out, since they are no photos: {note}")
+    for files in outcome.no_row:
+        print(f"no row for {files}")
     for problem in outcome.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{outcome.predicted} images predicted, {len(outcome.problems)} left out: {options.out}")

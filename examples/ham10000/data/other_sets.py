@@ -37,11 +37,11 @@ def _parquet(folder: Path, files: list[Path]) -> list[str]:
     try:
         from pyarrow import parquet
 
-        columns = f", columns {', '.join(parquet.read_schema(files[0]).names[:9])}"
+        columns = f", with columns {', '.join(parquet.read_schema(files[0]).names[:9])}"
     except Exception:  # it is damaged, or pyarrow is missing: unpack says so
         columns = ""
     return [
-        f"There are Parquet files of Hugging Face ({len(files)} files{columns}): write them as a "
+        f"There are Parquet files of Hugging Face ({len(files)}{columns}): write them as a "
         f"folder of images with: unpack --data {folder} --out NEW_DIR"
     ]
 
@@ -81,6 +81,10 @@ def _file(file: Path) -> str:
     if file.suffix.lower() == ".npz":
         what = "DermaMNIST" if "derma" in name else "arrays"
         return f"{file.name} has {what}, without lesion ids: get HAM10000 with download --out DIR"
+    if file.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        return f"{file.name} is a workbook: save its table as HAM10000_metadata.csv"
+    if file.suffix.lower() == ".arrow":
+        return f"{file.name} is of Hugging Face: write it with Dataset.to_parquet, then unpack that"
     if file.suffix.lower() in ARCHIVES:
         return f"{file.name} is not unpacked: unpack it there"
     return ""

@@ -85,12 +85,12 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, str, str], by
         try:
             with parquet.ParquetFile(file) as table:
                 schema = table.schema_arrow
-                absent = {"image", "dx", "lesion_id"} - set(schema.names)
+                absent = sorted({"image", "dx", "lesion_id"} - set(schema.names))
                 if absent:
                     raise ValueError(
-                        f"{file} lacks the column(s) {', '.join(sorted(absent))}: it has "
-                        f"{', '.join(schema.names)}. Without lesion ids a split would have "
-                        "pictures of one lesion in several parts: take another copy of the data"
+                        f"{file} lacks the column(s) {', '.join(absent)}: it has "
+                        f"{', '.join(schema.names)}. Take another copy of the data: without "
+                        "lesion ids a split would have pictures of one lesion in several parts"
                     )
                 labels = _label_names(schema.metadata or {})
                 columns = [name for name in ("image", *COLUMNS) if name in schema.names]

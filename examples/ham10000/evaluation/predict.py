@@ -23,11 +23,11 @@ from examples.ham10000.progress import bar
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images were predicted, what was wrong with others, and what is no photo."""
+    """How many images were predicted, what was wrong with others, and which files have no row."""
 
     predicted: int
     problems: list[str]
-    no_photos: list[str]
+    no_row: list[str]
 
 
 @torch.inference_mode()
@@ -47,7 +47,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new file")
-    paths, no_photos = find_images(inputs)
+    paths, no_row = find_images(inputs)
     module = load_best(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     size = canvas_size(module.image_size)
     problems: list[str] = []
@@ -82,17 +82,17 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
                 writer.writerows(isic_rows(names, probabilities))
             steps.update(len(chunk))
         if masks:
-            no_photos = [*no_photos, count_by_folder(masks, "pictures of black and white alone")]
+            no_row = [*no_row, count_by_folder(masks, "pictures of black and white alone")]
         if len(masks) == len(paths):
-            raise FileNotFoundError(f"no photos to predict: {'; '.join(no_photos)}")
-    return Outcome(len(paths) - len(problems) - len(masks), problems, no_photos)
+            raise FileNotFoundError(f"no photos to predict: {'; '.join(no_row)}")
+    return Outcome(len(paths) - len(problems) - len(masks), problems, no_row)
 
 
 def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     """The photos among the inputs and below their folders, each folder sorted.
 
     Returns:
-        The photos with their ids, and in words what was left out since it is no photo.
+        The photos with their ids, and in words which other files there are.
 
     Raises:
         FileNotFoundError: an input does not exist, or there are no photos.
@@ -128,7 +128,7 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
                 "two runs"
             )
     photos = {paths[0]: name for name, paths in contents.photos.items()}
-    left_out = [
+    no_row = [
         count_by_folder(paths, kind)
         for kind, paths in (
             ("masks or superpixels", contents.masks),
@@ -137,4 +137,4 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
         )
         if paths
     ]
-    return photos, left_out
+    return photos, no_row

@@ -30,6 +30,8 @@ ISIC_2019 = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\nISIC_1_downsampled,1,0,0,0
         ("other.csv", "a,b\n1,2\n", ["tables: other.csv (a, b)"]),
         ("hmnist_28_28_RGB.csv", "pixel0000,label\n", ["pixels of small copies"]),
         ("dermamnist_224.npz", "PK", ["dermamnist_224.npz has DermaMNIST, without lesion ids"]),
+        ("HAM10000_metadata.xlsx", "PK", ["is a workbook: save its table as"]),
+        ("data-00000-of-00001.arrow", "ARROW1", ["Dataset.to_parquet"]),
         ("dataverse_files.zip", "PK", ["dataverse_files.zip is not unpacked", "archives: 1 in"]),
     ],
 )

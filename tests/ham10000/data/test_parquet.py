@@ -101,7 +101,7 @@ def test_the_commands_say_what_it_is(folder, hub, tmp_path, capsys):
     write(hub / "data" / "train.parquet", rows_of(folder))
     assert main(["check", "--data", str(hub)]) == 1
     said = capsys.readouterr().out
-    assert "Parquet files of Hugging Face (1 files, columns image, image_id, lesion_id, dx" in said
+    assert "Parquet files of Hugging Face (1, with columns image, image_id, lesion_id, dx" in said
     assert f"unpack --data {hub} --out NEW_DIR" in said
 
 
@@ -161,5 +161,5 @@ def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, capsys, monke
     assert unpack(hub, tmp_path / "out") == 2
     assert "pip install pyarrow" in capsys.readouterr().err
     assert main(["check", "--data", str(hub)]) == 1
-    assert "Parquet files of Hugging Face (1 files): write them" in capsys.readouterr().out
+    assert "Parquet files of Hugging Face (1): write them" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -58,6 +58,17 @@ def test_two_tables_must_say_the_same(folder):
         read_index(folder)
 
 
+def test_the_highest_table_counts(folder):
+    expected = read_index(folder)
+    (folder / "old").mkdir()
+    (folder / "old" / METADATA).write_text("of another kind")
+    assert read_index(folder) == expected
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / METADATA).rename(folder / "deep" / "er" / METADATA)
+    (folder / "old" / METADATA).unlink()
+    assert read_index(folder) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -223,3 +223,91 @@ def test_rate_and_memory_are_measured(run, capsys):
     assert 7 / took < float(rate) + 0.5
     assert float(rate) - 0.5 <= 7 / (float(seconds) - 0.051)
     assert 200 < float(peak) < 4000  # MiB: torch alone takes as much
+
+
+def mask_of(image):
+    masks = image.path.parents[1] / "HAM10000_segmentations_lesion_tschandl"
+    return masks / f"{image.image_id}_segmentation.png"
+
+
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        ("masks", "{}_segmentation.png"),
+        ("ISIC2018_Task1_Training_GroundTruth", "{}.png"),
+        (".", "{}_Superpixels.PNG"),
+        ("annotations", "x{}.jpg"),
+        ("other", "{}.png"),  # the photo has that name
+        ("other", "x{}.bmp"),  # nothing but the pixels says so
+    ],
+)
+def test_masks_have_no_row_and_are_named(run, test_part, tmp_path, capsys, where, named):
+    inputs = tmp_path / "segmentation-of-lesions"
+    (inputs / "images").mkdir(parents=True)
+    (inputs / where).mkdir(exist_ok=True)
+    images = test_part[:5]
+    for image in images:
+        (inputs / "images" / image.path.name).write_bytes(image.path.read_bytes())
+        with Image.open(mask_of(image)) as mask:
+            mask.save(inputs / where / named.format(image.image_id))
+    out = tmp_path / "out.csv"
+    assert predict(run, inputs, "--out", out) == 0
+    assert rows_of(out).keys() == {image.image_id for image in images}
+    said = capsys.readouterr().out
+    assert "no row for " in said
+    assert f": 5 in {inputs / where}, such as " in said
+    assert "5 images predicted, 0 left out" in said
+    shell_glob = sorted(path for path in inputs.rglob("*") if path.is_file())
+    assert predict(run, *shell_glob, "--out", tmp_path / "same.csv") == 0
+    assert rows_of(tmp_path / "same.csv") == rows_of(out)
+
+
+def test_a_folder_of_masks_alone_is_an_error_that_says_so(run, test_part, tmp_path, capsys):
+    for name in ("a_segmentation.png", "plain.png"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes(mask_of(test_part[0]).read_bytes())
+        (folder / "notes.txt").write_text("text")
+        assert predict(run, folder, "--out", tmp_path / "out.csv") == 2
+        error = capsys.readouterr().err
+        assert "error: no " in error
+        assert f": 1 in {folder}, such as {name}" in error
+        assert "other files: 1" in error
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_every_kind_of_image_has_a_row_or_is_named(run, test_part, tmp_path, capsys):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    kinds = ["JPEG.jfif", "BMP.bmp", "TIFF.TIF", "WEBP.webp", "GIF.gif", "PNG.Png", "JPEG.x", "PPM"]
+    for image, kind in zip(test_part[:8], kinds, strict=True):
+        form, dot, suffix = kind.partition(".")
+        with Image.open(image.path) as picture:
+            picture.save(inputs / f"{form}{dot}{suffix}", format=form)
+    for name in ("a.heic", "b.DCM", "c.avif", "d.psd", "empty.tif"):
+        (inputs / name).write_bytes(b"")
+    with Image.open(test_part[8].path) as picture:
+        picture.save(inputs / "thumbnail.nef", format="TIFF")
+    (inputs / "table.csv").write_text("a,b\n")
+    out = tmp_path / "out.csv"
+    assert predict(run, inputs, "--out", out) == 1
+    # Of the kinds of image that have a suffix, it is no part of the name.
+    assert rows_of(out).keys() == {"JPEG", "BMP", "TIFF", "WEBP", "GIF", "PNG", "JPEG.x", "PPM"}
+    printed = capsys.readouterr()
+    problems = [line for line in printed.err.splitlines() if line.startswith("left out: ")]
+    assert len(problems) == 6
+    assert sum("save it as JPEG or PNG" in line for line in problems) == 5
+    assert "no row for other files: 1 in" in printed.out
+
+
+def test_copies_are_predicted_once(run, test_part, tmp_path, capsys):
+    for name in ("PART_1", "part_1_"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(test_part[0].path.read_bytes())
+    assert predict(run, tmp_path / "PART_1", tmp_path / "part_1_", "--out", tmp_path / "out") == 0
+    assert (
+        f"no row for copies of other images: 1 in {tmp_path / 'part_1_'}" in capsys.readouterr().out
+    )
+    (tmp_path / "part_1_" / "a.jpg").write_bytes(test_part[1].path.read_bytes())
+    assert predict(run, tmp_path / "PART_1", tmp_path / "part_1_", "--out", tmp_path / "2") == 2
+    assert "have one name" in capsys.readouterr().err
