@@ -48,6 +48,7 @@ def opacity(path):
         lambda path: Image.fromarray(np.uint8(255 * np.stack([LESION] * 3, -1))).save(path),
         lambda path: palette(path, [0, 0, 0, 128, 0, 0]),
         lambda path: palette(path, [0, 0, 0, 1, 1, 1]),
+        lambda path: Image.fromarray(np.uint8(255 * LESION)).convert("RGBA").save(path),
         opacity,
     ],
 )
@@ -153,6 +154,8 @@ def test_one_value_is_a_mask_where_masks_are(tmp_path, value):
     Image.new("L", (80, 60), value).save(tmp_path / "a.png")
     assert is_mask(tmp_path / "a.png", expected=True)
     assert not is_mask(tmp_path / "a.png", expected=False)
+    Image.new("L", (80, 60), 120).save(tmp_path / "grey.png")
+    assert not is_mask(tmp_path / "grey.png", expected=True)
     (tmp_path / "a.png").write_bytes(b"damaged")
     assert not is_mask(tmp_path / "a.png", expected=True)
 
