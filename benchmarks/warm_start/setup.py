@@ -13,8 +13,9 @@ from torch import Tensor
 
 from attnblocks import replace_se
 from examples.ham10000.data.augment import canvas_size, center_crop
+from examples.ham10000.data.cache import digest, load_all
 from examples.ham10000.data.dataset import SkinLesions
-from examples.ham10000.data.images import digest, file_digests, load_all
+from examples.ham10000.data.images import file_digests
 from examples.ham10000.data.index import CLASSES, Image, read_index
 from examples.ham10000.data.splits import by_lesion
 from examples.ham10000.training.models import Network, build_network

@@ -18,7 +18,7 @@ import lightning as L
 import torch
 
 from examples.ham10000.cli import main
-from examples.ham10000.data import images, synthetic
+from examples.ham10000.data import cache, synthetic
 from examples.ham10000.evaluation import evaluate
 from examples.ham10000.evaluation.metrics import Predictions
 from examples.ham10000.reporting import results
@@ -28,7 +28,7 @@ from tests.ham10000.undrawn import undrawn
 
 POINTS = {
     "drawing": (synthetic, "_draw", lambda calls, *args: calls == 100),
-    "decoding": (images, "load_image", lambda calls, *args: calls == 200),
+    "decoding": (cache, "load_image", lambda calls, *args: calls == 200),
     "first epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 3),
     "second epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 7),
     "validation": (LesionClassifier, "validation_step", lambda calls, *args: calls == 1),

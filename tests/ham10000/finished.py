@@ -31,6 +31,9 @@ OPTIONS = {
     "monitor": "val_mean_recall",
     "seed": 0,
     "workers": 0,
+    "same_lesion": None,
+    "folds": None,
+    "fold": None,
 }
 """Those of the row SE of Table 5, with the defaults for the rest."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from examples.ham10000 import run as run_module
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
-from examples.ham10000.data import images as images_module
+from examples.ham10000.data import cache as cache_module
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS
 from examples.ham10000.data.split_file import write_split
@@ -264,8 +264,8 @@ def test_a_run_beside_which_nothing_can_be_written_is_evaluated(
     if not cached:
         shutil.rmtree(cache)
     before = sorted(made.parent.rglob("*"))
-    monkeypatch.setattr(images_module.os, "access", lambda *args: False)
-    monkeypatch.setattr(images_module, "FileLock", None)
+    monkeypatch.setattr(cache_module.os, "access", lambda *args: False)
+    monkeypatch.setattr(cache_module, "FileLock", None)
     assert main(command) == 0
     assert capsys.readouterr().out.endswith(expected)
     assert sorted(made.parent.rglob("*")) == before

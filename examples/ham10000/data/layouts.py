@@ -16,7 +16,6 @@ COLUMNS = ("lesion_id", "image_id", "dx")
 
 ISIC_TRUTH = "ISIC2018_Task3_Training_GroundTruth.csv"
 ISIC_LESIONS = "ISIC2018_Task3_Training_LesionGroupings.csv"
-ISIC_IMAGES = "ISIC2018_Task3_Training_Input"
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 """Classes in the order of the ISIC 2018 files."""
 

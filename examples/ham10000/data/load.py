@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.ham10000.data.augment import canvas_size
+from examples.ham10000.data.cache import digest, load_all
 from examples.ham10000.data.dataset import SkinLesions
-from examples.ham10000.data.images import digest, file_digests, load_all, source_size
+from examples.ham10000.data.images import file_digests, source_size
 from examples.ham10000.data.index import SYNTHETIC_ID, Image, is_synthetic
 from examples.ham10000.data.split_file import read_split
 from examples.ham10000.data.splits import PARTS, Split

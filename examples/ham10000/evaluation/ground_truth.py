@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from examples.ham10000 import processes
-from examples.ham10000.config import read_options
+from examples.ham10000.config import Config, read_options
 from examples.ham10000.data.ground_truth import read_ground_truth
-from examples.ham10000.data.index import SYNTHETIC_ID, is_synthetic
+from examples.ham10000.data.index import SYNTHETIC_ID, Image, is_synthetic
 from examples.ham10000.data.load import load_images
+from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
 from examples.ham10000.data.tables import read_table
 from examples.ham10000.evaluation.evaluate import Evaluation, evaluate_part, load_best
@@ -32,9 +33,8 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
             network was trained or validated on lesions that the images show.
     """
     config, truth = read_options(run), read_ground_truth(file, folder)
-    images, seen = truth.images, _names_seen(run / "split.csv")
-    known = [image.image_id for image in images if {image.image_id, image.lesion_id} & seen]
-    if known:
+    images, rows = truth.images, [row for _, row in read_table(run / "split.csv", COLUMNS)]
+    if known := _of_lesions_seen(images, rows, config):
         raise ValueError(
             f"{len(known)} of the {len(images)} images of {file} show lesions of the training or "
             f"validation part of {run}: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. "
@@ -46,7 +46,8 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     if truth.ignored:
         processes.say(f"ignored: {truth.ignored} image files in {folder} that {file} does not list")
     # It is the log of the run that the label has to fit.
-    label = SYNTHETIC_ID if any(name.startswith(SYNTHETIC_ID) for name in seen) else ""
+    drawn = any(row["image_id"].startswith(SYNTHETIC_ID) for row in rows)
+    label = SYNTHETIC_ID if drawn else ""
     name = f"{file.name}, {len(images):,} images"
     data = load_images(
         images,
@@ -67,8 +68,12 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     return replace(evaluation, summary=summary)
 
 
-def _names_seen(split_file: Path) -> set[str]:
-    """Ids of the training and validation lesions of a split, and of all images that show them."""
-    rows = [row for _, row in read_table(split_file, COLUMNS)]
-    lesions = {row["lesion_id"] for row in rows if row["split"] != "test"}
-    return lesions | {row["image_id"] for row in rows if row["lesion_id"] in lesions}
+def _of_lesions_seen(images: list[Image], rows: list[dict[str, str]], config: Config) -> list[str]:
+    """Ids of the images that show a training or validation lesion, under any of its ids."""
+    lesion_ids = {image.image_id: image.lesion_id for image in images}
+    lesion_ids |= {row["image_id"]: row["lesion_id"] for row in rows}
+    joined = join(lesion_ids, read_pairs(config.same_lesion_copy, lesion_ids, complete=False))
+    seen = {row["lesion_id"] for row in rows if row["split"] != "test"}
+    seen = {joined.get(name, name) for name in seen}
+    ids = {image.image_id: {image.lesion_id, lesion_ids[image.image_id]} for image in images}
+    return [image for image, own in ids.items() if seen & {joined.get(name, name) for name in own}]

@@ -1,8 +1,10 @@
-"""A server for the download, and a folder for what it fetches."""
+"""A server for the download, a folder for what it fetches, and files of images."""
 
 import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.ham10000.data.dataverse import Server
 
@@ -21,3 +23,13 @@ def server(monkeypatch):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "new" / "ham10000"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Eight images of 16x12 pixels."""
+    generator = np.random.default_rng(0)
+    files = [tmp_path / f"{i}.png" for i in range(8)]
+    for file in files:
+        Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(file)
+    return files

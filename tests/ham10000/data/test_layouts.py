@@ -12,12 +12,13 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import (
     IMAGE_FOLDERS,
     ISIC_CLASSES,
-    ISIC_IMAGES,
     ISIC_LESIONS,
     ISIC_TRUTH,
     METADATA,
     read_listing,
 )
+
+ISIC_IMAGES = "ISIC2018_Task3_Training_Input"
 
 
 def facts(images):

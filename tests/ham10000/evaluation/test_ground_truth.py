@@ -183,6 +183,27 @@ def test_a_test_image_of_a_split_that_leaks_is_refused(run, evaluate, tmp_path):
     assert f": {leaking['image_id']}. Their figures" in printed
 
 
+def test_lesions_that_the_table_of_a_run_joins_are_refused(run, evaluate, tmp_path):
+    copy = tmp_path / "runs" / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("synthetic", "*.html"))
+    rows = read_split(run)
+    test = [row for row in rows if row["split"] == "test"]
+    first = test[0]
+    seen = next(row for row in rows if (row["split"], row["dx"]) == ("val", first["dx"]))
+    pair = f"image_id_1,image_id_2\n{seen['image_id']},{first['image_id']}\n"
+    (copy / "same_lesion.csv").write_text(pair)
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["same_lesion"] = "pairs.csv"
+    (copy / "config.json").write_text(json.dumps(config))
+    write_truth(tmp_path / "t.csv", [(row["image_id"], row["dx"]) for row in test])
+    options = ["--ground-truth", tmp_path / "t.csv"]
+    code, printed, _ = evaluate(run / "synthetic", *options, of=copy)
+    lesion = [row["image_id"] for row in test if row["lesion_id"] == first["lesion_id"]]
+    assert code == 2
+    assert f"{len(lesion)} of the {len(test)} images of" in printed
+    assert f": {', '.join(lesion)}. Their figures" in printed
+
+
 def test_the_page_says_what_was_scored(test_set, evaluate, tmp_path):
     root, classes = test_set
     write_truth(tmp_path / "t.csv", classes.items())

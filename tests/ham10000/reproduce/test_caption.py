@@ -1,5 +1,7 @@
 """Captions: the settings that differ from the paper's, and the pictures."""
 
+import json
+
 import torchvision
 
 from examples.ham10000.data.index import ATTRIBUTION
@@ -31,6 +33,20 @@ def test_the_caption_of_the_papers_settings(results, tmp_path):
         "--monitor val_mean_recall, --recompute-bn auto. Fitted blocks start as near to the "
         "network's own SE as they get. The joint loss is read as focal loss plus LDAM.",
     ]
+
+
+def test_runs_from_before_lesions_were_joined_are_named(results, tmp_path):
+    for seed in range(3):
+        finish(tmp_path / f"{SE}-lesion-seed{seed}", seed=seed)
+    for seed in (0, 2):
+        file = tmp_path / f"{SE}-lesion-seed{seed}" / "config.json"
+        description = json.loads(file.read_text())
+        del description["options"]["same_lesion"]
+        file.write_text(json.dumps(description))
+    assert caption(results("table", 5))[1] == (
+        "2 of 3 runs are from before lesions with two ids were joined: their splits and intervals "
+        "are by lesion_id alone."
+    )
 
 
 def test_the_caption_names_every_setting_that_differs(results, tmp_path):
