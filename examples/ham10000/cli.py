@@ -23,6 +23,7 @@ from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
 from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.parquet import unpack
+from examples.ham10000.data.same_lesion import read_pairs
 from examples.ham10000.data.split_file import write_split
 from examples.ham10000.data.splits import draw_split, leak
 from examples.ham10000.evaluation.evaluate import evaluate_run
@@ -107,6 +108,7 @@ def _unpack(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    read_pairs(options.same_lesion, (), complete=False)  # its faults are none of the folder
     try:
         report = check(options.data, options.same_lesion)
     except (ValueError, OSError) as error:

@@ -143,9 +143,9 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
         found = map_files(damage, [image.path for image in images], "looking for bad images")
         bad = {i: problem for i, problem in enumerate(found) if problem is not None}
         split = {part: [i for i in split[part] if i not in bad] for part in split}
-        rows = [(images[i].image_id, problem) for i, problem in bad.items()]
-        write_csv(config.out / "left_out.csv", ("image_id", "problem"), rows)
-        listed = ", ".join(f"{name} ({problem})" for name, problem in rows[:5])
+        rows = [(images[i].image_id, images[i].lesion_id, bad[i]) for i in bad]
+        write_csv(config.out / "left_out.csv", ("image_id", "lesion_id", "problem"), rows)
+        listed = ", ".join(f"{name} ({problem})" for name, _, problem in rows[:5])
         more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
         print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
     count_classes(images, split)

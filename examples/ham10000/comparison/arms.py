@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from examples.ham10000.comparison.tested import Tested, only, read_run
-from examples.ham10000.config import Config, options_for_json
+from examples.ham10000.config import options_for_json
 from examples.ham10000.evaluation.metrics import summarise
 
 NO_MATTER = ("data", "out", "workers")
@@ -65,7 +65,7 @@ def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
         )
     arms: dict[str, list[Tested]] = {}
     for run in runs:
-        arms.setdefault(str(_options(replace(run.config, fold=None))), []).append(run)
+        arms.setdefault(str(_of_arm(run)), []).append(run)
     for arm in arms.values():
         given = [run.config.fold for run in arm]
         wanted = range(arm[0].config.folds or 0)
@@ -77,10 +77,12 @@ def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
                 for folds, words in ((missing, "missing"), (twice, "given twice"))
                 if folds
             ]
+            differ = [name for name in differing_options(runs) if name != "fold"]
+            others = f". The runs given differ in {', '.join(differ)}" if differ else ""
             raise ValueError(
                 f"the arm of {arm[0].folder} ({arm[0].config.network_name}, {arm[0].config.loss}, "
                 f"seed {arm[0].config.seed}) has {' and '.join(faults)}: give each of its "
-                f"{len(wanted)} folds once, with the same options"
+                f"{len(wanted)} folds once, with the same options{others}"
             )
     return [sorted(arm, key=lambda run: run.config.fold or 0) for arm in arms.values()]
 
@@ -128,11 +130,10 @@ def _check_same_images(first: Tested, other: Tested) -> None:
         for run in (first, other)
     )
     if truth.keys() != others.keys():
-        splits = [f"{run.config.split_name}, seed {run.config.seed}" for run in (first, other)]
         raise ValueError(
             f"{both} have other test images: {only(truth, others)} of {len(truth)} are only in "
-            f"the first ({splits[0]}), {only(others, truth)} of {len(others)} only in the second "
-            f"({splits[1]})"
+            f"the first ({first.split_name}), {only(others, truth)} of {len(others)} only in the "
+            f"second ({other.split_name})"
         )
     differ = [image for image in truth if truth[image] != others[image]]
     if differ:
@@ -149,7 +150,7 @@ def _check_same_images(first: Tested, other: Tested) -> None:
 
 def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
     """The options that are not the same in all runs, with the value of each run."""
-    options = [_options(run.config) for run in runs]
+    options = [_options(run) for run in runs]
     return {
         name: [of_run[name] for of_run in options]
         for name in options[0]
@@ -157,7 +158,12 @@ def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
     }
 
 
-def _options(config: Config) -> dict[str, Any]:
-    """The options that make a difference."""
-    options = options_for_json(config)
+def _options(run: Tested) -> dict[str, Any]:
+    """The options that make a difference; of a table of lesions, what is in it."""
+    options = {**options_for_json(run.config), "same_lesion": run.same_lesion}
     return {name: value for name, value in options.items() if name not in NO_MATTER}
+
+
+def _of_arm(run: Tested) -> dict[str, Any]:
+    """What all folds of an arm have alike; of a file of weights, one for each fold, the name."""
+    return {**_options(run), "fold": None, "weights": Path(run.config.weights).name}

@@ -1,5 +1,6 @@
 """Runs that have been tested, read back from their folders."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
-from examples.ham10000.data.tables import read_table
+from examples.ham10000.data.tables import read_header, read_table
 from examples.ham10000.evaluation.metrics import summarise
 
 
@@ -26,6 +27,8 @@ class Tested:
     Attributes:
         folder: of the run.
         config: its options.
+        same_lesion: digest of its own table of lesions with several ids, if it has one.
+        is_older: whether it is from before such lesions were joined.
         data: the name of the data.
         digest: of the files of the test images.
         leak: share of the test images whose lesion is in the training part.
@@ -40,6 +43,8 @@ class Tested:
 
     folder: Path
     config: Config
+    same_lesion: str | None
+    is_older: bool
     data: str
     digest: str
     leak: float
@@ -50,6 +55,13 @@ class Tested:
     probabilities: Tensor
     summary: dict[str, Any]
     folds: list[int] | None = None
+
+    @property
+    def split_name(self) -> str:
+        """What decides which images are tested, for errors."""
+        table = "" if self.same_lesion is None else ", --same-lesion"
+        older = ", split before lesions with two ids were joined" if self.is_older else ""
+        return f"{self.config.split_name}, seed {self.config.seed}{table}{older}"
 
     @property
     def predicted(self) -> Tensor:
@@ -92,7 +104,8 @@ def read_run(folder: Path) -> Tested:
             raise TypeError(f"data is {data!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{report} is damaged: {error}") from error
-    truth, leak = _read_truth(folder / "split.csv", config.same_lesion_copy)
+    own = config.same_lesion_copy
+    truth, leak = _read_truth(folder, own)
     rows = _read_probabilities(table)
     if truth.keys() != rows.keys():
         raise ValueError(
@@ -112,6 +125,8 @@ def read_run(folder: Path) -> Tested:
     return Tested(
         folder=folder,
         config=config,
+        same_lesion=None if own is None else hashlib.sha256(own.read_bytes()).hexdigest(),
+        is_older="same_lesion" not in description["options"],
         data=data,
         digest=digest,
         leak=leak,
@@ -124,8 +139,9 @@ def read_run(folder: Path) -> Tested:
     )
 
 
-def _read_truth(file: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
+def _read_truth(run: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
     """Lesion and diagnosis of every test image, and the share whose lesion is in training."""
+    file, left_out = run / "split.csv", run / "left_out.csv"
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run is not whole")
     rows: dict[str, dict[str, str]] = {}
@@ -135,9 +151,11 @@ def _read_truth(file: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[s
         if row["image_id"] in rows:
             raise ValueError(f"{place}: image {row['image_id']} stands there twice")
         rows[row["image_id"]] = row
-    # A run with --skip-bad lacks images that its table may name.
-    pairs = read_pairs(same_lesion, rows, complete=False)
-    joined = join({image: row["lesion_id"] for image, row in rows.items()}, pairs)
+    lesion_ids = {image: row["lesion_id"] for image, row in rows.items()}
+    if "lesion_id" in read_header(left_out):  # images of --skip-bad may join lesions of others
+        for _, row in read_table(left_out, ("image_id", "lesion_id")):
+            lesion_ids.setdefault(row["image_id"], row["lesion_id"])
+    joined = join(lesion_ids, read_pairs(same_lesion, lesion_ids, complete=False))
     lesions = {name: joined.get(row["lesion_id"], row["lesion_id"]) for name, row in rows.items()}
     trained = {lesions[name] for name, row in rows.items() if row["split"] == "train"}
     truth = {n: (lesions[n], row["dx"]) for n, row in rows.items() if row["split"] == "test"}

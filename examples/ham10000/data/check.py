@@ -154,9 +154,10 @@ def _identical(images: Sequence[Image]) -> list[str]:
 def _joined(images: Sequence[Image], same_lesion: Path | None) -> list[str]:
     """The pairs that join lesions."""
     lesions = {image.image_id: image.lesion_id for image in images}
+    pairs = read_pairs(same_lesion, lesions, complete=False)
     return [
         f"{first} = {second} ({lesions[first]}, {lesions[second]})"
-        for _, first, second in read_pairs(same_lesion, lesions, complete=False)
+        for first, second in dict.fromkeys((min(pair[1:]), max(pair[1:])) for pair in pairs)
         if lesions[first] != lesions[second]
     ]
 

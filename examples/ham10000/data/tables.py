@@ -9,7 +9,7 @@ from typing import TextIO
 
 from examples.ham10000.data.images import NOT_DECODED, SUFFIXES
 
-IDS = ("image_id", "image")
+IDS = ("image_id", "image", "image_id_1", "image_id_2")
 """Columns with ids of images."""
 
 DELIMITERS = ",\t;"

@@ -114,6 +114,19 @@ def test_folds_that_lack_or_stand_twice(arms, tmp_path):
         read_runs(arms[0])
 
 
+def test_what_tells_arms_apart(case, arms, own, tmp_path):
+    """What a table of lesions has in it, and not where it lay; and the options that differ."""
+    for fold, folder in enumerate(own[0]):
+        description = json.loads((folder / "config.json").read_text())
+        description["options"] |= {"same_lesion": f"/{fold}/pairs.csv", "weights": f"/{fold}/b.pt"}
+        (folder / "config.json").write_text(json.dumps(description))
+        (folder / "same_lesion.csv").write_text("image_id_1,image_id_2\n")
+    assert len(read_runs([*own[0], *arms[1]])) == 2
+    (own[0][1] / "same_lesion.csv").write_text("image_id_1,image_id_2\nx,y\n")
+    with pytest.raises(ValueError, match=r"fold\(s\) 1 missing.*differ in .*weights.*same_lesion"):
+        read_runs([*own[0], *arms[1]])
+
+
 def test_folds_beside_a_plain_run(case, arms):
     message = r"fold0 was tested on lesion split, fold 0 of 3, .*first on lesion split: folds are"
     with pytest.raises(ValueError, match=message):

@@ -125,6 +125,24 @@ def test_lesions_are_joined_by_the_runs_own_table(case, pair):
         read_runs(pair)
 
 
+def test_images_that_were_left_out_join_lesions_too(case, pair):
+    (nevus, lesion), (other, alone), *_ = ((i, n) for i, n, label in case[0] if label == 5)
+    assert lesion != alone
+    for folder in pair:
+        config = json.loads((folder / "config.json").read_text())
+        config["options"]["same_lesion"] = "/gone.csv"
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "same_lesion.csv").write_text(f"image_id_1,image_id_2\nISIC_bad,{other}\n")
+        (folder / "left_out.csv").write_text("image_id,problem\nISIC_bad,missing\n")
+    assert len(set(read_runs(pair)[0].lesions)) == len({name for _, name, _ in case[0]})
+    for folder in pair:
+        text = f"image_id,lesion_id,problem\nISIC_bad,{lesion},missing\n"
+        (folder / "left_out.csv").write_text(text)
+    run = read_runs(pair)[0]
+    of = dict(zip(run.images, run.lesions, strict=True))
+    assert of[nevus] == of[other] == min(lesion, alone)
+
+
 def test_the_shipped_pairs_are_one_lesion_in_every_run(case, tmp_path):
     """Whatever its split was made with."""
     truth = [("ISIC_0033421", "z1", 5), ("ISIC_0033481", "z2", 5), *case[0]]

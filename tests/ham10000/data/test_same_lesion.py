@@ -69,7 +69,7 @@ def test_lesions_are_joined_as_far_as_pairs_reach(edges, images_each):
 
 
 def test_a_further_table_joins_more(folder, table):
-    file = table("ISIC_05,ISIC_06", "ISIC_03,ISIC_05", "ISIC_63,ISIC_63")
+    file = table("part/ISIC_05.JPG,ISIC_06", "ISIC_03,ISIC_05", "ISIC_63,ISIC_63")
     images = {image.image_id: image for image in read_index(folder, same_lesion=file)}
     assert [images[f"ISIC_0{n}"].lesion for n in (3, 5, 6)] == ["HAM_03"] * 3
     assert images["ISIC_06"].lesion_id == "HAM_06"
@@ -93,8 +93,10 @@ def test_a_further_table_that_is_wrong(folder, table, rows, message, capsys):
     for command in (["check"], ["split", *out], ["reproduce", "--table", "5", *out]):
         assert main([*command, "--data", str(folder), "--same-lesion", str(file)]) > 0
         assert re.search(message, "".join(capsys.readouterr()))
+    gone = folder / "nowhere.csv"
     with pytest.raises(FileNotFoundError, match=r"no table .*nowhere.csv of images"):
-        read_index(folder, same_lesion=folder / "nowhere.csv")
+        read_index(folder, same_lesion=gone)
+    assert main(["check", "--data", str(folder), "--same-lesion", str(gone)]) == 2
 
 
 def test_pairs_of_other_data_are_passed_over(folder, table):
@@ -108,9 +110,9 @@ def test_check_lists_the_pairs(folder, table, ham10000, capsys):
     name = "images of one lesion with two lesion_ids"
     part = folder / "HAM10000_images_part_1"
     (part / "ISIC_06.jpg").write_bytes((part / "ISIC_08.jpg").read_bytes())
-    report = check(folder, table("ISIC_08,ISIC_06", "ISIC_07,ISIC_07"))
+    report = check(folder, table("ISIC_08,ISIC_06", "ISIC_07,ISIC_07", "ISIC_06,ISIC_08"))
     listed = {finding.name: finding.items for finding in report.findings}
-    assert listed[name] == ["ISIC_08 = ISIC_06 (HAM_08, HAM_06)"]
+    assert listed[name] == ["ISIC_06 = ISIC_08 (HAM_06, HAM_08)"]
     assert listed["byte-identical images"] == ["ISIC_06 = ISIC_08 (one lesion)"]
     assert report.usable
     assert main(["check", "--data", str(ham10000)]) == 0
