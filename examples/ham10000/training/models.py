@@ -35,6 +35,7 @@ class Network:
 
     ``head`` names its classifier layers, which pre-trained weights leave out. ``source`` is the
     file that its weights are from, and ``loaded`` says whether those of its blocks are, too.
+    ``of_run`` says whether a run of this example wrote it.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Network:
     head: tuple[str, ...]
     source: str = ""
     loaded: bool = False
+    of_run: bool = False
 
 
 def build_network(
@@ -144,7 +146,7 @@ def _from_file(network: Network, file: Path, attention: str, init: str | None) -
     """Load a file before the swap, or after it where the file has the blocks that are asked for."""
     names = list(_backbone(network.model.state_dict(), network.head))
     weights = read_weights(file, names)
-    network = replace(network, source=weights.source)
+    network = replace(network, source=weights.source, of_run=weights.of_run)
     problems = misfits(network, weights)
     if not problems:
         if init == "loaded":

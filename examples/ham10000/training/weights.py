@@ -31,11 +31,13 @@ class Weights:
         source: the file, and what was read of it.
         blocks: the library's blocks as ``attnblocks.recipe`` lists them; None where the file does
             not say, and names and shapes have to.
+        of_run: whether it is a checkpoint of a run of this example.
     """
 
     state: dict[str, Tensor]
     source: str
     blocks: SITES | None = None
+    of_run: bool = False
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
@@ -70,13 +72,20 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
             f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
-    return Weights(state, source, blocks)
+    return Weights(state, source, blocks, _of_run(content))
 
 
 def blocks_of(entries: SITES) -> SITES:
     """The blocks of the library in a recipe, as JSON has them."""
     ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
     return ours
+
+
+def _of_run(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has the description that runs of this example put into theirs."""
+    options = content.get("hyper_parameters")
+    config = options.get("config") if isinstance(options, Mapping) else None
+    return isinstance(config, Mapping) and "images_sha256" in config
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
