@@ -50,7 +50,7 @@ def caption(results: Results) -> list[str]:
     unjoined = sum("same_lesion" not in run.description["options"] for run in runs)
     older = (
         f"{unjoined} of {len(runs)} runs are from before lesions with two ids were joined: their "
-        "splits and intervals are by lesion_id alone."
+        "leak and intervals are by lesion_id alone."
     )
     return [
         f"{data}, split {SPLITS[results.protocol]} (leak {_leak(runs)}), test part of {images} "
