@@ -84,6 +84,6 @@ def _check_run(run: Path, config: Config, images: Sequence[Image], split: Split)
                 f"{len(known)} of the {len(tested)} {part} images show lesions of the "
                 f"{' or '.join(parts)} part of {run}, from which --weights {config.weights} has "
                 f"learned: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. Their "
-                "figures would be too good: give the best.ckpt of a run with the same split (seed, folds "
-                "and fold), or weights from elsewhere"
+                "figures would be too good: give the best.ckpt of a run with the same split (seed, "
+                "folds and fold), or weights from elsewhere"
             )
