@@ -125,10 +125,14 @@ def misfits(network: Network, weights: Weights) -> list[str]:
 
 
 def load_backbone(network: Network, weights: Weights) -> None:
-    """Load everything but the head, in place; raise ValueError on any misfit."""
+    """Load everything but the head, in place; raise ValueError on any misfit, NaN or infinity."""
     if problems := misfits(network, weights):
         raise _misfit(weights, problems)
-    network.model.load_state_dict(_backbone(weights.state, network.head), strict=False)
+    state = _backbone(weights.state, network.head)
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"the weights of {weights.source} have NaN or inf in {name}")
+    network.model.load_state_dict(state, strict=False)
 
 
 def _misfit(weights: Weights, problems: list[str]) -> ValueError:
