@@ -21,13 +21,13 @@ class Throughput(L.Callback):
     augmented images: forward, backward, optimiser. It works on a copy, once, in the first epoch.
 
     Args:
-        log: of the run, whose clock does not count the network alone.
+        epoch_log: of the run, whose clock does not count the network alone.
         steps: how many steps are timed.
         warm_up: steps before them.
     """
 
-    def __init__(self, log: EpochLog, steps: int = 8, warm_up: int = 2) -> None:
-        self.log = log
+    def __init__(self, epoch_log: EpochLog, steps: int = 8, warm_up: int = 2) -> None:
+        self.epoch_log = epoch_log
         self.steps, self.warm_up = steps, warm_up
         self.batches: list[Batch] = []
         self.start = 0.0
@@ -53,7 +53,7 @@ class Throughput(L.Callback):
             loop = stopped - self.start
             assert isinstance(pl_module, LesionClassifier)
             alone = _time_alone(pl_module, self.batches, trainer)
-            self.log.start += _now() - stopped
+            self.epoch_log.start += _now() - stopped
             images = sum(len(labels) for _, labels, _ in self.batches) * processes.count()
             self.batches = []
             under_the_bar = "\n" if shows_bars() else ""
