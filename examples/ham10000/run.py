@@ -30,6 +30,7 @@ from examples.ham10000.training.cosine import use_cosine_classifier
 from examples.ham10000.training.fitting import fit_blocks
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import Network, build_network, check_trains
+from examples.ham10000.training.seen import check_unseen
 
 
 def create_run(config: Config) -> None:
@@ -87,7 +88,7 @@ def prepare(config: Config) -> tuple[Data, Network]:
     file = config.out / "split.csv"
     table = config.same_lesion_copy if file.exists() else config.same_lesion
     images = read_index(folder, allow_missing=config.skip_bad, same_lesion=table)
-    processes.once(lambda: _write_run_split(config, images, file))
+    processes.once(lambda: _write_run_split(config, images, file, network.of_run))
     data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
     if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
@@ -128,7 +129,7 @@ def _draw(folder: Path) -> None:
         os.rename(partial, folder)
 
 
-def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> None:
+def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run: bool) -> None:
     """Split the images and leave out the bad ones, unless an earlier start has done it.
 
     The table of lesions is copied first: where there is a split, there is what it was made with.
@@ -149,6 +150,7 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
         more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
         print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
     count_classes(images, split)
+    check_unseen(config, images, split, of_run=of_run)
     if config.same_lesion is not None and config.same_lesion_copy is not None:
         with moved_into_place(config.same_lesion_copy) as partial:
             shutil.copyfile(config.same_lesion, partial)
@@ -157,9 +159,10 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path) -> Non
 
 def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
     """What is needed to understand the run, for JSON."""
-    size = config.image_size
+    size, begun = config.image_size, read_description(config.out)["options"]
     return {
-        "options": options_for_json(config),
+        # What an older version did not know stays unsaid: its split is as it was.
+        "options": {k: v for k, v in options_for_json(config).items() if k in begun},
         "data": data.name,
         "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
         "notice": NOTICE,

@@ -103,6 +103,14 @@ def finish(
     _put(run, "test.json", json.dumps(test))
 
 
+def make_older(run: Path) -> None:
+    """As a version wrote it that did not know of lesions with two ids, nor of folds."""
+    description = json.loads((run / "config.json").read_text())
+    for name in ("same_lesion", "folds", "fold"):
+        del description["options"][name]
+    _put(run, "config.json", json.dumps(description))
+
+
 def _put(run: Path, name: str, text: str) -> None:
     """Write a file of a run, both at once: others may be looking."""
     partial = run.with_name(f".{run.name}.partial")

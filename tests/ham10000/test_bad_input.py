@@ -162,7 +162,7 @@ def test_lesions_are_joined_as_the_run_did(folder, made, capsys):
     pairs = f"image_id_1,image_id_2\n{trained},{tested}\n{trained},{another}\n"
     (made / "same_lesion.csv").write_text(pairs)
     assert main([*command, "--split", "train"]) == 0
-    assert "leak 0.14, " in (printed := capsys.readouterr().out)
+    assert "leak 0.143, " in (printed := capsys.readouterr().out)
     assert "56 images of 55 lesions" in printed
 
 

@@ -137,7 +137,7 @@ def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
     assert main([*options, "--split-file", str(split), "--skip-bad"]) == 0
     printed = capsys.readouterr().out
     assert "left out 3 of 361 images" in printed
-    assert "292 train, 33 val, 33 test images, $split{$.csv, leak 0.00" in printed
+    assert "292 train, 33 val, 33 test images, $split{$.csv, leak 0.000" in printed
     with (tmp_path / "r" / "left_out.csv").open() as file:
         left_out = {row["image_id"]: row["problem"] for row in csv.DictReader(file)}
     assert left_out == dict(zip(bad, ("missing", "unreadable", "truncated"), strict=True))

@@ -13,6 +13,7 @@ import torch
 
 from examples.ham10000.cli import main
 from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
+from tests.ham10000.finished import make_older
 from tests.ham10000.runs import QUICK
 
 pytestmark = [
@@ -126,6 +127,19 @@ def test_a_run_goes_on_where_its_images_were_moved_to(run, tmp_path, capsys):
     assert (out / "test.csv").read_bytes() == figures
     options = json.loads((out / "config.json").read_text())["options"]
     assert options["data"] == str(moved)
+
+
+def test_what_a_run_of_an_older_version_does_not_say_stays_unsaid(run, tmp_path):
+    """Its split was made without it."""
+    out = tmp_path / "run"
+    assert main([*QUICK, "--data", str(run / "synthetic"), "--out", str(out)]) == 0
+    before = json.loads((out / "config.json").read_text())["options"]
+    make_older(out)
+    (out / "test.json").unlink()  # as if it had been killed before
+    assert main(["train", "--resume", str(out)]) == 0
+    after = json.loads((out / "config.json").read_text())["options"]
+    assert before == after | dict.fromkeys(("same_lesion", "folds", "fold"))
+    assert "same_lesion" not in after
 
 
 def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):

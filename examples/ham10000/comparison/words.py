@@ -84,7 +84,7 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     for number, run in enumerate(comparison["runs"], start=1):
         lines.append(
             f"  run {number}: {run['name']}\n"
-            f"      {run['network']}, {run['loss']}, {run['split']}, leak {run['leak']:.2f}"
+            f"      {run['network']}, {run['loss']}, {run['split']}, leak {run['leak']:.3f}"
         )
     lines.append(f"  {'':8}" + "".join(f"{name:23}" for name in HEADLINES).rstrip())
     for number, run in enumerate(comparison["runs"], start=1):

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from examples.ham10000 import processes
-from examples.ham10000.config import Config, read_options
+from examples.ham10000.config import read_options
 from examples.ham10000.data.ground_truth import read_ground_truth
-from examples.ham10000.data.index import SYNTHETIC_ID, Image, is_synthetic
+from examples.ham10000.data.index import SYNTHETIC_ID, is_synthetic
 from examples.ham10000.data.load import load_images
-from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
 from examples.ham10000.data.tables import read_table
 from examples.ham10000.evaluation.evaluate import Evaluation, evaluate_part, load_best
+from examples.ham10000.training.seen import of_lesions_seen
 
 PART = "ground truth file"
 """What figures call the images, which are in no part of a split."""
@@ -34,7 +34,7 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     """
     config, truth = read_options(run), read_ground_truth(file, folder)
     images, rows = truth.images, [row for _, row in read_table(run / "split.csv", COLUMNS)]
-    if known := _of_lesions_seen(images, rows, config):
+    if known := of_lesions_seen(images, rows, ("train", "val"), [config.same_lesion_copy]):
         raise ValueError(
             f"{len(known)} of the {len(images)} images of {file} show lesions of the training or "
             f"validation part of {run}: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. "
@@ -66,14 +66,3 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
         "ignored_files": truth.ignored,
     }
     return replace(evaluation, summary=summary)
-
-
-def _of_lesions_seen(images: list[Image], rows: list[dict[str, str]], config: Config) -> list[str]:
-    """Ids of the images that show a training or validation lesion, under any of its ids."""
-    lesion_ids = {image.image_id: image.lesion_id for image in images}
-    lesion_ids |= {row["image_id"]: row["lesion_id"] for row in rows}
-    joined = join(lesion_ids, read_pairs(config.same_lesion_copy, lesion_ids, complete=False))
-    seen = {row["lesion_id"] for row in rows if row["split"] != "test"}
-    seen = {joined.get(name, name) for name in seen}
-    ids = {image.image_id: {image.lesion_id, lesion_ids[image.image_id]} for image in images}
-    return [image for image, own in ids.items() if seen & {joined.get(name, name) for name in own}]

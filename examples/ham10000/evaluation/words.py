@@ -13,7 +13,7 @@ def format_summary(summary: dict[str, Any]) -> str:
         title += f"{lesions if over == 'lesions' else ''}, {summary['network']}"
     else:
         headlines, title = HEADLINES, f"{summary['part'].capitalize()} part, {summary['data']}, "
-        title += f"{summary['split']}, leak {summary['leak']:.2f}, {summary['network']}, "
+        title += f"{summary['split']}, leak {summary['leak']:.3f}, {summary['network']}, "
         title += f"{summary['images']} images{lesions}"
     lines = [f"{title}; 95 % intervals from a bootstrap over {over}"]
     for name in headlines:

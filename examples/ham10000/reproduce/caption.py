@@ -50,7 +50,7 @@ def caption(results: Results) -> list[str]:
     unjoined = sum("same_lesion" not in run.description["options"] for run in runs)
     older = (
         f"{unjoined} of {len(runs)} runs are from before lesions with two ids were joined: their "
-        "splits and intervals are by lesion_id alone."
+        "leak and intervals are by lesion_id alone."
     )
     return [
         f"{data}, split {SPLITS[results.protocol]} (leak {_leak(runs)}), test part of {images} "
@@ -80,7 +80,7 @@ def differences(results: Results) -> list[str]:
         *stated,
         _difference("network", [c.model for c in own], PAPER_MODELS[BACKBONE], BACKBONE),
         _difference("weights from", files, said="those of PyTorch"),
-        _difference("split", splits, said="most likely by image, leak 0.37"),
+        _difference("split", splits, said="most likely by image, leak 0.39"),
     ]
     return [text for text in found if text]
 
@@ -131,7 +131,7 @@ def _images(run: Finished) -> int:
 
 def _leak(runs: list[Finished]) -> str:
     leaks = [run.test["leak"] for run in runs]
-    return " to ".join(dict.fromkeys(f"{leak:.2f}" for leak in (min(leaks), max(leaks))))
+    return " to ".join(dict.fromkeys(f"{leak:.3f}" for leak in (min(leaks), max(leaks))))
 
 
 def _difference(text: str, ours: list[str], papers: str = "", said: str = "") -> str:

@@ -14,7 +14,12 @@ from examples.ham10000.reproduce.figures import write_figure
 from examples.ham10000.reproduce.numbers import write_numbers
 from examples.ham10000.reproduce.results import collect
 from examples.ham10000.reproduce.rows import FIGURES, TABLES, Table
-from examples.ham10000.reproduce.runs import check_same_options, finished, row_config
+from examples.ham10000.reproduce.runs import (
+    begun_seeds,
+    check_same_options,
+    finished,
+    row_config,
+)
 from examples.ham10000.reproduce.table import write_table
 from examples.ham10000.training.launch import launch
 
@@ -64,11 +69,11 @@ def reproduce(
         FileNotFoundError: there is no such data folder.
     """
     wanted = FIGURES[figure] if table is None and figure is not None else TABLES[table or 0]
-    todo = _plan(wanted, out, data, rows, seeds, options)
+    failures: dict[str, str] = {}
+    todo = _plan(wanted, out, data, rows, seeds, options, failures)
     # Else every row would fail, and none for its own reason.
     read_index(data, allow_missing=True, same_lesion=options.get("same_lesion"))
     out.mkdir(parents=True, exist_ok=True)
-    failures: dict[str, str] = {}
     write = partial(_write, wanted, out, data, options, failures)
     for wait in (False, True):  # what another process is at is waited for in the end
         for name, config in todo.items():
@@ -79,7 +84,7 @@ def reproduce(
             except (ValueError, OSError, FloatingPointError) as error:
                 if processes.count() > 1:  # the others may wait for this one
                     raise
-                failures[name] = " ".join(str(error).split())
+                failures[name] = _one_line(error)
             else:
                 if trained:
                     processes.once(write)
@@ -93,8 +98,12 @@ def _plan(
     rows: list[str] | None,
     seeds: int,
     options: dict[str, Any],
+    failures: dict[str, str],
 ) -> dict[str, Config]:
-    """The runs that are asked for, by the names to call them; errors as of :func:`reproduce`."""
+    """The runs that are asked for, by the names to call them; errors as of :func:`reproduce`.
+
+    Weights that do not fit a row are a failure of that row alone.
+    """
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
     names = [row.name for row in wanted.rows]
@@ -103,13 +112,20 @@ def _plan(
         raise ValueError(f"{wanted.name} has no row {unknown[0]!r}; it has {', '.join(names)}")
     if options.get("weights") == "none":
         raise ValueError("--weights none: give those of the rows with pre-training")
+    for row in wanted.rows:
+        begun = begun_seeds(row_config(row, 0, out, data, options))
+        for seed in {*range(seeds), *begun}:
+            check_same_options(row_config(row, seed, out, data, options))
     todo = {}
     for seed in range(seeds):
         for row in wanted.rows:
-            config = row_config(row, seed, out, data, options)
-            check_same_options(config)
-            if rows is None or row.name in rows:
-                todo[row.name if seeds == 1 else f"{row.name}, seed {seed}"] = config
+            if rows is not None and row.name not in rows:
+                continue
+            name = row.name if seeds == 1 else f"{row.name}, seed {seed}"
+            try:
+                todo[name] = row_config(row, seed, out, data, options, read_weights=True)
+            except ValueError as error:
+                failures[name] = _one_line(error)
     return todo
 
 
@@ -131,6 +147,10 @@ def _run(name: str, config: Config, wait: bool) -> bool:
     finally:
         if processes.rank() == 0:
             lock.release()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _acquire(lock: FileLock, wait: bool) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.ham10000.config import Config, read_options
+from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.configure import LOSSES_WITH, train_config
 from examples.ham10000.reproduce.rows import BACKBONE, Row
 
@@ -14,8 +14,19 @@ def finished(run: Path) -> bool:
     return (run / "test.json").exists()
 
 
-def row_config(row: Row, seed: int, out: Path, data: Path, options: dict[str, Any]) -> Config:
+def row_config(
+    row: Row,
+    seed: int,
+    out: Path,
+    data: Path,
+    options: dict[str, Any],
+    *,
+    read_weights: bool = False,
+) -> Config:
     """The options of the run of a row, in a folder that is named after them.
+
+    How blocks start depends on what a file of weights holds. Runs that are begun say it, too, so
+    that the file need not be there, nor fit the rows that are not asked for.
 
     Args:
         row: of a table.
@@ -23,9 +34,10 @@ def row_config(row: Row, seed: int, out: Path, data: Path, options: dict[str, An
         out: where its folder is.
         data: HAM10000 folder.
         options: of ``train``, for all rows; what a row does not use is left out.
+        read_weights: read the file where no run of the row is begun.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or the file does not fit the row.
     """
     own = row.model == BACKBONE
     given = {k: v for k, v in options.items() if row.loss in LOSSES_WITH.get(k, (row.loss,))}
@@ -36,6 +48,18 @@ def row_config(row: Row, seed: int, out: Path, data: Path, options: dict[str, An
     if row.attention in ("SE", "none"):
         given.pop("init", None)
     given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
+    from_file = given["weights"] not in ("none", "imagenet")
+    if from_file and "init" not in given and row.attention not in ("SE", "none"):
+        for init in ("loaded", "fitted"):
+            config = _named({**given, "init": init}, row)
+            if begun_seeds(config):
+                return config
+        if not read_weights:
+            return config
+    return _named(given, row)
+
+
+def _named(given: dict[str, Any], row: Row) -> Config:
     config = train_config(given)
     parts = [
         config.model.partition("/")[2],
@@ -44,9 +68,9 @@ def row_config(row: Row, seed: int, out: Path, data: Path, options: dict[str, An
         *([config.init] if config.init else []),
         config.loss,
         config.protocol,
-        f"seed{seed}",
+        f"seed{config.seed}",
     ]
-    config = replace(config, out=out / "-".join(parts))
+    config = replace(config, out=config.out / "-".join(parts))
     config.check()
     return config
 
@@ -59,11 +83,15 @@ def begun_seeds(config: Config) -> list[int]:
 
 
 def check_same_options(config: Config) -> None:
-    """Raise ValueError where the folder of a run has one with other options."""
+    """Raise ValueError where the folder of a run has one with other options, or an older split."""
     try:
-        begun = read_options(config.out)
+        begun, known = read_options(config.out), read_description(config.out)["options"]
     except FileNotFoundError:  # not looked for first: another process may be taking it away
         return
+    if config.protocol == "lesion" and config.split_file is None and "same_lesion" not in known:
+        raise ValueError(
+            f"{config.out} was split before lesions with two ids were joined: name another --out"
+        )
     for name, value in vars(config).items():
         # Where the data lie and who loads them makes no difference.
         if name not in ("data", "workers") and value != getattr(begun, name):

@@ -41,7 +41,7 @@ def launch(config: Config, *, resumed: bool) -> dict[str, Any]:
             raise
         sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
         shared = leak(data.images, data.split)
-        processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.2f}")
+        processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.3f}")
         processes.say(f"Run folder: {config.out}")
         return train(config, data, network)
 

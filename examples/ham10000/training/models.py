@@ -35,6 +35,7 @@ class Network:
 
     ``head`` names its classifier layers, which pre-trained weights leave out. ``source`` is the
     file that its weights are from, and ``loaded`` says whether those of its blocks are, too.
+    ``of_run`` says whether a run of this example wrote it.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Network:
     head: tuple[str, ...]
     source: str = ""
     loaded: bool = False
+    of_run: bool = False
 
 
 def build_network(
@@ -123,10 +125,14 @@ def misfits(network: Network, weights: Weights) -> list[str]:
 
 
 def load_backbone(network: Network, weights: Weights) -> None:
-    """Load everything but the head, in place; raise ValueError on any misfit."""
+    """Load everything but the head, in place; raise ValueError on any misfit, NaN or infinity."""
     if problems := misfits(network, weights):
         raise _misfit(weights, problems)
-    network.model.load_state_dict(_backbone(weights.state, network.head), strict=False)
+    state = _backbone(weights.state, network.head)
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"the weights of {weights.source} have NaN or inf in {name}")
+    network.model.load_state_dict(state, strict=False)
 
 
 def _misfit(weights: Weights, problems: list[str]) -> ValueError:
@@ -144,7 +150,7 @@ def _from_file(network: Network, file: Path, attention: str, init: str | None) -
     """Load a file before the swap, or after it where the file has the blocks that are asked for."""
     names = list(_backbone(network.model.state_dict(), network.head))
     weights = read_weights(file, names)
-    network = replace(network, source=weights.source)
+    network = replace(network, source=weights.source, of_run=weights.of_run)
     problems = misfits(network, weights)
     if not problems:
         if init == "loaded":

@@ -10,6 +10,7 @@ import torch
 from examples.ham10000 import processes
 from examples.ham10000.data.augment import augment
 from examples.ham10000.progress import shows_bars
+from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.lit import Batch, LesionClassifier
 
 
@@ -20,11 +21,13 @@ class Throughput(L.Callback):
     augmented images: forward, backward, optimiser. It works on a copy, once, in the first epoch.
 
     Args:
+        epoch_log: of the run, whose clock does not count the network alone.
         steps: how many steps are timed.
         warm_up: steps before them.
     """
 
-    def __init__(self, steps: int = 8, warm_up: int = 2) -> None:
+    def __init__(self, epoch_log: EpochLog, steps: int = 8, warm_up: int = 2) -> None:
+        self.epoch_log = epoch_log
         self.steps, self.warm_up = steps, warm_up
         self.batches: list[Batch] = []
         self.start = 0.0
@@ -46,9 +49,11 @@ class Throughput(L.Callback):
         elif batch_idx >= self.warm_up:
             self.batches.append(batch)
         if batch_idx == last:
-            loop = _now() - self.start
+            stopped = _now()
+            loop = stopped - self.start
             assert isinstance(pl_module, LesionClassifier)
             alone = _time_alone(pl_module, self.batches, trainer)
+            self.epoch_log.start += _now() - stopped
             images = sum(len(labels) for _, labels, _ in self.batches) * processes.count()
             self.batches = []
             under_the_bar = "\n" if shows_bars() else ""

@@ -91,12 +91,10 @@ def _fit(
     )
     module.save_hyperparameters({"config": description}, logger=False)
     parts = {name: data.part(name) for name in PARTS}
-    callbacks: list[L.Callback] = [
-        EpochLog(config.out / "metrics.csv"),
-        *_checkpoints(config, data),
-    ]
+    log = EpochLog(config.out / "metrics.csv")
+    callbacks: list[L.Callback] = [log, *_checkpoints(config, data)]
     if last is None:
-        callbacks.append(Throughput())
+        callbacks.append(Throughput(log))
     if recomputes_bn(config, network):
         callbacks.append(
             RecomputeBatchNorm(

@@ -1,6 +1,7 @@
 """Files of weights, as torchvision, timm, Lightning and this library write them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,13 @@ class Weights:
         source: the file, and what was read of it.
         blocks: the library's blocks as ``attnblocks.recipe`` lists them; None where the file does
             not say, and names and shapes have to.
+        of_run: whether it is a checkpoint of a run of this example.
     """
 
     state: dict[str, Tensor]
     source: str
     blocks: SITES | None = None
+    of_run: bool = False
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
@@ -70,13 +73,20 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
             f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
-    return Weights(state, source, blocks)
+    return Weights(state, source, blocks, _of_run(content))
 
 
 def blocks_of(entries: SITES) -> SITES:
     """The blocks of the library in a recipe, as JSON has them."""
     ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
     return ours
+
+
+def _of_run(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has the description that runs of this example put into theirs."""
+    options = content.get("hyper_parameters")
+    config = options.get("config") if isinstance(options, Mapping) else None
+    return isinstance(config, Mapping) and "images_sha256" in config
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
@@ -118,24 +128,30 @@ def _unwrapped(
     In a LightningModule (``of_module``) the loss and the metrics may stand beside the network.
     """
     removed = ""
-    if "n_averaged" not in names:  # the counter of torch's AveragedModel
-        state = {name: value for name, value in state.items() if name != "n_averaged"}
     carry = any if of_module else all
-    while state and not state.keys() & set(names):
+    while True:
+        if "n_averaged" not in names:  # the counter of torch's AveragedModel
+            state.pop("n_averaged", None)
         prefix = next((p for p in PREFIXES if carry(k.startswith(p) for k in state)), None)
-        if prefix is None:
-            break
+        if not state or state.keys() & set(names) or prefix is None:
+            return state, removed
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         removed += prefix
-    return state, removed
 
 
 def _unknown_prefix(state: dict[str, Tensor], names: Sequence[str]) -> str:
-    """What stands before names of the network, or before all; "" where some have nothing."""
-    if state.keys() & set(names):
+    """What stands before half of the network's names or more; "" where some have nothing."""
+    known = set(names)
+    if state.keys() & known:
         return ""
-    before = [k.removesuffix(names[0]) for k in state if k.endswith(f".{names[0]}")]
-    first = next(iter(state), "")
-    first = first[: first.find(".") + 1]
-    of_all = first if all(name.startswith(first) for name in state) else ""
-    return min(before, key=len, default=of_all)
+    before = Counter(
+        name.removesuffix(own) for name in state for own in _ends(name) if own in known
+    )
+    prefix, count = max(before.items(), key=lambda item: item[1], default=("", 0))
+    return prefix if 2 * count >= len(names) else ""
+
+
+def _ends(name: str) -> list[str]:
+    """What is left of a name without its first parts."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, len(parts))]

@@ -292,7 +292,7 @@ def test_a_network_without_blocks_has_a_report_without_attention(run, tmp_path):
     page = Page(out / "report.html")
     assert dict(page.tables[-1][1:])["data"] == "synthetic"  # no path of this machine
     assert "no blocks of attnblocks" in page.text
-    assert re.search(r"The split leaks: \d+ % of the test images", page.text)
+    assert re.search(r"The split leaks: \d+\.\d % of the test images", page.text)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -148,6 +148,8 @@ def test_checkpoints_of_lightning(name, compiled, original, tmp_path):
         (lambda model: torch.compile(nn.DataParallel(model)), "_orig_mod.module."),
         (lambda model: nn.ModuleDict({"model": nn.DataParallel(model)}), "model.module."),
         (AveragedModel, "module."),
+        (lambda model: nn.DataParallel(AveragedModel(model)), "module.module."),
+        (lambda model: nn.ModuleDict({"model": AveragedModel(model)}), "model.module."),
     ],
 )
 def test_what_wrappers_put_before_the_names_is_taken_off(wrap, prefix, original, tmp_path):
@@ -193,6 +195,10 @@ def test_what_the_network_itself_has_before_its_names_stays(
         (lambda s: {"n_averaged": torch.tensor(3)}, "is missing"),
         (lambda s: {"state_dict": s, "net": nn.ReLU()}, r"weights: torch\.nn.*ReLU, which"),
         (lambda s: {**s, "model.x": torch.ones(1)}, r"network: model\.x is unknown$"),
+        (lambda s: {"fc.weight": torch.ones(7, 9)}, "do not fit the network: .* is missing"),
+        (lambda s: {k: v for k, v in s.items() if "classifier" in k}, "do not fit the network: "),
+        (lambda s: {f"a.{k}": v for k, v in s.items() if "conv_s" in k}, "do not fit the network"),
+        (lambda s: {**s, "bn1.bias": s["bn1.bias"] / 0}, r"w\.pth have NaN or inf in bn1\.bias"),
     ],
 )
 def test_what_cannot_be_read_is_named(content, message, original, tmp_path):
