@@ -3,7 +3,7 @@
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,10 @@ class Contents:
 
 
 def look(folder: Path) -> Contents:
-    """Sort all files below a folder."""
-    return sort_files(files_below(folder))
+    """Sort all files below a folder, whose own name says nothing of them."""
+    return sort_files(
+        {path: place.partition("/")[2] for path, place in files_below(folder).items()}
+    )
 
 
 def files_below(folder: Path) -> dict[Path, str]:
@@ -77,7 +79,7 @@ def files_below(folder: Path) -> dict[Path, str]:
     return dict(sorted(found.items(), key=lambda item: item[1]))  # paths compare slowly
 
 
-def sort_files(files: Mapping[Path, str]) -> Contents:
+def sort_files(files: Mapping[Path, str], asked: Collection[Path] = ()) -> Contents:
     """Sort files by kind.
 
     The name of a file says that it is an image, or else its first bytes do. A mask is known by its
@@ -86,11 +88,12 @@ def sort_files(files: Mapping[Path, str]) -> Contents:
 
     Args:
         files: each with its path as far as that may say what it is.
+        asked: files that are masks only where their pixels say so, whatever they are called.
     """
     images = [path for path in files if is_image(path)]
-    masks = {path for path in images if is_named_mask(path.name)}
+    masks = {path for path in images if is_named_mask(path.name) and path not in asked}
     doubtful = [path for path in images if path not in masks and may_be_mask(files[path])]
-    masks.update(_masks_among(doubtful, expected=True))
+    masks.update(_masks_among(doubtful))
     photos: dict[str, list[Path]] = {}
     copies: list[Path] = []
     for path in images:
@@ -98,7 +101,7 @@ def sort_files(files: Mapping[Path, str]) -> Contents:
             known = photos.setdefault(without_suffix(path.name), [])
             (copies if any(_are_same(path, other) for other in known) else known).append(path)
     twice = [path for paths in photos.values() if len(paths) > 1 for path in paths]
-    beside = _masks_among(twice, expected=False)
+    beside = _masks_among(twice)
     for name in {without_suffix(path.name) for path in beside}:
         rest = [path for path in photos[name] if path not in beside]
         if rest:  # a mask has the name of its photo; two masks alone are both in doubt
@@ -132,11 +135,11 @@ def count_by_folder(paths: Sequence[Path], kind: str) -> str:
     return f"{kind}: {', '.join(places)}, such as {paths[0].name}"
 
 
-def _masks_among(paths: Sequence[Path], *, expected: bool) -> set[Path]:
+def _masks_among(paths: Sequence[Path]) -> set[Path]:
     """Those whose pixels are those of a mask."""
     if not paths:
         return set()
-    found = map_files(lambda path: is_mask(path, expected=expected), paths, "looking for masks")
+    found = map_files(is_mask, paths, "looking for masks")
     return {path for path, mask in zip(paths, found, strict=True) if mask}
 
 

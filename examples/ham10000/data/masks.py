@@ -49,12 +49,10 @@ def masked_id(path: Path) -> str:
     return _AROUND_ID.sub("", without_suffix(path.name))
 
 
-def is_mask(path: Path, *, expected: bool) -> bool:
+def is_mask(path: Path) -> bool:
     """Whether the pixels of a file are those of a mask: of two greys, or, drawn, of flat colours.
 
-    Args:
-        path: a file that cannot be read is no mask.
-        expected: whether a picture that is black or white all over is a mask, too.
+    One that is black or white all over is a mask, too. A file that cannot be read is none.
     """
     try:
         pixels = load_pixels(path)
@@ -62,30 +60,39 @@ def is_mask(path: Path, *, expected: bool) -> bool:
         return False
     low, high = pixels.amin(), pixels.amax()
     if low == high:
-        return expected and low.item() in (0, 1, 255)
-    drawn = path.suffix.lower() in LOSSLESS and not (pixels == pixels[:, :1, :1]).all()
-    return has_two_greys(pixels) or (drawn and _is_flat(pixels) and _is_flat(pixels.mT))
+        return low.item() in (0, 1, 255)
+    drawn = path.suffix.lower() in LOSSLESS
+    return has_two_greys(pixels) or (drawn and _is_flat(pixels))
 
 
 def _is_flat(pixels: Tensor) -> bool:
-    """Whether nearly all pixels, (3, H, W), are as the one beside them."""
-    return (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item() > FLAT
+    """Whether nearly all pixels, (3, H, W), are as the one beside them and the one below.
+
+    The most frequent colour does not count: a photo may be cut out, or lie on white paper.
+    """
+    colours = (pixels.int() * torch.tensor([1, 256, 65536])[:, None, None]).sum(0)
+    values, counts = colours.unique(return_counts=True)
+    rest = colours != values[counts.argmax()]
+    beside = (colours[:, 1:] == colours[:, :-1])[rest[:, 1:]].double().mean().item()
+    below = (colours[1:] == colours[:-1])[rest[1:]].double().mean().item()
+    return beside > FLAT and below > FLAT
 
 
 def has_two_greys(pixels: Tensor) -> bool:
     """Whether nearly all pixels are as dark as the darkest or as bright as the brightest.
 
-    Those between come of compression or resizing.
+    Those between come of compression or resizing. No pixel may have a colour: a small photo on
+    white paper, or an overexposed one, is nearly all white, too.
 
     Args:
         pixels: uint8, (3, H, W).
     """
     darkest, brightest = pixels.amin(0), pixels.amax(0)
-    colour = (brightest - darkest).double().mean().item()
     low, high = int(brightest.min()), int(brightest.max())
     margin = (high - low) // 8
     near = (brightest <= low + margin) | (brightest >= high - margin)
-    return low < high and colour < 8 and near.double().mean().item() >= TWO_VALUED
+    grey = (brightest - darkest).max() < 16
+    return bool(grey) and near.double().mean().item() >= TWO_VALUED
 
 
 def load_mask(path: Path, size: int) -> Tensor:
