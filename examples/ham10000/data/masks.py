@@ -40,13 +40,13 @@ def may_be_mask(place: str) -> bool:
 
 
 def is_of_lesion(path: Path) -> bool:
-    """Whether a mask is of the lesion, not of an attribute or of superpixels."""
-    return re.search("superpixel|attribute", f"{path.parent.name}/{path.name}", re.I) is None
+    """Whether a path below the data folder is of a lesion, not of an attribute or superpixels."""
+    return re.search("superpixel|attribute", str(path), re.I) is None
 
 
 def masked_id(path: Path) -> str:
     """The id of the image that a mask belongs to."""
-    return _AROUND_ID.sub("", without_suffix(path.name))
+    return without_suffix(_AROUND_ID.sub("", without_suffix(path.name)))
 
 
 def is_mask(path: Path) -> bool:
@@ -110,7 +110,8 @@ def load_mask(path: Path, size: int) -> Tensor:
         bool, (size, size).
 
     Raises:
-        ValueError: the file is no image, a damaged one, or black all over.
+        ValueError: the file is no image, a damaged one, black all over, or has more than two
+            values, but for those that come of compression or resizing.
     """
     with opened(path) as file:
         picture = upright(file)
@@ -120,6 +121,13 @@ def load_mask(path: Path, size: int) -> Tensor:
         low, high = int(grey.min()), int(grey.max())
         if high == 0:
             raise ValueError("the mask is empty")
-    white = (grey - float(low)) / (high - low) if high > low else np.ones(grey.shape)
-    values = torch.from_numpy(np.uint8(np.round(255 * white)))
+        white = (grey - float(low)) / (high - low) if high > low else np.ones(grey.shape)
+        values = torch.from_numpy(np.uint8(np.round(255 * white)))
+        # Of colours there may be two: a photo that is cut out has few pixels of many.
+        two = has_two_greys(values.expand(3, -1, -1))
+        if two and not picture.mode.startswith("I"):
+            colours = picture.convert("RGB")
+            two = colours.getcolors(2) is not None or np.ptp(np.asarray(colours), -1).max() < 16
+        if not two:
+            raise ValueError(f"it is no mask: it has {len(np.unique(grey))} values")
     return square(values[None], size)[0] >= 128

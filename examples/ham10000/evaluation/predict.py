@@ -34,7 +34,7 @@ class Outcome:
 def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 64) -> Outcome:
     """Predict images with the best checkpoint of a run; those that cannot be read are left out.
 
-    So are those whose pixels alone look like a mask: they are problems, too, as nothing else says so.
+    So are those that nothing but their pixels makes masks.
 
     Args:
         run: the folder of the run.

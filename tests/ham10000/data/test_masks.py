@@ -1,5 +1,7 @@
 """Masks are told from photos by name and pixels, and read whatever they were saved with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -91,9 +93,25 @@ def test_masks_of_one_value(tmp_path):
         load_mask(tmp_path / "black.png", 20)
 
 
+@pytest.mark.parametrize("quality", [50, 90])
+def test_pictures_of_many_values_are_no_masks(tmp_path, quality):
+    cut_out = np.where(SMALL, NOISE // 3 + (120, 80, 60), 255)
+    for number, pixels in enumerate([LABELS, SMOOTH, SMOOTH[..., 0], cut_out]):
+        for name in (f"{number}.png", f"{number}.jpg"):
+            Image.fromarray(np.uint8(pixels)).save(tmp_path / name, quality=quality)
+            with pytest.raises(
+                ValueError, match=rf"{number}\.\w+: it is no mask: it has \d+ values"
+            ):
+                load_mask(tmp_path / name, 20)
+    smooth = Image.fromarray(np.uint8(255 * LESION)).resize((201, 150))
+    smooth.save(tmp_path / "resized.jpg", quality=quality)
+    assert 0.2 < load_mask(tmp_path / "resized.jpg", 150).double().mean() < 0.4
+
+
 @pytest.mark.parametrize(
     ("name", "image_id"),
     [
+        ("ISIC_0.jpg_mask.png", "ISIC_0"),
         ("ISIC_0_segmentation.png", "ISIC_0"),
         ("ISIC_0_Segmentation.PNG", "ISIC_0"),
         ("ISIC_0_mask.bmp", "ISIC_0"),
@@ -103,9 +121,9 @@ def test_masks_of_one_value(tmp_path):
         ("ISIC_0_attribute_pigment_network.png", None),
     ],
 )
-def test_names_of_masks(tmp_path, name, image_id):
+def test_names_of_masks(name, image_id):
     assert is_named_mask(name)
-    path = tmp_path / "masks" / name
+    path = Path("masks") / name
     assert is_of_lesion(path) == (image_id is not None)
     assert image_id in (None, masked_id(path))
 
