@@ -23,12 +23,14 @@ class Contents:
     Attributes:
         photos: images by their id; more than one file where a name stands twice.
         copies: images of which ``photos`` has a file with the same bytes and name.
+        raw: files that cannot be decoded, of images of which ``photos`` has one that can.
         masks: masks and superpixels.
         others: files that are no images.
     """
 
     photos: dict[str, list[Path]]
     copies: list[Path]
+    raw: list[Path]
     masks: list[Path]
     others: list[Path]
 
@@ -40,6 +42,7 @@ class Contents:
         parts = [
             count_by_folder(photos, "images") if photos else "no images",
             count_by_folder(self.copies, "copies of them") if self.copies else "",
+            count_by_folder(self.raw, "raw files of them") if self.raw else "",
             count_by_folder(self.masks, "masks or superpixels") if self.masks else "",
             count_by_folder(archives, "archives") if archives else "",
             f"other files: {len(self.others)} ({', '.join(rest[:8])})" if rest else "",
@@ -100,6 +103,12 @@ def sort_files(files: Mapping[Path, str], asked: Collection[Path] = ()) -> Conte
         if path not in masks:
             known = photos.setdefault(without_suffix(path.name), [])
             (copies if any(_are_same(path, other) for other in known) else known).append(path)
+    raw: list[Path] = []
+    for name, known in photos.items():  # cameras write a photo as .JPG and .DNG or .HEIC
+        readable = [path for path in known if path.suffix.lower() not in NOT_DECODED]
+        if readable:
+            raw += [path for path in known if path not in readable]
+            photos[name] = readable
     twice = [path for paths in photos.values() if len(paths) > 1 for path in paths]
     beside = _masks_among(twice)
     for name in {without_suffix(path.name) for path in beside}:
@@ -108,7 +117,9 @@ def sort_files(files: Mapping[Path, str], asked: Collection[Path] = ()) -> Conte
             masks.update(path for path in photos[name] if path in beside)
             photos[name] = rest
     others = [path for path in files.keys() - set(images) if path.is_file()]
-    return Contents(photos, copies, *(sorted(paths, key=os.fspath) for paths in (masks, others)))
+    return Contents(
+        photos, copies, raw, *(sorted(paths, key=os.fspath) for paths in (masks, others))
+    )
 
 
 def is_image(path: Path) -> bool:

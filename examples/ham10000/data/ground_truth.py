@@ -5,7 +5,7 @@ from pathlib import Path
 
 from examples.ham10000.data.folders import look
 from examples.ham10000.data.index import CLASSES, Image, index
-from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, Row
+from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, Row, chosen_class
 from examples.ham10000.data.tables import read_header, read_table
 
 TEST_TRUTH = "ISIC2018_Task3_Test_GroundTruth.csv"
@@ -78,7 +78,8 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
             f"the score is the mean over all {len(CLASSES)}"
         )
     photos = sum(map(len, contents.photos.values()))
-    ignored = photos - len(images) + len(contents.copies) + len(contents.masks)
+    ignored = photos - len(images)
+    ignored += len(contents.copies) + len(contents.raw) + len(contents.masks)
     return GroundTruth(images, faults.missing, ignored, has_lesions)
 
 
@@ -103,7 +104,4 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
 
 
 def _challenge_row(place: str, row: dict[str, str]) -> Row:
-    chosen = [name for name in ISIC_CLASSES if row[name] in ("1", "1.0")]
-    if len(chosen) != 1 or sum(row[name] in ("0", "0.0") for name in ISIC_CLASSES) != 6:
-        raise ValueError(f"{place}: one class must have 1.0 and the others 0.0")
-    return Row(place, row["image"], row["image"], chosen[0].lower())
+    return Row(place, row["image"], row["image"], chosen_class(place, row))

@@ -131,6 +131,7 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
         for kind, paths in (
             ("masks or superpixels", contents.masks),
             ("copies of other images", contents.copies),
+            ("raw files of other images", contents.raw),
             ("other files", [path for path in contents.others if path not in asked]),
         )
         if paths

@@ -58,6 +58,15 @@ def test_a_mask_with_the_name_of_its_photo(tmp_path):
     assert masks == ["a.png", "c.png"]
 
 
+@pytest.mark.parametrize("suffix", ["DNG", "HEIC"])
+def test_raw_files_of_a_photo_are_no_second_one(tmp_path, suffix):
+    photo(tmp_path / "IMG_0.JPG")
+    for name in ("IMG_0", "IMG_1"):
+        (tmp_path / f"{name}.{suffix}").write_bytes(b"II*\0")
+    assert sorted_below(tmp_path)[0] == {"IMG_0": ["IMG_0.JPG"], "IMG_1": [f"IMG_1.{suffix}"]}
+    assert look(tmp_path).raw == [tmp_path / f"IMG_0.{suffix}"]
+
+
 def test_the_name_of_the_data_folder_says_nothing(tmp_path, monkeypatch):
     """Else every photo of it would be decoded at each look."""
     photo(tmp_path / "skin lesion masks" / "images" / "a.jpg")

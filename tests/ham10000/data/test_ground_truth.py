@@ -39,7 +39,7 @@ def found(truth):
     return {image.image_id: CLASSES[image.label] for image in truth.images}
 
 
-@pytest.mark.parametrize(("one", "zero"), [("1.0", "0.0"), ("1", "0")])
+@pytest.mark.parametrize(("one", "zero"), [("1.0", "0.0"), ("1", "0"), ("1.00", "0.00")])
 @pytest.mark.parametrize("suffixes", [("",), ("", ".jpg", ".JPG", ".Png", ".jpeg")])
 def test_the_table_of_the_challenge(test_set, tmp_path, one, zero, suffixes):
     root, classes = test_set
