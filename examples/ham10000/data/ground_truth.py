@@ -86,6 +86,8 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
 def _rows(file: Path) -> tuple[list[Row], bool]:
     """The rows of a table, and whether it names lesions."""
     columns = dict.fromkeys(read_header(file)).keys()
+    if not columns:
+        next(read_table(file, ("image",)), None)  # it says what is wrong with the text
     if columns >= {"image_id", "dx"}:
         lesion = "lesion_id" if "lesion_id" in columns else "image_id"
         table = read_table(file, tuple(dict.fromkeys(("image_id", "dx", lesion))))
@@ -96,10 +98,9 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         table = read_table(file, ("image", *ISIC_CLASSES))
         return [_challenge_row(place, row) for place, row in table], False
     looks = f" looks like ISIC 2019 ({', '.join(strange)}), whose classes are others, and"
-    there = f"the columns {', '.join(columns)}" if columns else "no columns"
     raise ValueError(
-        f"{file}{looks if strange else ''} has {there}. Known are those of ISIC 2018 Task 3: "
-        f"image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, image_id, dx"
+        f"{file}{looks if strange else ''} has the columns {', '.join(columns)}. Known are "
+        f"those of ISIC 2018 Task 3: image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, image_id, dx"
     )
 
 

@@ -71,8 +71,8 @@ def _is_flat(pixels: Tensor) -> bool:
     The most frequent colour does not count: a photo may be cut out, or lie on white paper.
     """
     colours = (pixels.int() * torch.tensor([1, 256, 65536])[:, None, None]).sum(0)
-    values, counts = colours.unique(return_counts=True)
-    rest = colours != values[counts.argmax()]
+    values, counts = np.unique(colours.numpy(), return_counts=True)
+    rest = colours != int(values[counts.argmax()])
     beside = (colours[:, 1:] == colours[:, :-1])[rest[:, 1:]].double().mean().item()
     below = (colours[1:] == colours[:-1])[rest[1:]].double().mean().item()
     return beside > FLAT and below > FLAT
