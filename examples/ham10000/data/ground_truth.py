@@ -99,8 +99,9 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         return [_challenge_row(place, row) for place, row in table], False
     looks = f" looks like ISIC 2019 ({', '.join(strange)}), whose classes are others, and"
     raise ValueError(
-        f"{file}{looks if strange else ''} has the columns {', '.join(columns)}. Known are "
-        f"those of ISIC 2018 Task 3: image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, image_id, dx"
+        f"{file}{looks if strange else ''} has the columns {', '.join(columns)}. Known are those "
+        f"of ISIC 2018 Task 3: image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, "
+        "image_id, dx"
     )
 
 

@@ -58,8 +58,11 @@ class Listing:
         if self.files and not self.files.keys() & {row.image_id for row in self.rows}:
             name = next(iter(self.files.values()))[0].name
             text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
+        elif {name.casefold() for name in missing} & {name.casefold() for name in self.files}:
+            text += "Files are named as they are but for the case of letters: rename either"
         elif not self.files:
-            text += "Unpack the archives of the images there"
+            archives = "archives: " in self.contents
+            text += f"{'Unpack the archives of' if archives else 'Put'} the images there"
         else:
             text += "Are all archives unpacked there? --skip-bad trains without them"
         return f"{text}. Layout: {self.layout}; {self.contents}"
