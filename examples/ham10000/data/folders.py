@@ -3,7 +3,7 @@
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,14 @@ class Contents:
     Attributes:
         photos: images by their id; more than one file where a name stands twice.
         copies: images of which ``photos`` has a file with the same bytes and name.
+        raw: files that cannot be decoded, of images of which ``photos`` has one that can.
         masks: masks and superpixels.
         others: files that are no images.
     """
 
     photos: dict[str, list[Path]]
     copies: list[Path]
+    raw: list[Path]
     masks: list[Path]
     others: list[Path]
 
@@ -40,6 +42,7 @@ class Contents:
         parts = [
             count_by_folder(photos, "images") if photos else "no images",
             count_by_folder(self.copies, "copies of them") if self.copies else "",
+            count_by_folder(self.raw, "raw files of them") if self.raw else "",
             count_by_folder(self.masks, "masks or superpixels") if self.masks else "",
             count_by_folder(archives, "archives") if archives else "",
             f"other files: {len(self.others)} ({', '.join(rest[:8])})" if rest else "",
@@ -48,8 +51,10 @@ class Contents:
 
 
 def look(folder: Path) -> Contents:
-    """Sort all files below a folder."""
-    return sort_files(files_below(folder))
+    """Sort all files below a folder, whose own name says nothing of them."""
+    return sort_files(
+        {path: place.partition("/")[2] for path, place in files_below(folder).items()}
+    )
 
 
 def files_below(folder: Path) -> dict[Path, str]:
@@ -77,7 +82,7 @@ def files_below(folder: Path) -> dict[Path, str]:
     return dict(sorted(found.items(), key=lambda item: item[1]))  # paths compare slowly
 
 
-def sort_files(files: Mapping[Path, str]) -> Contents:
+def sort_files(files: Mapping[Path, str], asked: Collection[Path] = ()) -> Contents:
     """Sort files by kind.
 
     The name of a file says that it is an image, or else its first bytes do. A mask is known by its
@@ -86,26 +91,35 @@ def sort_files(files: Mapping[Path, str]) -> Contents:
 
     Args:
         files: each with its path as far as that may say what it is.
+        asked: files that are masks only where their pixels say so, whatever they are called.
     """
     images = [path for path in files if is_image(path)]
-    masks = {path for path in images if is_named_mask(path.name)}
+    masks = {path for path in images if is_named_mask(path.name) and path not in asked}
     doubtful = [path for path in images if path not in masks and may_be_mask(files[path])]
-    masks.update(_masks_among(doubtful, expected=True))
+    masks.update(_masks_among(doubtful))
     photos: dict[str, list[Path]] = {}
     copies: list[Path] = []
     for path in images:
         if path not in masks:
             known = photos.setdefault(without_suffix(path.name), [])
             (copies if any(_are_same(path, other) for other in known) else known).append(path)
+    raw: list[Path] = []
+    for name, known in photos.items():  # cameras write a photo as .JPG and .DNG or .HEIC
+        readable = [path for path in known if path.suffix.lower() not in NOT_DECODED]
+        if readable:
+            raw += [path for path in known if path not in readable]
+            photos[name] = readable
     twice = [path for paths in photos.values() if len(paths) > 1 for path in paths]
-    beside = _masks_among(twice, expected=False)
+    beside = _masks_among(twice)
     for name in {without_suffix(path.name) for path in beside}:
         rest = [path for path in photos[name] if path not in beside]
         if rest:  # a mask has the name of its photo; two masks alone are both in doubt
             masks.update(path for path in photos[name] if path in beside)
             photos[name] = rest
     others = [path for path in files.keys() - set(images) if path.is_file()]
-    return Contents(photos, copies, *(sorted(paths, key=os.fspath) for paths in (masks, others)))
+    return Contents(
+        photos, copies, raw, *(sorted(paths, key=os.fspath) for paths in (masks, others))
+    )
 
 
 def is_image(path: Path) -> bool:
@@ -132,11 +146,11 @@ def count_by_folder(paths: Sequence[Path], kind: str) -> str:
     return f"{kind}: {', '.join(places)}, such as {paths[0].name}"
 
 
-def _masks_among(paths: Sequence[Path], *, expected: bool) -> set[Path]:
+def _masks_among(paths: Sequence[Path]) -> set[Path]:
     """Those whose pixels are those of a mask."""
     if not paths:
         return set()
-    found = map_files(lambda path: is_mask(path, expected=expected), paths, "looking for masks")
+    found = map_files(is_mask, paths, "looking for masks")
     return {path for path, mask in zip(paths, found, strict=True) if mask}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from examples.ham10000.data.folders import look
 from examples.ham10000.data.index import CLASSES, Image, index
-from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, Row
+from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, Row, chosen_class
 from examples.ham10000.data.tables import read_header, read_table
 
 TEST_TRUTH = "ISIC2018_Task3_Test_GroundTruth.csv"
@@ -78,13 +78,16 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
             f"the score is the mean over all {len(CLASSES)}"
         )
     photos = sum(map(len, contents.photos.values()))
-    ignored = photos - len(images) + len(contents.copies) + len(contents.masks)
+    ignored = photos - len(images)
+    ignored += len(contents.copies) + len(contents.raw) + len(contents.masks)
     return GroundTruth(images, faults.missing, ignored, has_lesions)
 
 
 def _rows(file: Path) -> tuple[list[Row], bool]:
     """The rows of a table, and whether it names lesions."""
     columns = dict.fromkeys(read_header(file)).keys()
+    if not columns:
+        next(read_table(file, ("image",)), None)  # it says what is wrong with the text
     if columns >= {"image_id", "dx"}:
         lesion = "lesion_id" if "lesion_id" in columns else "image_id"
         table = read_table(file, tuple(dict.fromkeys(("image_id", "dx", lesion))))
@@ -95,15 +98,12 @@ def _rows(file: Path) -> tuple[list[Row], bool]:
         table = read_table(file, ("image", *ISIC_CLASSES))
         return [_challenge_row(place, row) for place, row in table], False
     looks = f" looks like ISIC 2019 ({', '.join(strange)}), whose classes are others, and"
-    there = f"the columns {', '.join(columns)}" if columns else "no columns"
     raise ValueError(
-        f"{file}{looks if strange else ''} has {there}. Known are those of ISIC 2018 Task 3: "
-        f"image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, image_id, dx"
+        f"{file}{looks if strange else ''} has the columns {', '.join(columns)}. Known are those "
+        f"of ISIC 2018 Task 3: image, {', '.join(ISIC_CLASSES)}, and of the metadata: lesion_id, "
+        "image_id, dx"
     )
 
 
 def _challenge_row(place: str, row: dict[str, str]) -> Row:
-    chosen = [name for name in ISIC_CLASSES if row[name] in ("1", "1.0")]
-    if len(chosen) != 1 or sum(row[name] in ("0", "0.0") for name in ISIC_CLASSES) != 6:
-        raise ValueError(f"{place}: one class must have 1.0 and the others 0.0")
-    return Row(place, row["image"], row["image"], chosen[0].lower())
+    return Row(place, row["image"], row["image"], chosen_class(place, row))

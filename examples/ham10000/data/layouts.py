@@ -58,8 +58,11 @@ class Listing:
         if self.files and not self.files.keys() & {row.image_id for row in self.rows}:
             name = next(iter(self.files.values()))[0].name
             text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
+        elif {name.casefold() for name in missing} & {name.casefold() for name in self.files}:
+            text += "Files are named as they are but for the case of letters: rename either"
         elif not self.files:
-            text += "Unpack the archives of the images there"
+            archives = "archives: " in self.contents
+            text += f"{'Unpack the archives of' if archives else 'Put'} the images there"
         else:
             text += "Are all archives unpacked there? --skip-bad trains without them"
         return f"{text}. Layout: {self.layout}; {self.contents}"
@@ -113,11 +116,24 @@ def _isic_rows(folder: Path, contents: Contents, truth: list[Path]) -> list[Row]
             raise ValueError(f"{place}: image {row['image']} has another lesion further up")
     rows = []
     for place, row in read_tables(truth, ("image", *ISIC_CLASSES)):
-        chosen = [name for name in ISIC_CLASSES if row[name] in ("1", "1.0")]
-        others = [name for name in ISIC_CLASSES if row[name] in ("0", "0.0")]
-        if len(chosen) != 1 or len(others) != len(ISIC_CLASSES) - 1:
-            raise ValueError(f"{place}: one class must have 1.0 and the others 0.0")
         if row["image"] not in lesions:
             raise ValueError(f"{place}: {groupings[0].name} does not list the image {row['image']}")
-        rows.append(Row(place, row["image"], lesions[row["image"]], chosen[0].lower()))
+        rows.append(Row(place, row["image"], lesions[row["image"]], chosen_class(place, row)))
     return rows
+
+
+def chosen_class(place: str, row: dict[str, str]) -> str:
+    """The class that has 1.0 in a row of the challenge, in small letters.
+
+    Raises:
+        ValueError: another class has not 0.0, or none has 1.0.
+    """
+    texts = [row[name] for name in ISIC_CLASSES]
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        values = []
+    if sorted(values) != [0] * 6 + [1]:
+        said = ", ".join(texts)
+        raise ValueError(f"{place}: one class must have 1.0 and the others 0.0; it has {said}")
+    return ISIC_CLASSES[values.index(1)].lower()

@@ -40,21 +40,19 @@ def may_be_mask(place: str) -> bool:
 
 
 def is_of_lesion(path: Path) -> bool:
-    """Whether a mask is of the lesion, not of an attribute or of superpixels."""
-    return re.search("superpixel|attribute", f"{path.parent.name}/{path.name}", re.I) is None
+    """Whether a path below the data folder is of a lesion, not of an attribute or superpixels."""
+    return re.search("superpixel|attribute", str(path), re.I) is None
 
 
 def masked_id(path: Path) -> str:
     """The id of the image that a mask belongs to."""
-    return _AROUND_ID.sub("", without_suffix(path.name))
+    return without_suffix(_AROUND_ID.sub("", without_suffix(path.name)))
 
 
-def is_mask(path: Path, *, expected: bool) -> bool:
+def is_mask(path: Path) -> bool:
     """Whether the pixels of a file are those of a mask: of two greys, or, drawn, of flat colours.
 
-    Args:
-        path: a file that cannot be read is no mask.
-        expected: whether a picture that is black or white all over is a mask, too.
+    One that is black or white all over is a mask, too. A file that cannot be read is none.
     """
     try:
         pixels = load_pixels(path)
@@ -62,30 +60,39 @@ def is_mask(path: Path, *, expected: bool) -> bool:
         return False
     low, high = pixels.amin(), pixels.amax()
     if low == high:
-        return expected and low.item() in (0, 1, 255)
-    drawn = path.suffix.lower() in LOSSLESS and not (pixels == pixels[:, :1, :1]).all()
-    return has_two_greys(pixels) or (drawn and _is_flat(pixels) and _is_flat(pixels.mT))
+        return low.item() in (0, 1, 255)
+    drawn = path.suffix.lower() in LOSSLESS
+    return has_two_greys(pixels) or (drawn and _is_flat(pixels))
 
 
 def _is_flat(pixels: Tensor) -> bool:
-    """Whether nearly all pixels, (3, H, W), are as the one beside them."""
-    return (pixels[..., 1:] == pixels[..., :-1]).all(0).double().mean().item() > FLAT
+    """Whether nearly all pixels, (3, H, W), are as the one beside them and the one below.
+
+    The most frequent colour does not count: a photo may be cut out, or lie on white paper.
+    """
+    colours = (pixels.int() * torch.tensor([1, 256, 65536])[:, None, None]).sum(0)
+    values, counts = np.unique(colours.numpy(), return_counts=True)
+    rest = colours != int(values[counts.argmax()])
+    beside = (colours[:, 1:] == colours[:, :-1])[rest[:, 1:]].double().mean().item()
+    below = (colours[1:] == colours[:-1])[rest[1:]].double().mean().item()
+    return beside > FLAT and below > FLAT
 
 
 def has_two_greys(pixels: Tensor) -> bool:
     """Whether nearly all pixels are as dark as the darkest or as bright as the brightest.
 
-    Those between come of compression or resizing.
+    Those between come of compression or resizing. No pixel may have a colour: a small photo on
+    white paper, or an overexposed one, is nearly all white, too.
 
     Args:
         pixels: uint8, (3, H, W).
     """
     darkest, brightest = pixels.amin(0), pixels.amax(0)
-    colour = (brightest - darkest).double().mean().item()
     low, high = int(brightest.min()), int(brightest.max())
     margin = (high - low) // 8
     near = (brightest <= low + margin) | (brightest >= high - margin)
-    return low < high and colour < 8 and near.double().mean().item() >= TWO_VALUED
+    grey = (brightest - darkest).max() < 16
+    return bool(grey) and near.double().mean().item() >= TWO_VALUED
 
 
 def load_mask(path: Path, size: int) -> Tensor:
@@ -103,7 +110,8 @@ def load_mask(path: Path, size: int) -> Tensor:
         bool, (size, size).
 
     Raises:
-        ValueError: the file is no image, a damaged one, or black all over.
+        ValueError: the file is no image, a damaged one, black all over, or has more than two
+            values, but for those that come of compression or resizing.
     """
     with opened(path) as file:
         picture = upright(file)
@@ -113,6 +121,13 @@ def load_mask(path: Path, size: int) -> Tensor:
         low, high = int(grey.min()), int(grey.max())
         if high == 0:
             raise ValueError("the mask is empty")
-    white = (grey - float(low)) / (high - low) if high > low else np.ones(grey.shape)
-    values = torch.from_numpy(np.uint8(np.round(255 * white)))
+        white = (grey - float(low)) / (high - low) if high > low else np.ones(grey.shape)
+        values = torch.from_numpy(np.uint8(np.round(255 * white)))
+        # Of colours there may be two: a photo that is cut out has few pixels of many.
+        two = has_two_greys(values.expand(3, -1, -1))
+        if two and not picture.mode.startswith("I"):
+            colours = picture.convert("RGB")
+            two = colours.getcolors(2) is not None or np.ptp(np.asarray(colours), -1).max() < 16
+        if not two:
+            raise ValueError(f"it is no mask: it has {len(np.unique(grey))} values")
     return square(values[None], size)[0] >= 128

@@ -69,6 +69,8 @@ def unpack(data: Path, out: Path) -> int:
                 raise ValueError(f"{place}: image {name} is another one in {first}")
             if first == place:
                 (partial / "images" / f"{name}{_suffix(place, content)}").write_bytes(content)
+        if not written:
+            raise ValueError(f"the Parquet files in {data} have no rows: download them again")
         write_csv(partial / METADATA, COLUMNS, (row for _, row, _ in written.values()))
     return len(written)
 
@@ -87,10 +89,14 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, str, str], by
                 schema = table.schema_arrow
                 absent = sorted({"image", "dx", "lesion_id"} - set(schema.names))
                 if absent:
+                    why = (
+                        "lesion ids a split would have pictures of one lesion in several parts"
+                        if "lesion_id" in absent
+                        else f"{' and '.join(absent)} there is nothing to train on"
+                    )
                     raise ValueError(
                         f"{file} lacks the column(s) {', '.join(absent)}: it has "
-                        f"{', '.join(schema.names)}. Take another copy of the data: without "
-                        "lesion ids a split would have pictures of one lesion in several parts"
+                        f"{', '.join(schema.names)}. Take another copy of the data: without {why}"
                     )
                 labels = _label_names(schema.metadata or {})
                 columns = [name for name in ("image", *COLUMNS) if name in schema.names]
@@ -116,11 +122,14 @@ def _row(
 ) -> tuple[str, tuple[str, str, str], bytes]:
     image = row["image"] if isinstance(row["image"], dict) else {"bytes": row["image"]}
     content, dx, lesion = image.get("bytes"), row["dx"], row["lesion_id"]
-    name = row.get("image_id") or image.get("path")
+    name = row.get("image_id")
+    name = str(name) if isinstance(name, int) else name or image.get("path")
     if not isinstance(content, bytes):
         raise ValueError(f"{place}: the bytes of the image are not in the file")
     if not isinstance(name, str) or not lesion:
         raise ValueError(f"{place}: no {'lesion_id' if name else 'image_id, and no path either'}")
+    if str(lesion) != str(lesion).strip():
+        raise ValueError(f"{place}: lesion_id {lesion!r} has spaces around it; remove them")
     if isinstance(dx, int) and 0 <= dx < len(labels):
         dx = labels[dx]
     letters = re.sub("[^a-z]", "", str(dx).lower())

@@ -62,7 +62,7 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     summary = {
         **evaluation.summary,
         "part": PART,
-        "missing_images": len(truth.missing),
+        "missing_images": truth.missing,
         "ignored_files": truth.ignored,
     }
     return replace(evaluation, summary=summary)

@@ -34,6 +34,8 @@ class Outcome:
 def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 64) -> Outcome:
     """Predict images with the best checkpoint of a run; those that cannot be read are left out.
 
+    So are those that nothing but their pixels makes masks.
+
     Args:
         run: the folder of the run.
         inputs: images of any size, and folders that are searched for them.
@@ -51,14 +53,15 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
     module = load_best(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     size = canvas_size(module.image_size)
     problems: list[str] = []
-    masks: list[Path] = []
 
-    def load(path: Path) -> Tensor | ValueError | None:
+    def load(path: Path) -> Tensor | ValueError:
         try:
             pixels = load_image(path, size)
         except ValueError as error:
             return error
-        return None if has_two_greys(pixels) else pixels
+        if has_two_greys(pixels):
+            return ValueError(f"{path} looks like a mask: its pixels are of one grey or two")
+        return pixels
 
     with (
         whole_file(out) as stream,
@@ -71,7 +74,6 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
             chunk = [*islice(paths, start, start + batch_size)]
             loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
             problems += [str(found) for _, found in loaded if isinstance(found, ValueError)]
-            masks += [path for path, found in loaded if found is None]
             pixels = [found for _, found in loaded if isinstance(found, Tensor)]
             names = [paths[path] for path, found in loaded if isinstance(found, Tensor)]
             if pixels:
@@ -81,11 +83,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 6
                     raise ValueError(f"the network of {run} overflows: its weights are damaged")
                 writer.writerows(isic_rows(names, probabilities))
             steps.update(len(chunk))
-        if masks:
-            no_row = [*no_row, count_by_folder(masks, "pictures of black and white alone")]
-        if len(masks) == len(paths):
-            raise FileNotFoundError(f"no photos to predict: {'; '.join(no_row)}")
-    return Outcome(len(paths) - len(problems) - len(masks), problems, no_row)
+    return Outcome(len(paths) - len(problems), problems, no_row)
 
 
 def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
@@ -102,12 +100,12 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     for path in inputs:
         if path.is_dir():
             given |= files_below(path)
-        elif path.exists():
+        elif path.is_file():
             given[path] = f"{path.parent.name}/{path.name}"
         else:
             raise FileNotFoundError(f"no such image or folder: {path}")
-    contents = sort_files(given)
     asked = set(inputs)
+    contents = sort_files(given, asked)
     for path in contents.others:
         if path in asked:  # whoever names a file takes it for an image
             contents.photos.setdefault(path.name, []).append(path)
@@ -133,6 +131,7 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
         for kind, paths in (
             ("masks or superpixels", contents.masks),
             ("copies of other images", contents.copies),
+            ("raw files of other images", contents.raw),
             ("other files", [path for path in contents.others if path not in asked]),
         )
         if paths

@@ -108,25 +108,41 @@ def read_attention(
 def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:
     """The lesion masks of images, wherever they are below a folder, as the network sees the images.
 
-    Masks that are empty or cannot be read are left out with a warning.
+    Masks that are empty, no masks or cannot be read are left out, and of several of one image the
+    first is taken; a warning says so, and whether masks are of other images alone.
 
     Returns:
         The places of the images that have a mask, and the masks: bool (M, image_size, image_size).
     """
-    files = {masked_id(path): path for path in reversed(look(folder).masks) if is_of_lesion(path)}
+    files: dict[str, list[Path]] = {}
+    for path in look(folder).masks:
+        if is_of_lesion(path.relative_to(folder)):
+            files.setdefault(masked_id(path), []).append(path)
     having, masks, problems = [], [], []
     for place, image in enumerate(images):
-        if image.image_id in files:
+        read: dict[Path, Tensor] = {}
+        for path in files.get(image.image_id, []):
             try:
-                masks.append(load_mask(files[image.image_id], canvas_size(image_size)))
+                read[path] = load_mask(path, canvas_size(image_size))
             except ValueError as error:
                 problems.append(str(error))
-            else:
+        for path, mask in read.items():
+            if place not in having:
                 having.append(place)
+                masks.append(mask)
+            elif not mask.equal(masks[-1]):
+                problems.append(f"{path} differs from {next(iter(read))}, which is used")
     if problems:
         one = len(problems) == 1
         which = "a lesion mask is" if one else f"{len(problems)} lesion masks are"
         warnings.warn(f"{which} left out: {problems[0]}{'' if one else ', ...'}", stacklevel=2)
+    elif files and images and not masks:
+        first = next(iter(files.values()))[0].name
+        warnings.warn(
+            f"{len(files)} lesion masks, such as {first}: none has the id of an image, such as "
+            f"{images[0].image_id}",
+            stacklevel=2,
+        )
     if not masks:
         return [], torch.zeros(0, image_size, image_size, dtype=torch.bool)
     return having, center_crop(torch.stack(masks), image_size)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.ham10000.data import folders
 from examples.ham10000.data.folders import look
 from tests.helpers import make_pipe
 
@@ -50,9 +51,27 @@ def test_a_mask_with_the_name_of_its_photo(tmp_path):
     mask(root / "two" / "a.png")
     mask(root / "two" / "b.png")  # nothing says what it is
     mask(root / "three" / "b.bmp")
+    photo(root / "one" / "c.jpg")
+    Image.new("L", (40, 30), 255).save(root / "two" / "c.png")
     photos, masks, _ = sorted_below(root)
-    assert photos == {"a": ["a.jpg"], "b": ["b.bmp", "b.png"]}
-    assert masks == ["a.png"]
+    assert photos == {"a": ["a.jpg"], "b": ["b.bmp", "b.png"], "c": ["c.jpg"]}
+    assert masks == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("suffix", ["DNG", "HEIC"])
+def test_raw_files_of_a_photo_are_no_second_one(tmp_path, suffix):
+    photo(tmp_path / "IMG_0.JPG")
+    for name in ("IMG_0", "IMG_1"):
+        (tmp_path / f"{name}.{suffix}").write_bytes(b"II*\0")
+    assert sorted_below(tmp_path)[0] == {"IMG_0": ["IMG_0.JPG"], "IMG_1": [f"IMG_1.{suffix}"]}
+    assert look(tmp_path).raw == [tmp_path / f"IMG_0.{suffix}"]
+
+
+def test_the_name_of_the_data_folder_says_nothing(tmp_path, monkeypatch):
+    """Else every photo of it would be decoded at each look."""
+    photo(tmp_path / "skin lesion masks" / "images" / "a.jpg")
+    monkeypatch.setattr(folders, "is_mask", lambda path: pytest.fail(f"{path} is decoded"))
+    assert sorted_below(tmp_path / "skin lesion masks") == ({"a": ["a.jpg"]}, [], [])
 
 
 def test_names_count_more_than_pixels_and_folders(tmp_path):

@@ -215,3 +215,17 @@ def test_missing_images_are_told_with_what_there_is(folder, capsys):
     shutil.rmtree(folder / IMAGE_FOLDERS[0])
     with pytest.raises(FileNotFoundError, match=r"Unpack the archives .* no images; archives: 1"):
         read_index(folder)
+
+
+def test_files_whose_names_differ_in_case_are_told(folder):
+    file = folder / IMAGE_FOLDERS[1] / "ISIC_01.jpg"
+    file.rename(file.with_name("isic_01.jpg"))
+    with pytest.raises(FileNotFoundError, match="but for the case of letters: rename either"):
+        read_index(folder)
+
+
+def test_no_archives_are_asked_to_be_unpacked(folder):
+    for name in IMAGE_FOLDERS:
+        shutil.rmtree(folder / name)
+    with pytest.raises(FileNotFoundError, match=r"Put the images there\. Layout"):
+        read_index(folder)

@@ -1,5 +1,7 @@
 """Masks are told from photos by name and pixels, and read whatever they were saved with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -91,9 +93,25 @@ def test_masks_of_one_value(tmp_path):
         load_mask(tmp_path / "black.png", 20)
 
 
+@pytest.mark.parametrize("quality", [50, 90])
+def test_pictures_of_many_values_are_no_masks(tmp_path, quality):
+    cut_out = np.where(SMALL, NOISE // 3 + (120, 80, 60), 255)
+    for number, pixels in enumerate([LABELS, SMOOTH, SMOOTH[..., 0], cut_out]):
+        for name in (f"{number}.png", f"{number}.jpg"):
+            Image.fromarray(np.uint8(pixels)).save(tmp_path / name, quality=quality)
+            with pytest.raises(
+                ValueError, match=rf"{number}\.\w+: it is no mask: it has \d+ values"
+            ):
+                load_mask(tmp_path / name, 20)
+    smooth = Image.fromarray(np.uint8(255 * LESION)).resize((201, 150))
+    smooth.save(tmp_path / "resized.jpg", quality=quality)
+    assert 0.2 < load_mask(tmp_path / "resized.jpg", 150).double().mean() < 0.4
+
+
 @pytest.mark.parametrize(
     ("name", "image_id"),
     [
+        ("ISIC_0.jpg_mask.png", "ISIC_0"),
         ("ISIC_0_segmentation.png", "ISIC_0"),
         ("ISIC_0_Segmentation.PNG", "ISIC_0"),
         ("ISIC_0_mask.bmp", "ISIC_0"),
@@ -103,9 +121,9 @@ def test_masks_of_one_value(tmp_path):
         ("ISIC_0_attribute_pigment_network.png", None),
     ],
 )
-def test_names_of_masks(tmp_path, name, image_id):
+def test_names_of_masks(name, image_id):
     assert is_named_mask(name)
-    path = tmp_path / "masks" / name
+    path = Path("masks") / name
     assert is_of_lesion(path) == (image_id is not None)
     assert image_id in (None, masked_id(path))
 
@@ -125,6 +143,7 @@ def test_names_of_masks_that_the_pixels_confirm(tmp_path, name):
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 LABELS = (Y // 8 * 10 + X // 8)[..., None] * np.array([1, 0, 0]) + np.array([0, 3, 0])
 SMOOTH = np.stack([200 - Y, 150 - X, 120 + Y], axis=-1)
+SMALL = ((abs(Y - 30) < 8) & (abs(X - 40) < 8))[..., None]
 
 
 @pytest.mark.parametrize(
@@ -142,28 +161,30 @@ SMOOTH = np.stack([200 - Y, 150 - X, 120 + Y], axis=-1)
         ("a.png", SMOOTH, False),
         ("a.png", SMOOTH[..., 0], False),
         ("a.png", np.full((HEIGHT, WIDTH, 3), (200, 120, 90)), False),
+        ("a.jpg", np.where(SMALL, NOISE // 3 + (120, 80, 60), 250), False),  # on white paper
+        ("a.png", np.where(SMALL, NOISE // 3 + (120, 80, 60), 255), False),
+        ("a.png", np.where(LESION[..., None], NOISE, 0), False),  # cut out
     ],
 )
 def test_pixels_say_what_is_a_mask(tmp_path, name, pixels, mask):
     Image.fromarray(np.uint8(pixels)).save(tmp_path / name)
-    assert is_mask(tmp_path / name, expected=True) is mask
+    assert is_mask(tmp_path / name) is mask
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_one_value_is_a_mask_where_masks_are(tmp_path, value):
+def test_a_picture_of_black_or_white_is_a_mask(tmp_path, value):
     Image.new("L", (80, 60), value).save(tmp_path / "a.png")
-    assert is_mask(tmp_path / "a.png", expected=True)
-    assert not is_mask(tmp_path / "a.png", expected=False)
+    assert is_mask(tmp_path / "a.png")
     Image.new("L", (80, 60), 120).save(tmp_path / "grey.png")
-    assert not is_mask(tmp_path / "grey.png", expected=True)
+    assert not is_mask(tmp_path / "grey.png")
     (tmp_path / "a.png").write_bytes(b"damaged")
-    assert not is_mask(tmp_path / "a.png", expected=True)
+    assert not is_mask(tmp_path / "a.png")
 
 
 def test_real_photos_and_masks_are_told_apart(ham10000):
     photos = sorted((ham10000 / "HAM10000_images_part_1").iterdir())[::250]
     masks = sorted((ham10000 / "HAM10000_segmentations_lesion_tschandl").iterdir())[::500]
-    assert [path.name for path in photos if is_mask(path, expected=True)] == []
-    assert [path.name for path in masks if not is_mask(path, expected=False)] == []
+    assert [path.name for path in photos if is_mask(path)] == []
+    assert [path.name for path in masks if not is_mask(path)] == []
     assert not any(has_two_greys(load_image(path, 64)) for path in photos)
     assert all(has_two_greys(load_image(path, 64)) for path in masks)

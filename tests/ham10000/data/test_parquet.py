@@ -112,7 +112,8 @@ def test_the_commands_say_what_it_is(folder, hub, tmp_path, capsys):
             lambda rows: without(rows, "lesion_id"),
             "lacks the column(s) lesion_id: it has image, im",
         ),
-        (lambda rows: without(rows, "dx"), "lacks the column(s) dx"),
+        (lambda rows: without(rows, "dx"), "without dx there is nothing to train on"),
+        (lambda rows: [{**rows[0], "lesion_id": "a "}], "row 1: lesion_id 'a ' has spaces"),
         (
             lambda rows: [{**row, "dx": "naevus"} for row in rows],
             "row 1: unknown diagnosis 'naevus'",
@@ -163,3 +164,13 @@ def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, capsys, monke
     assert main(["check", "--data", str(hub)]) == 1
     assert "Parquet files of Hugging Face (1): write them" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_ids_may_be_numbers_and_no_rows_are_an_error(folder, tmp_path, capsys):
+    rows = rows_of(folder, image_id=lambda image: int(image.image_id[-2:]))
+    file = write(tmp_path / "hub" / "a.parquet", rows)
+    assert main(["unpack", "--data", str(tmp_path / "hub"), "--out", str(tmp_path / "o")]) == 0
+    assert {"0", "1"} <= facts(tmp_path / "o").keys()
+    parquet.write_table(parquet.read_table(file).slice(0, 0), file)
+    assert main(["unpack", "--data", str(tmp_path / "hub"), "--out", str(tmp_path / "p")]) == 2
+    assert "have no rows: download them again" in capsys.readouterr().err

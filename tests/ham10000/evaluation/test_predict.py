@@ -20,6 +20,7 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.evaluation import predict as module
 from tests.ham10000.isic import isic_score
+from tests.helpers import make_pipe
 
 
 @pytest.fixture
@@ -100,9 +101,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(run, test_part, 
     out = tmp_path / "out.csv"
     (tmp_path / "empty").mkdir()
     twin = tmp_path / test_part[0].path.with_suffix(".png").name
-    Image.new("RGB", (8, 8)).save(twin)
+    Image.effect_noise((40, 30), 90).save(twin)
+    make_pipe(tmp_path / "pipe")
     for inputs, message in [
         (["nowhere.jpg"], "no such image or folder: nowhere.jpg"),
+        ([tmp_path / "pipe", test_part[0].path], f"no such image or folder: {tmp_path / 'pipe'}"),
         ([tmp_path / "empty"], f"no images in {tmp_path / 'empty'}: it has no images"),
         ([test_part[0].path, twin], "have one name"),
     ]:
@@ -238,7 +241,6 @@ def mask_of(image):
         (".", "{}_Superpixels.PNG"),
         ("annotations", "x{}.jpg"),
         ("other", "{}.png"),  # the photo has that name
-        ("other", "x{}.bmp"),  # nothing but the pixels says so
     ],
 )
 def test_masks_have_no_row_and_are_named(run, test_part, tmp_path, capsys, where, named):
@@ -262,17 +264,45 @@ def test_masks_have_no_row_and_are_named(run, test_part, tmp_path, capsys, where
     assert rows_of(tmp_path / "same.csv") == rows_of(out)
 
 
-def test_a_folder_of_masks_alone_is_an_error_that_says_so(run, test_part, tmp_path, capsys):
-    for name in ("a_segmentation.png", "plain.png"):
-        folder = tmp_path / name.partition(".")[0]
-        folder.mkdir()
-        (folder / name).write_bytes(mask_of(test_part[0]).read_bytes())
-        (folder / "notes.txt").write_text("text")
-        assert predict(run, folder, "--out", tmp_path / "out.csv") == 2
+def test_pictures_that_only_their_pixels_make_masks_are_named(run, test_part, tmp_path, capsys):
+    """Photos may look like that; those on white paper do not, as long as they have colours."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with Image.open(mask_of(test_part[0])) as mask, Image.open(test_part[0].path) as picture:
+        mask.save(folder / "plain.png")
+        Image.new("RGB", picture.size, "white").save(folder / "white.jpg")
+        paper = Image.new("RGB", (5 * picture.width, 5 * picture.height), (245, 246, 244))
+        paper.paste(picture, (2 * picture.width, 2 * picture.height))
+        paper.save(folder / "paper.jpg")
+    for number, inputs in enumerate([[folder], sorted(folder.iterdir())]):
+        out = tmp_path / f"{number}.csv"
+        assert predict(run, *inputs, "--out", out) == 1
+        assert rows_of(out).keys() == {"paper"}
         error = capsys.readouterr().err
-        assert "error: no " in error
-        assert f": 1 in {folder}, such as {name}" in error
-        assert "other files: 1" in error
+        assert f"left out: {folder / 'plain.png'} looks like a mask" in error
+        assert f"left out: {folder / 'white.jpg'} looks like a mask" in error
+
+
+def test_a_photo_that_is_asked_for_may_have_the_name_of_a_mask(run, test_part, tmp_path, capsys):
+    photo, mask, out = tmp_path / "my_seg.jpg", tmp_path / "x_seg.png", tmp_path / "out.csv"
+    photo.write_bytes(test_part[0].path.read_bytes())
+    mask.write_bytes(mask_of(test_part[0]).read_bytes())
+    assert predict(run, photo, mask, "--out", out) == 0
+    assert rows_of(out).keys() == {"my_seg"}
+    assert "no row for masks or superpixels: 1 in" in capsys.readouterr().out
+    assert predict(run, tmp_path, "--out", tmp_path / "none.csv") == 2
+
+
+def test_a_folder_of_masks_alone_is_an_error_that_says_so(run, test_part, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a_segmentation.png").write_bytes(mask_of(test_part[0]).read_bytes())
+    (folder / "notes.txt").write_text("text")
+    assert predict(run, folder, "--out", tmp_path / "out.csv") == 2
+    error = capsys.readouterr().err
+    assert "error: no " in error
+    assert f": 1 in {folder}, such as a_segmentation.png" in error
+    assert "other files: 1" in error
     assert not (tmp_path / "out.csv").exists()
 
 

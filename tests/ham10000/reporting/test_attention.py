@@ -49,8 +49,44 @@ def test_masks_of_any_place_and_values(folder, place, white):
 def test_attributes_and_superpixels_are_no_masks_of_lesions(folder):
     images = write(folder, "masks/{}_attribute_globules.png")
     write(folder, "{}_superpixels.png")
-    write(folder, "superpixels/{}_mask.png")
+    write(folder, "superpixels/train/{}_mask.png")
     assert read_masks(folder, images, 32)[0] == []
+
+
+def test_pictures_that_are_no_masks_are_left_out_and_named(folder):
+    images = write(folder, "a/{}_seg.png", np.arange(300).reshape(15, 20) % 250)
+    with pytest.warns(
+        UserWarning, match=r"^3 lesion .* left out: .*ISIC_01_seg.* 250 values, \.\.\."
+    ):
+        assert read_masks(folder, images, 32)[0] == []
+    write(folder, "b/{}_mask.png")
+    with pytest.warns(UserWarning, match="^3 lesion masks are left out"):
+        having, masks = read_masks(folder, images, 32)
+    assert having == [1, 2, 3]
+    assert masks[..., :15].all()
+
+
+def test_of_two_masks_of_one_image_the_first_is_used_and_named(folder):
+    images = write(folder, "a/{}_mask.png")
+    write(folder, "b/{}_mask.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_masks(folder, images, 32)
+    write(folder, "b/{}_mask.png", 255 - 255 * LEFT)
+    said = (
+        r"^3 .* left out: .*b.ISIC_01_mask\.png differs from .*a.ISIC_01_mask\.png, which is used"
+    )
+    with pytest.warns(UserWarning, match=said):
+        having, masks = read_masks(folder, images, 32)
+    assert having == [1, 2, 3]
+    assert masks[..., :15].all()
+
+
+def test_masks_of_other_images_are_told(folder):
+    images = write(folder, "masks/{}_x_mask.png")
+    said = r"^3 lesion masks, such as ISIC_01_x_mask\.png: none has .* such as ISIC_00$"
+    with pytest.warns(UserWarning, match=said):
+        assert read_masks(folder, images, 32)[0] == []
 
 
 def test_empty_masks_are_left_out_and_counted(folder):
