@@ -34,17 +34,21 @@ class Contents:
     masks: list[Path]
     others: list[Path]
 
+    @property
+    def archives(self) -> list[Path]:
+        """Those of the others that may have images in them."""
+        return [path for path in self.others if path.suffix.lower() in ARCHIVES]
+
     def __str__(self) -> str:
         """How many files of each kind are where."""
         photos = [path for paths in self.photos.values() for path in paths]
-        archives = [path for path in self.others if path.suffix.lower() in ARCHIVES]
         rest = sorted({path.suffix.lower() or "no suffix" for path in self.others})
         parts = [
             count_by_folder(photos, "images") if photos else "no images",
             count_by_folder(self.copies, "copies of them") if self.copies else "",
             count_by_folder(self.raw, "raw files of them") if self.raw else "",
             count_by_folder(self.masks, "masks or superpixels") if self.masks else "",
-            count_by_folder(archives, "archives") if archives else "",
+            count_by_folder(self.archives, "archives") if self.archives else "",
             f"other files: {len(self.others)} ({', '.join(rest[:8])})" if rest else "",
         ]
         return "; ".join(part for part in parts if part)

@@ -58,7 +58,7 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
     if not rows:
         raise ValueError(f"{file} has no rows: download it again")
     contents = look(folder)
-    listing = Listing("ground truth", rows, contents.photos, [folder], str(contents))
+    listing = Listing("ground truth", rows, contents.photos, [folder], contents)
     listed, faults = index(listing)
     for found in (faults.unknown, faults.twice, faults.contradictory, faults.ambiguous):
         if found:

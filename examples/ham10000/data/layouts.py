@@ -5,7 +5,7 @@ from pathlib import Path
 
 from examples.ham10000.data.folders import Contents, look
 from examples.ham10000.data.other_sets import explain
-from examples.ham10000.data.tables import find_table, read_tables
+from examples.ham10000.data.tables import find_table, read_tables, without_suffix
 
 METADATA = "HAM10000_metadata.csv"
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
@@ -39,14 +39,14 @@ class Listing:
         rows: one per image, as the metadata have them.
         files: the image files by their id; more than one where a name stands twice.
         folders: where the images are; the data folder itself where there are none.
-        contents: everything in the folder, in words.
+        contents: everything in the folder.
     """
 
     layout: str
     rows: list[Row]
     files: dict[str, list[Path]]
     folders: list[Path]
-    contents: str
+    contents: Contents
 
     def explain_missing(self, missing: list[str]) -> str:
         """What the folder has instead of these images, and what to do."""
@@ -55,14 +55,18 @@ class Listing:
             f"{len(missing)} of {len(self.rows)} images are not in {places}: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "
         )
-        if self.files and not self.files.keys() & {row.image_id for row in self.rows}:
+        masks = {without_suffix(path.name) for path in self.contents.masks}
+        if masks & set(missing):
+            text += "Files of these names are taken for masks: rename them, and the ids"
+        elif self.files and not self.files.keys() & {row.image_id for row in self.rows}:
             name = next(iter(self.files.values()))[0].name
             text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
         elif {name.casefold() for name in missing} & {name.casefold() for name in self.files}:
             text += "Files are named as they are but for the case of letters: rename either"
         elif not self.files:
-            archives = "archives: " in self.contents
-            text += f"{'Unpack the archives of' if archives else 'Put'} the images there"
+            text += (
+                f"{'Unpack the archives of' if self.contents.archives else 'Put'} the images there"
+            )
         else:
             text += "Are all archives unpacked there? --skip-bad trains without them"
         return f"{text}. Layout: {self.layout}; {self.contents}"
@@ -101,7 +105,7 @@ def read_listing(folder: Path) -> Listing:
             f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images. "
             f"{explain(folder, contents)}"
         )
-    return Listing(layout, rows, contents.photos, folders, str(contents))
+    return Listing(layout, rows, contents.photos, folders, contents)
 
 
 def _isic_rows(folder: Path, contents: Contents, truth: list[Path]) -> list[Row]:

@@ -229,3 +229,14 @@ def test_no_archives_are_asked_to_be_unpacked(folder):
         shutil.rmtree(folder / name)
     with pytest.raises(FileNotFoundError, match=r"Put the images there\. Layout"):
         read_index(folder)
+
+
+def test_images_that_are_named_as_masks(folder):
+    table = folder / METADATA
+    table.write_text(table.read_text().replace("ISIC_01,", "ISIC_01_seg,"))
+    file = folder / IMAGE_FOLDERS[1] / "ISIC_01.jpg"
+    file.rename(file.with_name("ISIC_01_seg.jpg"))
+    with pytest.raises(
+        FileNotFoundError, match=r"are not in .*: ISIC_01_seg\. Files of these .*masks"
+    ):
+        read_index(folder)
