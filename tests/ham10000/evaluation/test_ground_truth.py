@@ -217,8 +217,9 @@ def test_the_page_says_what_was_scored(test_set, evaluate, tmp_path):
     assert f"{report['data']}, cross-entropy, 48 pixels" in page
     assert "Ground truth file: 35 images, with the epoch" in page
     assert "95 % bootstrap intervals over the images of this file" in page
-    assert "in neither its training nor its validation part, by image id. 1 image that" in page
-    assert "There are no lesion masks in the data folder" in page
+    assert "in neither its training nor its validation part, by image id. Missing" in page
+    assert f"that the ground truth file lists: {MISSING}." in page
+    assert "There are no lesion masks of these images in the data folder" in page
     assert page.index("mean_recall") < page.index("accuracy")
     for word in ("leak", "None", "split leaks", "part:", "Ground truth file part"):
         assert word not in page
