@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from docs._hooks.site import api_problems, on_page_content, public_names, remote_addresses
-from docs.leak import FILE, drawn_images, svg
+from docs.leak import FILE, drawn_images, leaking, svg
 from examples.ham10000.data.splits import by_image, by_lesion, leak
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,14 @@ def test_formulas_need_no_script():
     assert "arithmatex" not in formula
     display = on_page_content('<div class="arithmatex">\\[\nx\n\\]</div>')
     assert 'display="block"' in display
+
+
+def test_the_table_of_the_leak_counts_joined_lesions():
+    """All lesions of a class are one: every test image leaks, also by the table's own count."""
+    images = [replace(image, joined=str(image.label)) for image in drawn_images()]
+    split = by_image(images, 0)
+    assert leaking(images, split) == set(split["test"])
+    assert leak(images, split) == 1
 
 
 def test_the_committed_drawing_of_the_leak_is_what_the_script_draws():
