@@ -54,6 +54,8 @@ class AttentionBlock(nn.Module):
       arguments: a class such as ``nn.ReLU``, or any function that returns a new module.
     - ``norm_layer``: makes the norm, called as ``norm_layer(width, device=device, dtype=dtype)``;
       None for no norm.
+    - ``gain``: constant factor of the gates, a number or one per channel, kept in a buffer; None,
+      the published block, for none.
     - ``device``, ``dtype``: where and in which type to create the parameters.
 
     Args:
@@ -185,7 +187,9 @@ class AttentionBlock(nn.Module):
     def extra_repr(self) -> str:
         """The widths, for ``print(model)``."""
         rd = "" if self.rd_channels is None else f", rd_channels={self.rd_channels}"
-        return f"channels={self.channels}{rd}"
+        gain = getattr(self, "gain", None)
+        gained = "" if gain is None else f", gain={tuple(gain.shape)}"
+        return f"channels={self.channels}{rd}{gained}"
 
 
 def is_plain(value: object) -> bool:

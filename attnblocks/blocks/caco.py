@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnblocks.blocks.base import AttentionBlock, OldGate
 from attnblocks.blocks.cbam import ChannelGate
 from attnblocks.blocks.coord_att import MIN_WIDTH, CoordGate
+from attnblocks.blocks.gain import Gain
 from attnblocks.blocks.layers import LayerFactory, bottleneck
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se import SEGate
@@ -29,6 +30,11 @@ class _BeforeCoordAtt(AttentionBlock):
     def coord_rd_channels(self) -> int:
         """Width of the coordinate stage."""
         return self.coord.rd_channels
+
+    @property
+    def coord_gain(self) -> Tensor | None:
+        """Gain of the gates of rows and of columns."""
+        return self.coord.gain
 
     def inherit(self, old: OldGate) -> float:
         """The coordinate stage starts open."""
@@ -64,6 +70,8 @@ class SeCo(_BeforeCoordAtt):
             ``floor(C * coord_rd_ratio)``, at least 8.
         coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
         norm_layer: of the coordinate stage.
+        gain: of the channel gate.
+        coord_gain: of the gates of rows and of columns.
 
     Example:
         >>> SeCo(64)(torch.rand(2, 64, 14, 20)).shape
@@ -81,6 +89,8 @@ class SeCo(_BeforeCoordAtt):
         coord_rd_channels: int | None = None,
         coord_rd_ratio: float = 1 / 32,
         norm_layer: LayerFactory | None = nn.BatchNorm2d,
+        gain: Gain | None = None,
+        coord_gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -91,13 +101,16 @@ class SeCo(_BeforeCoordAtt):
             rd_ratio=rd_ratio,
             act_layer=act_layer,
             gate_layer=gate_layer,
+            gain=gain,
             device=device,
             dtype=dtype,
         )
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord = CoordGate(
+            channels, width, norm_layer=norm_layer, gain=coord_gain, device=device, dtype=dtype
+        )
 
     @property
     def channels(self) -> int:
@@ -108,6 +121,11 @@ class SeCo(_BeforeCoordAtt):
     def rd_channels(self) -> int:
         """Squeeze width of the SE stage."""
         return self.se.rd_channels
+
+    @property
+    def gain(self) -> Tensor | None:
+        """Gain of the SE stage."""
+        return self.se.gain
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
@@ -145,6 +163,8 @@ class CaCo(_BeforeCoordAtt):
             ``floor(C * coord_rd_ratio)``, at least 8.
         coord_rd_ratio: that width over channels, used where ``coord_rd_channels`` is None.
         norm_layer: of the coordinate stage.
+        gain: of the channel gate.
+        coord_gain: of the gates of rows and of columns.
 
     Example:
         >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
@@ -162,6 +182,8 @@ class CaCo(_BeforeCoordAtt):
         coord_rd_channels: int | None = None,
         coord_rd_ratio: float = 1 / 32,
         norm_layer: LayerFactory | None = nn.BatchNorm2d,
+        gain: Gain | None = None,
+        coord_gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -172,13 +194,16 @@ class CaCo(_BeforeCoordAtt):
             rd_ratio=rd_ratio,
             act_layer=act_layer,
             gate_layer=gate_layer,
+            gain=gain,
             device=device,
             dtype=dtype,
         )
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord = CoordGate(
+            channels, width, norm_layer=norm_layer, gain=coord_gain, device=device, dtype=dtype
+        )
 
     @property
     def channels(self) -> int:
@@ -189,6 +214,11 @@ class CaCo(_BeforeCoordAtt):
     def rd_channels(self) -> int:
         """Width of the channel MLP."""
         return self.channel.rd_channels
+
+    @property
+    def gain(self) -> Tensor | None:
+        """Gain of the channel gate."""
+        return self.channel.gain
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""

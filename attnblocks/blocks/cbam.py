@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.gain import Gain, GainedStage
 from attnblocks.blocks.layers import (
     FRESH_SHARE,
     LayerFactory,
@@ -30,7 +31,7 @@ SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""
 
 
-class ChannelGate(nn.Module):
+class ChannelGate(GainedStage):
     """CBAM's channel gate: mean and maximum of each channel through one shared MLP.
 
     ``gate(mlp(means) + mlp(maxima))`` with ``mlp(v) = fc2(act(fc1(v)))``, both layers with bias.
@@ -53,6 +54,7 @@ class ChannelGate(nn.Module):
         rd_ratio: float = 1 / 16,
         act_layer: LayerFactory = nn.ReLU,
         gate_layer: LayerFactory = nn.Sigmoid,
+        gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -63,6 +65,7 @@ class ChannelGate(nn.Module):
         self.act = new_layer("act_layer", act_layer)
         self.fc2 = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+        self.set_gain(gain, channels, device=device, dtype=dtype)
 
     @property
     def channels(self) -> int:
@@ -78,15 +81,14 @@ class ChannelGate(nn.Module):
         """The gates that belong to the means and maxima of the channels."""
         both = torch.cat([means, maxima], dim=2)  # (N, C, 2, 1): once through each layer
         of_means, of_maxima = self.fc2(self.act(self.fc1(both))).split(1, dim=2)
-        gate: Tensor = self.gate(of_means + of_maxima)  # (N, C, 1, 1)
-        return gate
+        return self.times_gain(self.gate(of_means + of_maxima))  # (N, C, 1, 1)
 
     def se_layers(self) -> SELayers:
         """The layers that a swap can take over."""
         return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True)
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(GainedStage):
     """CBAM's spatial gate: ``gate(norm(conv([maxima, means])))``, the convolution without bias.
 
     Parameters: ``2 k^2 + 2`` with kernel size k and a batch norm. Arguments are those of
@@ -107,6 +109,7 @@ class SpatialGate(nn.Module):
         *,
         gate_layer: LayerFactory = nn.Sigmoid,
         norm_layer: LayerFactory | None = SpatialNorm,
+        gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -115,11 +118,11 @@ class SpatialGate(nn.Module):
         self.conv = nn.Conv2d(2, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
         self.bn = new_norm(norm_layer, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+        self.set_gain(gain, name="spatial_gain", device=device, dtype=dtype)
 
     def forward(self, statistics: Tensor) -> Tensor:
         """The gates that belong to the maxima and means of the positions."""
-        gate: Tensor = self.gate(self.bn(self.conv(statistics)))
-        return gate
+        return self.times_gain(self.gate(self.bn(self.conv(statistics))))
 
     def open(self) -> float:
         """Let almost everything through, which needs a norm with a bias; returns the gate."""
@@ -154,6 +157,8 @@ class CBAM(AttentionBlock):
         kernel_size: size k of the spatial convolution; odd.
         gate_layer: of both gates.
         norm_layer: of the spatial gate, for one channel.
+        gain: of the channel gate.
+        spatial_gain: of the spatial gate, one number.
 
     Example:
         >>> CBAM(64)(torch.rand(2, 64, 14, 14)).shape
@@ -178,6 +183,8 @@ class CBAM(AttentionBlock):
         act_layer: LayerFactory = nn.ReLU,
         gate_layer: LayerFactory = nn.Sigmoid,
         norm_layer: LayerFactory | None = SpatialNorm,
+        gain: Gain | None = None,
+        spatial_gain: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -188,11 +195,17 @@ class CBAM(AttentionBlock):
             rd_ratio=rd_ratio,
             act_layer=act_layer,
             gate_layer=gate_layer,
+            gain=gain,
             device=device,
             dtype=dtype,
         )
         self.spatial = SpatialGate(
-            kernel_size, gate_layer=gate_layer, norm_layer=norm_layer, device=device, dtype=dtype
+            kernel_size,
+            gate_layer=gate_layer,
+            norm_layer=norm_layer,
+            gain=spatial_gain,
+            device=device,
+            dtype=dtype,
         )
 
     @property
@@ -204,6 +217,16 @@ class CBAM(AttentionBlock):
     def rd_channels(self) -> int:
         """Width of the channel MLP."""
         return self.channel.rd_channels
+
+    @property
+    def gain(self) -> Tensor | None:
+        """Gain of the channel gate."""
+        return self.channel.gain
+
+    @property
+    def spatial_gain(self) -> Tensor | None:
+        """Gain of the spatial gate."""
+        return self.spatial.gain
 
     @property
     def kernel_size(self) -> int:

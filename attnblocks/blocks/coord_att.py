@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.gain import Gain, GainedStage
 from attnblocks.blocks.layers import (
     FRESH_SHARE,
     LayerFactory,
@@ -28,7 +29,7 @@ MIN_WIDTH = 8
 
 
 @register_block("CoordAtt")
-class CoordAtt(AttentionBlock):
+class CoordAtt(AttentionBlock, GainedStage):
     """Coordinate attention: gates for rows and for columns, from the means along each.
 
     The mean over W gives one vector per row, the mean over H one per column. Both go
@@ -48,6 +49,7 @@ class CoordAtt(AttentionBlock):
         rd_channels: width m. Default: ``floor(C * rd_ratio)``, at least 8.
         gate_layer: of both gates.
         norm_layer: of the rows and columns together, (N, m, H + W, 1).
+        gain: of both gates, so that it counts twice in the product.
 
     Example:
         >>> block = CoordAtt(64)
@@ -69,6 +71,7 @@ class CoordAtt(AttentionBlock):
         act_layer: LayerFactory = nn.Hardswish,
         gate_layer: LayerFactory = nn.Sigmoid,
         norm_layer: LayerFactory | None = nn.BatchNorm2d,
+        gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class CoordAtt(AttentionBlock):
         self.conv_h = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.conv_w = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+        self.set_gain(gain, channels, device=device, dtype=dtype)
 
     @property
     def channels(self) -> int:
@@ -102,7 +106,7 @@ class CoordAtt(AttentionBlock):
         sizes = [height, means.shape[2] - height]
         y_h, y_w = y.split(sizes, dim=2)
         logits = torch.cat([self.conv_h(y_h), self.conv_w(y_w)], dim=2)  # (N, C, H + W, 1)
-        a_h, a_w = self.gate(logits).split(sizes, dim=2)
+        a_h, a_w = self.times_gain(self.gate(logits)).split(sizes, dim=2)
         return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
 
     def se_layers(self) -> SELayers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock, OldGate
+from attnblocks.blocks.gain import Gain, GainedStage
 from attnblocks.blocks.layers import (
     FRESH_SHARE,
     LayerFactory,
@@ -22,7 +23,7 @@ from attnblocks.ops import functional as F
 
 
 @register_block("Eca")
-class Eca(AttentionBlock):
+class Eca(AttentionBlock, GainedStage):
     """Efficient channel attention: one gate per channel from the means of its neighbours.
 
     ``x * gate(conv1d(mean(x)))``: a convolution of k weights, without bias, runs over the
@@ -44,7 +45,6 @@ class Eca(AttentionBlock):
     """
 
     gate_names = ("channel",)
-    any_channels = True
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Eca(AttentionBlock):
         *,
         kernel_size: int | None = None,
         gate_layer: LayerFactory = nn.Sigmoid,
+        gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -61,6 +62,12 @@ class Eca(AttentionBlock):
         size = odd_kernel("kernel_size", kernel_size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+        self.set_gain(gain, self.channels, device=device, dtype=dtype)
+
+    @property
+    def any_channels(self) -> bool:  # type: ignore[override]
+        """Whether the block takes any number of channels: without a gain for each."""
+        return self.gain is None or self.gain.dim() == 0
 
     @property
     def kernel_size(self) -> int:
@@ -71,7 +78,7 @@ class Eca(AttentionBlock):
         """One gate per channel; (N, C, 1, 1)."""
         y = F.channel_means(x).squeeze(3).transpose(1, 2)  # (N, 1, C): the channels are the length
         gate: Tensor = self.gate(self.conv(y))  # (N, 1, C)
-        return [gate.transpose(1, 2).unsqueeze(3)]
+        return [self.times_gain(gate.transpose(1, 2).unsqueeze(3))]
 
     def se_layers(self) -> SELayers:
         """The gate only: a convolution over the channels is not a layer of an SE."""

@@ -11,6 +11,7 @@ from torch.nn.utils import skip_init
 
 from attnblocks.blocks import base
 from attnblocks.blocks.base import AttentionBlock, B
+from attnblocks.blocks.gain import Gain, GainedStage
 from attnblocks.blocks.layers import (
     LayerFactory,
     bottleneck,
@@ -31,7 +32,7 @@ from attnblocks.ops import functional as F
 
 
 @register_block("SE")
-class SE(AttentionBlock):
+class SE(AttentionBlock, GainedStage):
     """Squeeze-and-excitation: one gate per channel, computed from the mean of each channel.
 
     ``x * gate(fc2(act(norm(fc1(mean(x))))))``, both layers 1x1 convolutions with bias. The
@@ -66,6 +67,7 @@ class SE(AttentionBlock):
         act_layer: LayerFactory = nn.ReLU,
         gate_layer: LayerFactory = nn.Hardsigmoid,
         norm_layer: LayerFactory | None = None,
+        gain: Gain | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class SE(AttentionBlock):
         self.act = new_layer("act_layer", act_layer)
         self.fc2 = nn.Conv2d(width, channels, 1, device=device, dtype=dtype)
         self.gate = new_layer("gate_layer", gate_layer)
+        self.set_gain(gain, channels, device=device, dtype=dtype)
 
     @property
     def channels(self) -> int:
@@ -96,8 +99,7 @@ class SE(AttentionBlock):
     def channel_gate(self, means: Tensor) -> Tensor:
         """The gates that belong to the means of the channels; both (N, C, 1, 1)."""
         y = self.act(self.bn(self.fc1(means)))  # (N, S, 1, 1)
-        gate: Tensor = self.gate(self.fc2(y))  # (N, C, 1, 1)
-        return gate
+        return self.times_gain(self.gate(self.fc2(y)))  # (N, C, 1, 1)
 
     def se_layers(self) -> SELayers:
         """All of them."""

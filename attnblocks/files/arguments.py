@@ -10,7 +10,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnblocks.blocks.base import PLACE, AttentionBlock, is_plain
 from attnblocks.blocks.registry import create_block, get_block
@@ -43,17 +43,19 @@ def arguments_of(block: AttentionBlock, name: str, channels: int) -> dict[str, A
     }
     plain = {key: _said(block, key) for key in parameters if key not in makers}
     for key, value in plain.items():
-        if value is None:
+        if value is None and not _is_gain(key):
             plain[key] = block._built_with.get(key)
     example = _on_meta(lambda: create_block(name, channels, **plain, **makers))
     for key in plain:  # an attribute may mean something other than the argument of its name
-        if _said(example, key) != _said(block, key):
+        if not _is_gain(key) and _said(example, key) != _said(block, key):
             plain[key] = block._built_with.get(key)
     arguments = {
         key: plain[key] if key in plain else _layer_name(key, makers[key].stands_in(block, example))
         for key in parameters
         # A width says more than the ratio that it came from.
         if not (key.endswith("_ratio") and key.replace("_ratio", "_channels") in plain)
+        # Versions that know no gain read the recipes of blocks without one.
+        and not (_is_gain(key) and plain[key] is None)
     }
     _check_same(block, _on_meta(lambda: build_block(name, channels, arguments)), plain)
     return arguments
@@ -86,6 +88,11 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
     }
 
 
+def _is_gain(name: str) -> bool:
+    """Whether an argument is the gain of a stage, which is a buffer: its shape is checked there."""
+    return name.endswith("gain")
+
+
 def _makes_a_layer(name: str, parameter: Parameter | None) -> bool:
     return name.endswith("_layer") or (parameter is not None and callable(parameter.default))
 
@@ -97,6 +104,8 @@ def _layer_factory(name: str, spec: Any) -> Any:
 def _said(block: nn.Module, name: str) -> Any:
     """What the attribute of that name says, if JSON can hold it; else None."""
     value = getattr(block, name, None)
+    if isinstance(value, Tensor) and _is_gain(name):
+        value = value.tolist()
     if isinstance(value, tuple):
         value = list(value)
     return value if is_plain(value) else None
@@ -147,7 +156,7 @@ def _check_same(block: nn.Module, rebuilt: nn.Module, plain: Iterable[str]) -> N
                 f"{name!r} is {ours.get(name)}, and its arguments make {theirs.get(name)}"
             )
     for name in plain:
-        if _said(block, name) != _said(rebuilt, name):
+        if not _is_gain(name) and _said(block, name) != _said(rebuilt, name):
             raise ValueError(f"no argument makes its {name} {_said(block, name)!r}")
     shapes, wanted = ({n: v.shape for n, v in b.state_dict().items()} for b in (block, rebuilt))
     if shapes != wanted:
