@@ -1,7 +1,6 @@
 """A network before and after a swap, and what can be compared between them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from attnblocks.fit.batches import Forward
 from attnblocks.fit.taps import See, tapped
+from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.sites import find_se
 
 
@@ -219,16 +219,3 @@ def _features(head: str | None, entered: Sequence[Any], output: Any) -> Tensor:
             "whose input is compared as head=, or return a tensor from forward="
         )
     return output
-
-
-@contextmanager
-def eval_mode(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into eval mode, and then each module back into the mode that it was in."""
-    modes = {module: module.training for network in networks for module in network.modules()}
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -20,9 +20,10 @@ from attnblocks.blocks.waking import wake
 from attnblocks.swap.assign import Block, Maker, Start, Where, assign, select
 from attnblocks.swap.behind import Inserted, list_inserted, put_behind, take_out
 from attnblocks.swap.build import build_one, modules_around
+from attnblocks.swap.choose import choose
 from attnblocks.swap.observe import observe, run, undisturbed
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
-from attnblocks.swap.places import Place, places_in, select_places
+from attnblocks.swap.places import Place, places_in
 from attnblocks.swap.wrappers import check_changeable
 
 
@@ -106,7 +107,7 @@ def insert(
     seen = observe(model, example)
     places = places_in(model, seen)
     start = Start(inherits=False, options=block_kwargs)
-    makers = assign(places, block, after, start, partial(select_places, seen))
+    makers = assign(places, block, after, start, partial(choose, seen))
     new = {
         place: _build(model, place, maker, init)
         for place, maker in zip(places, makers, strict=True)
