@@ -148,7 +148,7 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 def _new_block(model: nn.Module, entry: Mapping[str, Any]) -> nn.Module:
     """The fresh block of an entry, for its place in a network."""
     around = modules_around(model, entry["after"])
-    return build_one(lambda: _built(entry), entry["site"], around[0], around)
+    return build_one(lambda: _built(entry), f"site {entry['site']!r}", around[0], around)
 
 
 def _built(entry: Mapping[str, Any]) -> nn.Module:

@@ -202,7 +202,8 @@ def _build(model: nn.Module, place: Place, maker: Maker, init: str) -> nn.Module
             new.start_as_identity()
         return new
 
-    return build_one(make, place.name, place.module, modules_around(model, place.name))
+    around = modules_around(model, place.name)
+    return build_one(make, f"the place behind {place.name!r}", place.module, around)
 
 
 def _move(model: nn.Module, place: Place, new: nn.Module) -> Move:
