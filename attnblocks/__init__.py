@@ -14,6 +14,7 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
 from attnblocks.swap.adapters import register_se
+from attnblocks.swap.places import Place, Places, find_places
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.table import summary
@@ -25,6 +26,8 @@ __all__ = [
     "CaCo",
     "CoordAtt",
     "Eca",
+    "Place",
+    "Places",
     "SELayers",
     "SESite",
     "SeCo",
@@ -33,6 +36,7 @@ __all__ = [
     "__version__",
     "apply_recipe",
     "create_block",
+    "find_places",
     "find_se",
     "list_blocks",
     "load_model",
