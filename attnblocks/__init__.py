@@ -14,6 +14,7 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
 from attnblocks.swap.adapters import register_se
+from attnblocks.swap.insert import insert, remove
 from attnblocks.swap.places import Place, Places, find_places
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
@@ -38,11 +39,13 @@ __all__ = [
     "create_block",
     "find_places",
     "find_se",
+    "insert",
     "list_blocks",
     "load_model",
     "recipe",
     "register_block",
     "register_se",
+    "remove",
     "replace_se",
     "save_model",
     "summary",

@@ -5,8 +5,7 @@ from fnmatch import fnmatchcase
 
 from attnblocks.swap.assign import Where
 from attnblocks.swap.observe import Seen
-from attnblocks.swap.places import Place
-from attnblocks.swap.roles import ROLES
+from attnblocks.swap.places import ROLES, Place
 
 
 def choose(
@@ -43,12 +42,11 @@ def _names(seen: Mapping[str, Seen], places: Sequence[Place], pattern: str) -> s
         found = {place.name for place in places if pattern in place.roles}
     else:
         found = {place.name for place in places if fnmatchcase(place.name, pattern)}
-        others = [name for name in seen if name and fnmatchcase(name, pattern)]
-        for name in others:
-            if seen[name].channels is None and name not in found:
+        for name, one in seen.items():
+            if one.channels is None and one.inside is None and name and fnmatchcase(name, pattern):
                 raise ValueError(
                     f"no block can be put behind {name!r}, which {pattern!r} names: it returns "
-                    f"{seen[name].returned}"
+                    f"{one.returned}"
                 )
     if not found:
         raise LookupError(

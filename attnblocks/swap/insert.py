@@ -105,7 +105,7 @@ def insert(
         raise ValueError(f"init must be 'identity' or 'fresh', got {init!r}")
     check_changeable(model, "insert")
     seen = observe(model, example)
-    places = places_in(model, seen)
+    places = places_in(seen)
     start = Start(inherits=False, options=block_kwargs)
     makers = assign(places, block, after, start, partial(choose, seen))
     new = {

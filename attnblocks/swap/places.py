@@ -1,11 +1,12 @@
 """Where in a network attention blocks could go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from attnblocks.swap.observe import observe
+from attnblocks.swap.observe import Seen, observe
 from attnblocks.swap.table import lay_out
 from attnblocks.swap.wrappers import unwrap
 
@@ -86,8 +87,16 @@ def find_places(model: nn.Module, example: Any) -> Places:
         1      ReLU              8         32 x 32  end of a stage
         2      MaxPool2d         8         16 x 16
     """
-    seen = observe(unwrap(model, "find_places"), example).values()
-    places = [one for one in seen if one.channels is not None and one.name and one.inside is None]
+    return places_in(observe(unwrap(model, "find_places"), example))
+
+
+def places_in(seen: Mapping[str, Seen]) -> Places:
+    """The places among the modules of a network.
+
+    Args:
+        seen: what they return, see :func:`attnblocks.swap.observe.observe`.
+    """
+    maps = [one for one in seen.values() if one.channels is not None]
     return Places(
         Place(
             name=one.name,
@@ -99,7 +108,8 @@ def find_places(model: nn.Module, example: Any) -> Places:
             calls=one.calls,
             roles=one.roles,
         )
-        for one in sorted(places, key=lambda one: one.position)
+        for one in sorted(maps, key=lambda one: one.position)
+        if one.name and one.inside is None
     )
 
 
