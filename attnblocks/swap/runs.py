@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ def trace_sizes(model: nn.Module, example: Any, forward: Forward) -> list[Trace]
     """Run a copy of a network on an example, and on two larger ones as far as it runs on them.
 
     The copy has no weights in memory where PyTorch can compute with shapes alone; where the network
-    looks at values it has the weights of the network, and only a network that cannot be copied runs
-    itself.
+    looks at values it has the weights of the network. A network that cannot be copied, or of which
+    functions took the place of methods, runs itself.
 
     Args:
         model: the network, in eval mode.
@@ -41,20 +42,21 @@ def trace_sizes(model: nn.Module, example: Any, forward: Forward) -> list[Trace]
 
     if any(p.is_meta for p in model.parameters()):
         example = tree_map_only(Tensor, lambda t: t.to("meta"), example)
-    tensors = [*model.parameters(), *model.buffers()]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fakes: dict[int, Any] = {id(tensor): mode.from_tensor(tensor) for tensor in tensors}
-            fake_example = tree_map_only(Tensor, mode.from_tensor, example)
-        fake = copy.deepcopy(model, fakes)
-        with mode, _no_log_of_failures():
-            return _sizes(fake, fake_example, forward)
-    except Exception:  # it cannot be copied, or looks at values: a real run tells
-        pass
-    try:
-        network = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    except Exception:  # whatever its members raise
-        network = model
+    network = model
+    # A function in place of a method may hold modules of the network, which a copy would not have.
+    if not any(isinstance(vars(module).get("forward"), FunctionType) for module in model.modules()):
+        tensors = [*model.parameters(), *model.buffers()]
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                fakes: dict[int, Any] = {id(tensor): mode.from_tensor(tensor) for tensor in tensors}
+                fake_example = tree_map_only(Tensor, mode.from_tensor, example)
+            fake = copy.deepcopy(model, fakes)
+            with mode, _no_log_of_failures():
+                return _sizes(fake, fake_example, forward)
+        except Exception:  # it cannot be copied, or looks at values: a real run tells
+            pass
+        with suppress(Exception):  # whatever its members raise where they cannot be copied
+            network = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     try:
         return _sizes(network, example, forward)
     except Exception as error:

@@ -1,7 +1,7 @@
 """The data flow of one forward pass: what modules returned, and which operations led there."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -129,6 +129,9 @@ class Trace(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name == "get" and not isinstance(attribute := func(*args, **kwargs), Tensor):
+            return attribute
         given = tensors_in((args, kwargs))
         nodes = [self.node(tensor) for tensor in given]
         versions = [_version(tensor) for tensor in given]
@@ -136,7 +139,6 @@ class Trace(TorchFunctionMode):
         made_from = [node for node in nodes if node is not None]
         if not made_from:
             return result
-        name = getattr(func, "__name__", "").strip("_")
         weighted, mixing = len(made_from) < len(nodes), _mixes(name, given)
         as_before = {id(t) for t, old in zip(given, versions, strict=True) if _version(t) == old}
         for tensor in {id(t): t for t in (*given, *tensors_in(result))}.values():
@@ -191,11 +193,20 @@ class Trace(TorchFunctionMode):
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # tensors of inference mode have none
+        return 0
 
 
 def _mixes(name: str, given: list[Tensor]) -> bool:
