@@ -38,10 +38,10 @@ SWAP = (
 )
 
 GAINS = (
-    "blocks/test_gains.py",
-    "blocks/test_identity.py",
     "blocks/test_waking.py",
     "swap/test_inherit_gains.py",
+    "blocks/test_identity.py",
+    "blocks/test_gains.py",
 )
 
 BLOCK_FAULTS = [
@@ -150,7 +150,7 @@ GAIN_FAULTS = [
     ("(asleep & _has_slope(act, -values))", "asleep"),
     ("bias.mul_(sign)«.masked_fill_(asleep & (values == 0).all(1), SMALL)»", ""),
     ("«block.eval()» try:", "block"),
-    ("module.training = training", "pass"),
+    ("modes.items(): «module.training = training»", "pass"),
     ("root = gain.double() ** (1 / count)", "root = gain.double()"),
     ("stage.take_gain(old_stage.gain)", "pass"),
     ("se.take_gain(layers.stage.gain)", "pass"),
@@ -161,10 +161,7 @@ GAIN_FAULTS = [
     ("gate**2 «* self.mean_gain(2)»", ""),
     ("return gate «* self.mean_gain()»", ""),
     ("return self.gate_at_zero() «* self.mean_gain()»", ""),
-    (
-        "open_logit(self.gate, self.mean_gain()) self._start_at",
-        "open_logit(self.gate) self._start_at",
-    ),
+    ("open_logit(self.gate «, self.mean_gain()») self._start_at", ""),
     ("usual_logits(self.gate, count=2, gain=self.gain)", "usual_logits(self.gate, count=2)"),
     ("self.take_gain(old.gain)", "pass"),
 ]
