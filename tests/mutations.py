@@ -150,7 +150,7 @@ GAIN_FAULTS = [
     ("(asleep & _has_slope(act, -values))", "asleep"),
     ("bias.mul_(sign)«.masked_fill_(asleep & (values == 0).all(1), SMALL)»", ""),
     ("«block.eval()» try:", "block"),
-    ("modes.items(): «module.training = training»", "pass"),
+    ("for stage in block.modules(): ... «module.training = training»", "pass"),
     ("root = gain.double() ** (1 / count)", "root = gain.double()"),
     ("stage.take_gain(old_stage.gain)", "pass"),
     ("se.take_gain(layers.stage.gain)", "pass"),
