@@ -133,7 +133,7 @@ SWAP_FAULTS = [
 ]
 
 GAIN_FAULTS = [
-    ("0 < v < math.inf", "0 <= v < math.inf"),
+    ("(rounded > 0) &", "(rounded >= 0) &"),
     ("and len(values) != channels", "and False"),
     ("return gate * self.gain.view(", "return gate + self.gain.view("),
     ("self.times_gain(self.gate(of_means + of_maxima))", "self.gate(of_means + of_maxima)"),
@@ -151,7 +151,7 @@ GAIN_FAULTS = [
     ("bias.mul_(sign)«.masked_fill_(asleep & (values == 0).all(1), SMALL)»", ""),
     ("«block.eval()» try:", "block"),
     ("for stage in block.modules(): ... «module.training = training»", "pass"),
-    ("root = gain.double() ** (1 / count)", "root = gain.double()"),
+    ("(gain ** (1 / count))", "gain"),
     ("stage.take_gain(old_stage.gain)", "pass"),
     ("se.take_gain(layers.stage.gain)", "pass"),
     ("others *= old.gain_ratio(", "old.gain_ratio("),

@@ -204,6 +204,16 @@ def test_what_later_stages_with_other_gains_take_away_the_channel_gate_makes_up_
         assert channel.detach().mean() > 2 * gates(old, x).mean()
 
 
+@every_gain
+def test_gains_are_taken_on_meta(gain):
+    for cls in (SE, SeCo, CBAM):
+        old = gained(gain=gain).to("meta")
+        new = replace_se(nn.Sequential(old), cls)[0]
+        assert all(value.is_meta for value in new.state_dict().values())
+        if cls is SE:
+            assert new.gain.shape == old.gain.shape
+
+
 def test_the_identity_stays_one_when_its_block_is_swapped():
     x = maps()
     for cls in (SE, SeCo, CaCo, CBAM):
