@@ -2,7 +2,7 @@
 
 Each is a piece of code that stands once in the library, wherever it is, and what takes its place.
 Two copies of the library in a temporary folder are changed and tested at a time, with one thread
-each. Takes about half an hour on two cores; prints the survivors and exits with 1 if there are any.
+each. Takes about an hour on two cores; prints the survivors and exits with 1 if there are any.
 """
 
 import argparse
