@@ -52,6 +52,18 @@ def follows(name: str, runs: Sequence[Trace]) -> bool:
     return shape is not None and (not shapes or _follows(shape, shapes))
 
 
+def one_axis_changed(runs: Sequence[Trace]) -> bool:
+    """Whether axis 2 or 3 alone of what some module returned changed in the second run."""
+    return any(
+        call.shape is not None
+        and len(call.shape) == 4
+        and (call.shape[2] != other[2]) != (call.shape[3] != other[3])
+        for name, calls in runs[0].calls.items()
+        for i, call in enumerate(calls)
+        for other in _at_other_sizes(name, i, runs[:2])
+    )
+
+
 def _at_other_sizes(name: str, call: int, runs: Sequence[Trace]) -> list[Shape]:
     calls = [run.calls[name][call] for run in runs[1:] if call < len(run.calls.get(name, []))]
     return [c.shape for c in calls if c.shape is not None and len(c.shape) == 4]

@@ -48,8 +48,8 @@ class Seen:
 def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
     """Learn what each module of a network returns, without changing the network.
 
-    A copy of the network runs three times: on the example, and on two larger ones, since a map is
-    what keeps axis 1 and changes axes 2 and 3 with the size of the input.
+    A copy of the network runs on the example, and on larger ones, since a map is what keeps axis 1
+    and changes axes 2 and 3 with the size of the input.
 
     Args:
         model: the network.
@@ -63,6 +63,7 @@ def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
         TypeError: the example holds no tensor.
     """
     _check(model, example)
+    example = dict(example) if isinstance(example, Mapping) else example
     with undisturbed(model):
         runs = trace_sizes(model, example, run)
     return _all_seen(model, runs)

@@ -11,17 +11,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from attnblocks.swap.maps import one_axis_changed
 from attnblocks.swap.trace import Trace
 
 Forward = Callable[[nn.Module, Any], Any]
 
-# How often as high and as wide the example is in the runs after the first. Both axes of a map
-# change in them even where a network scales its images to a fixed shorter side.
+# How often as high and as wide the example is in the runs after the first.
 ENLARGED = ((2, 3), (3, 2))
 
 
 def trace_sizes(model: nn.Module, example: Any, forward: Forward) -> list[Trace]:
-    """Run a copy of a network on an example, and on two larger ones as far as it runs on them.
+    """Run a copy of a network on an example, and on one or two larger ones as far as it runs.
+
+    One is enough unless a map changed along one axis alone, as where a network scales its images to
+    a fixed shorter side: the other axis changes on the second.
 
     The copy has no weights in memory where PyTorch can compute with shapes alone; where the network
     looks at values it has the weights of the network. A network that cannot be copied, or of which
@@ -81,6 +84,8 @@ def _sizes(network: nn.Module, example: Any, forward: Forward) -> list[Trace]:
     for high, wide in ENLARGED:
         larger = tree_map_only(Tensor, partial(_enlarge, high=high, wide=wide), example)
         runs.append(_run(network, larger, forward, again=True))
+        if not one_axis_changed(runs):
+            break
     return runs
 
 

@@ -1,5 +1,6 @@
 """The data flow of one forward pass: what modules returned, and which operations led there."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ POINTWISE = re.compile(
     "|softsign|(log)?sigmoid|tanh|threshold"
 )
 
+_NUMBERS = itertools.count()
+
 
 class Node:
     """What one operation made of the input, in the tree of dominators.
@@ -39,6 +42,7 @@ class Node:
     Attributes:
         above: the last node that dominates this one; None for the start.
         level: how many nodes dominate it.
+        number: grows with the order in which nodes are made.
         weights: how many weighted operations the longest path to it has.
         mixings: how many mixing operations the path with the most of them has.
         made_by: names of the modules that returned it, in that order.
@@ -54,6 +58,7 @@ class Node:
     ) -> None:
         nodes = list(made_from)
         self.above = meet(nodes) if nodes else None
+        self.number = next(_NUMBERS)
         self.level: int = self.above.level + 1 if self.above else 0
         self.weights: int = max((node.weights for node in nodes), default=0) + weighted
         self.mixings: int = max((node.mixings for node in nodes), default=0) + mixing

@@ -104,7 +104,7 @@ def test_a_u_net():
     places = find_places(smp.Unet("resnet18", encoder_weights=None), IMAGES)
     encoder = blocks("encoder.layer{}.{}.bn2", {1: 2, 2: 2, 3: 2, 4: 2})
     assert names(places, "residual") == encoder
-    stages = ["encoder.relu", *(f"encoder.layer{i}" for i in (1, 2, 3))]
+    stages = ["encoder.relu", *(f"encoder.layer{i}" for i in (1, 2, 3, 4))]
     assert names(places, "stages") == stages
     sizes = {place.name: (place.channels, place.height) for place in places}
     assert sizes["encoder.layer4"] == (512, 7)
