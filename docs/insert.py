@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 400, 590
 INK, PALE, PAPER = "#222222", "#666666", "#fafafa"
 OLD, NEW, OPEN = "#ececec", "#d9efd5", "#c62828"
 
+SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 LEFT, BOX = 34, 130
 STEP, TALL = 44, 26
 PLOT = (40, 360, 372, 548)  # left, right, top, bottom
@@ -92,8 +93,10 @@ def _gates() -> list[str]:
         x, y = point(start, gain / (1 + math.exp(-start)))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}"/>')
     x, y = point(0, 1)
-    parts.append(_text(x - 12, y - 8, "2σ(0) = 1, slope 0.5", anchor="end"))
-    parts.append(_text(right, point(5, 0.3)[1], "σ(5) = 0.993, slope 0.007", anchor="end", color=OPEN))
+    parts.append(_text(x - 12, y - 8, f"2{SIGMA}(0) = 1, slope 0.5", anchor="end"))
+    parts.append(
+        _text(right, point(5, 0.3)[1], f"{SIGMA}(5) = 0.993, slope 0.007", anchor="end", color=OPEN)
+    )
     return parts
 
 

@@ -81,5 +81,5 @@ def test_the_drawing_of_an_insertion_shows_what_insert_does():
     logits = torch.tensor([0.0, 5.0], requires_grad=True)
     gates = logits.sigmoid() * torch.tensor([2.0, 1.0])
     (slopes,) = torch.autograd.grad(gates.sum(), logits)
-    assert f"2σ(0) = {gates[0]:g}, slope {slopes[0]:g}" in words
-    assert f"σ(5) = {gates[1]:.3f}, slope {slopes[1]:.3f}" in words
+    assert f"2{insertion.SIGMA}(0) = {gates[0]:g}, slope {slopes[0]:g}" in words
+    assert f"{insertion.SIGMA}(5) = {gates[1]:.3f}, slope {slopes[1]:.3f}" in words

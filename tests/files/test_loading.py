@@ -76,7 +76,7 @@ ARGUMENTS = {"kernel_size": 3, "gate_layer": "Sigmoid"}
     ("changes", "message"),
     [
         ({"block": "os.system"}, "the recipe does not fit: .* not .*os.system"),
-        ({"block": ["Eca"]}, "an entry of a recipe has site, block, channels, arguments, and after if"),
+        ({"block": ["Eca"]}, "an entry of a recipe has site, block, channels, arguments, and"),
         ({"site": "../x"}, r"no site '\.\./x' in the network"),
         ({"site": "__class__"}, "no site '__class__' in the network"),
         ({"channels": 10**12}, "has 16 channels, not 10{12}"),
