@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch.fx
 from torch import Tensor, nn
 
+from attnblocks.blocks.gain import GainedStage
 from attnblocks.blocks.published import rename_published
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
@@ -25,12 +26,18 @@ B = TypeVar("B", bound="AttentionBlock")
 class OldGate(Protocol):
     """The channel gate of the block that a new one replaces, as ``inherit`` gets it."""
 
-    def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
+    @property
+    def gain(self) -> Tensor | None:
+        """Its gain, of shape () or (C,), float64, on the CPU; None for none."""
+        ...
+
+    def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:
         """Logits at which the product of ``count`` equal gates is the old gate for usual means.
 
         Args:
             gate: the function from logits to gates.
             count: how many such gates are multiplied.
+            gain: of each of these gates; None for none.
 
         Returns:
             (C,), float64, on the CPU.
@@ -54,8 +61,9 @@ class AttentionBlock(nn.Module):
       arguments: a class such as ``nn.ReLU``, or any function that returns a new module.
     - ``norm_layer``: makes the norm, called as ``norm_layer(width, device=device, dtype=dtype)``;
       None for no norm.
-    - ``gain``: constant factor of the gates, a number or one per channel, kept in a buffer; None,
-      the published block, for none.
+    - ``gain``: constant factor of the gates, a number or one per channel, kept in a buffer and in
+      recipes and state dicts; None, the published block, for none. State dicts without it load into
+      a block with it, as a gain of 1.
     - ``device``, ``dtype``: where and in which type to create the parameters.
 
     Args:
@@ -156,6 +164,35 @@ class AttentionBlock(nn.Module):
             initialised afterwards, and makes up for it.
         """
         return 1.0
+
+    def start_as_identity(self) -> None:
+        """Start as the identity: all gates are exactly 1, and at the middle of their range.
+
+        The layers that make the logits of the gates start at zero, and each gate gets a gain that
+        makes up for its function: 2 for a sigmoid, which is 1/2 there. The output then equals the
+        input to the bit, wherever no statistic of the input is infinite or NaN.
+
+        Raises:
+            ValueError: a gate function that is not above 0 and finite at a logit of 0, such as
+                ``nn.Tanh``; or a gain that was given, and is another.
+            NotImplementedError: the block has no stage with a gain; one of your own overrides this
+                method.
+
+        Example:
+            >>> from attnblocks import CBAM
+            >>> block, x = CBAM(64), torch.rand(2, 64, 14, 14)
+            >>> block.start_as_identity()
+            >>> torch.equal(block(x), x)
+            True
+        """
+        stages = [module for module in self.modules() if isinstance(module, GainedStage)]
+        if not stages:
+            raise NotImplementedError(
+                f"{type(self).__name__} does not say how it starts as the identity: override its "
+                "start_as_identity, so that all gates are 1"
+            )
+        for stage in stages:
+            stage.start_at_one()
 
     @classmethod
     def from_se(cls, layers: SELayers) -> "AttentionBlock | None":

@@ -16,7 +16,6 @@ from attnblocks.blocks.layers import (
     FRESH_SHARE,
     LayerFactory,
     bottleneck,
-    float64_copy,
     new_layer,
     new_norm,
     odd_kernel,
@@ -45,6 +44,9 @@ class ChannelGate(GainedStage):
         >>> ChannelGate(64)(torch.rand(2, 64, 1, 1), torch.rand(2, 64, 1, 1)).shape
         torch.Size([2, 64, 1, 1])
     """
+
+    logit_names = ("fc2",)
+    hidden_names = ("fc1", "act")
 
     def __init__(
         self,
@@ -85,7 +87,9 @@ class ChannelGate(GainedStage):
 
     def se_layers(self) -> SELayers:
         """The layers that a swap can take over."""
-        return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True)
+        return SELayers(
+            self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True, stage=self
+        )
 
 
 class SpatialGate(GainedStage):
@@ -124,16 +128,21 @@ class SpatialGate(GainedStage):
         """The gates that belong to the maxima and means of the positions."""
         return self.times_gain(self.gate(self.bn(self.conv(statistics))))
 
+    def logit_layers(self) -> list[nn.Module]:
+        """The norm: behind a convolution of zeros it would make gradients 1/sqrt(eps) as large."""
+        has_weight = getattr(self.bn, "weight", None) is not None
+        return [self.bn if has_weight else self.conv]
+
     def open(self) -> float:
         """Let almost everything through, which needs a norm with a bias; returns the gate."""
         self.conv.weight.mul_(FRESH_SHARE)
         weight, bias = getattr(self.bn, "weight", None), getattr(self.bn, "bias", None)
         if weight is None or bias is None:
-            return float(float64_copy(self.gate)(torch.zeros((), dtype=torch.float64)))
-        logit, gate = open_logit(self.gate)
+            return self.gate_at_zero() * self.mean_gain()
+        logit, gate = open_logit(self.gate, self.mean_gain())
         weight.mul_(FRESH_SHARE)
         bias.fill_(logit)
-        return gate
+        return gate * self.mean_gain()
 
 
 @register_block("CBAM")

@@ -60,6 +60,8 @@ class CoordAtt(AttentionBlock, GainedStage):
     """
 
     gate_names = ("rows", "columns")
+    logit_names = ("conv_h", "conv_w")
+    hidden_names = ("conv1", "act")
     published_names: ClassVar[Mapping[str, str]] = {"conv2": "conv_h", "conv3": "conv_w"}
 
     def __init__(
@@ -115,7 +117,8 @@ class CoordAtt(AttentionBlock, GainedStage):
 
     def inherit(self, old: OldGate) -> float:
         """Both gates start nearly constant; their product is the usual gate of the site."""
-        self._start_at(old.usual_logits(self.gate, count=2))
+        self.take_gain(old.gain, count=2)
+        self._start_at(old.usual_logits(self.gate, count=2, gain=self.gain))
         return 1.0
 
     def _start_at(self, logits: Tensor) -> None:
@@ -151,6 +154,6 @@ class CoordGate(CoordAtt):
 
     def open(self) -> float:
         """Let almost everything through; returns the product of both gates."""
-        logit, gate = open_logit(self.gate)
+        logit, gate = open_logit(self.gate, self.mean_gain())
         self._start_at(torch.tensor(logit))
-        return gate**2
+        return gate**2 * self.mean_gain(2)

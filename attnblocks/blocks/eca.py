@@ -45,6 +45,7 @@ class Eca(AttentionBlock, GainedStage):
     """
 
     gate_names = ("channel",)
+    logit_names = ("conv",)
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Eca(AttentionBlock, GainedStage):
 
     @property
     def any_channels(self) -> bool:  # type: ignore[override]
-        """Whether the block takes any number of channels: without a gain for each."""
+        """Whether the block takes any number of channels: unless it has a gain for each."""
         return self.gain is None or self.gain.dim() == 0
 
     @property
@@ -86,6 +87,7 @@ class Eca(AttentionBlock, GainedStage):
 
     def inherit(self, old: OldGate) -> float:
         """Every gate starts near 1/2: a few shared weights cannot hold one for each channel."""
+        self.take_gain(old.gain)
         self.conv.weight.mul_(FRESH_SHARE)
         return 1.0
 

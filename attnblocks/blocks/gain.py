@@ -6,10 +6,12 @@ a gain the product of a block can be 1 nevertheless: at logits of 0 a sigmoid is
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from attnblocks.blocks.layers import float64_copy
 
 Gain = float | Sequence[float] | Tensor
 """A number, or one for each channel."""
@@ -20,9 +22,16 @@ class GainedStage(nn.Module):
 
     Attributes:
         gain: the factor of its gates, a buffer of shape () or (C,); None for none.
+        gate: the function from logits to gates.
+        logit_names: names of the layers whose output are the logits.
+        hidden_names: names of the layer and of the activation that make its hidden units; None
+            where it has none.
     """
 
+    logit_names: ClassVar[tuple[str, ...]] = ()
+    hidden_names: ClassVar[tuple[str, str] | None] = None
     gain: Tensor | None
+    gate: nn.Module
 
     def set_gain(
         self,
@@ -66,6 +75,65 @@ class GainedStage(nn.Module):
         if self.gain is None:
             return gate
         return gate * self.gain.view(-1, *[1] * (gate.dim() - 2)).to(gate.dtype)
+
+    def mean_gain(self, power: int = 1) -> float:
+        """The mean of the gain, or of a power of it, over the channels; 1 without a gain."""
+        return 1.0 if self.gain is None else float((self.gain.double() ** power).mean())
+
+    def gate_at_zero(self) -> float:
+        """The gate at a logit of 0, without the gain."""
+        return float(float64_copy(self.gate)(torch.zeros(1, 1, 1, 1, dtype=torch.float64)))
+
+    def logit_layers(self) -> list[nn.Module]:
+        """The layers with which all logits are 0 while their parameters are 0."""
+        return [self.get_submodule(name) for name in self.logit_names]
+
+    @torch.no_grad()
+    def start_at_one(self) -> None:
+        """Start with gates that are exactly 1, at the middle of their range, for every map.
+
+        The layers that make the logits start at zero, and the gain is 1 over the gate there: 2 for
+        a sigmoid or hard sigmoid. All other layers stay as they are.
+
+        Raises:
+            ValueError: the gate function is not above 0 and finite at a logit of 0; or the stage
+                has a gain already, and it is another one.
+        """
+        middle = self.gate_at_zero()
+        if not 0 < middle < math.inf:
+            raise ValueError(
+                f"gates of {type(self.gate).__name__} cannot start at 1: at a logit of 0 it is "
+                f"{middle:g}, and a gain needs a value above 0, such as the 0.5 of nn.Sigmoid"
+            )
+        layers = self.logit_layers()
+        if self.gain is None:
+            like = next(p for layer in layers for p in layer.parameters())
+            self.set_gain(1 / middle, device=like.device, dtype=like.dtype)
+        elif (
+            not self.gain.is_meta
+            and not (self.gain == torch.full_like(self.gain, 1 / middle)).all()
+        ):
+            raise ValueError(
+                f"{type(self).__name__} was given a gain of {self.gain.tolist()}, and its gates "
+                f"start at 1 with {1 / middle:g}: leave the gain out"
+            )
+        for layer in layers:
+            for parameter in layer.parameters():
+                parameter.zero_()
+
+    def take_gain(self, gain: Tensor | None, count: int = 1) -> None:
+        """Take the gain of a gate that ``count`` gates of this stage replace, unless it has one.
+
+        Args:
+            gain: that gain; None for none.
+            count: how many gates are multiplied, each with the gain of this stage.
+        """
+        if gain is not None and self.gain is None:
+            like = next(self.parameters())
+            root = gain.double() ** (1 / count)
+            self.set_gain(
+                root, len(gain) if gain.dim() else None, device=like.device, dtype=like.dtype
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy; those of version 0.1.0 know no gain."""

@@ -94,10 +94,14 @@ def float64_copy(function: nn.Module) -> nn.Module:
     return copy_function(function).cpu().double().eval()
 
 
-def open_logit(gate: nn.Module) -> tuple[float, float]:
-    """The highest logit, up to ``OPEN``, where a gate still has a slope; and the gate there."""
+def open_logit(gate: nn.Module, gain: float = 1.0) -> tuple[float, float]:
+    """The logit, up to ``OPEN``, where a gate lets everything through; and the gate there.
+
+    Without a gain it is the highest where the gate still has a slope; with one, of those the one at
+    which the gate times the gain is nearest to 1.
+    """
     values = float64_copy(gate)(LOGITS.clone())
     slopes = values.diff() / LOGITS.diff()
-    usable = (slopes > LEAST_SLOPE) & (LOGITS[:-1] < OPEN + 0.01)
-    place = int(usable.nonzero()[-1])
+    usable = ((slopes > LEAST_SLOPE) & (LOGITS[:-1] < OPEN + 0.01)).nonzero()[:, 0]
+    place = int(usable[-1] if gain == 1 else usable[(values[usable] * gain - 1).abs().argmin()])
     return float(LOGITS[place]), float(values[place])

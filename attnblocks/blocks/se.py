@@ -57,6 +57,8 @@ class SE(AttentionBlock, GainedStage):
     """
 
     gate_names = ("channel",)
+    logit_names = ("fc2",)
+    hidden_names = ("fc1", "act")
 
     def __init__(
         self,
@@ -103,12 +105,12 @@ class SE(AttentionBlock, GainedStage):
 
     def se_layers(self) -> SELayers:
         """All of them."""
-        return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, self.bn)
+        return SELayers(self.channels, self.gate, self.fc2, self.fc1, self.act, self.bn, stage=self)
 
     @classmethod
     @torch.no_grad()
     def from_se(cls: type[B], layers: SELayers) -> B | None:
-        """An SE with the width, functions and weights of these layers; None where they have no MLP.
+        """An SE with the width, functions, gain and weights of these layers; None where they have no MLP.
 
         It computes the same to float rounding, unless a maximum went through the layers too.
         """
@@ -127,6 +129,8 @@ class SE(AttentionBlock, GainedStage):
         )
         se.act = nn.Identity() if layers.act is None else copy_function(layers.act)
         se.gate = copy_function(layers.gate)
+        if layers.stage is not None:
+            se.take_gain(layers.stage.gain)
         copy_linear(layers.expand, se.fc2)
         if layers.uses_max:  # the terms of mean and maximum merge into one of the mean
             se.fc2.weight.mul_(2)

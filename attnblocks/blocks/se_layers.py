@@ -6,6 +6,8 @@ from typing import cast
 from einops import rearrange
 from torch import Tensor, nn
 
+from attnblocks.blocks.gain import GainedStage
+
 MAX_OVER_MEAN = 3.0
 """Assumed ratio of maximum to mean of a channel; 1.7 to 6.5 at the sites of a trained network."""
 
@@ -24,6 +26,7 @@ class SELayers:
         norm: the norm between them, if any.
         uses_max: whether the maximum of each channel goes through the layers too, and the logits
             are summed, as in CBAM.
+        stage: the module that multiplies the gates by its gain; None for one without gains.
     """
 
     channels: int
@@ -33,6 +36,7 @@ class SELayers:
     act: nn.Module | None = None
     norm: nn.Module | None = None
     uses_max: bool = False
+    stage: GainedStage | None = None
 
     @property
     def rd_channels(self) -> int | None:

@@ -8,12 +8,14 @@ from torch import nn
 from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import block_name, list_blocks
 from attnblocks.files.arguments import arguments_of, build_block
+from attnblocks.swap.behind import Inserted, put_behind, take_out, why_not_behind
+from attnblocks.swap.build import build_one, modules_around
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.wrappers import check_unwrapped, unwrap
 
 Recipe = list[dict[str, Any]]
-"""One entry per site: "site", "block", "channels" and "arguments"."""
+"""One entry per site: "site", "block", "channels" and "arguments", and "after" if inserted."""
 
 
 def recipe(model: nn.Module) -> Recipe:
@@ -27,11 +29,11 @@ def recipe(model: nn.Module) -> Recipe:
         A list for JSON, in the order of the network. Each entry has the name of the ``site``, its
         ``channels``, and the ``block``: a name from :func:`attnblocks.list_blocks` with the
         ``arguments`` that make it, or the qualified name of a foreign SE class with its
-        ``rd_channels``.
+        ``rd_channels``. That of an inserted block has the name of the module that it is ``after``.
 
     Raises:
         ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
-            or one that was put in later.
+            or one that was put in later; or an inserted block runs no more.
         TypeError: a network that is scripted, exported or sharded.
 
     Example:
@@ -46,6 +48,8 @@ def recipe(model: nn.Module) -> Recipe:
 def _entry(site: SESite) -> dict[str, Any]:
     block, name = site.module, block_name(site.module)
     entry: dict[str, Any] = {"site": site.name, "block": name, "channels": site.channels}
+    if site.after is not None:
+        entry["after"] = site.after
     if name is None or not isinstance(block, AttentionBlock):
         return {**entry, "block": site.kind, "arguments": {"rd_channels": site.rd_channels}}
     try:
@@ -61,7 +65,8 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
     The blocks have their published initialisation: load their weights afterwards.
 
     Args:
-        model: the network, with the SE blocks that it was built with.
+        model: the network, with the SE blocks that it was built with, and without those that are
+            inserted.
         recipe: as :func:`recipe` returns it, also after a round trip through JSON.
 
     Returns:
@@ -81,22 +86,43 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
     check_unwrapped(model, "apply_recipe")
     entries = {entry["site"]: entry for entry in _checked(recipe)}
     sites = {site.name: site for site in find_se(model)}
-    problems = [f"no site {name!r} in the network" for name in entries.keys() - sites.keys()]
-    problems += [f"site {name!r} is not in the recipe" for name in sites.keys() - entries.keys()]
-    for name in entries.keys() & sites.keys():
-        entry, site = entries[name], sites[name]
+    problems = [
+        *(_misfit(model, entry, sites.get(name)) for name, entry in entries.items()),
+        *(f"site {name!r} is not in the recipe" for name in sites.keys() - entries.keys()),
+    ]
+    if found := sorted(filter(None, problems)):
+        raise ValueError(f"the recipe does not fit: {'; '.join(found)}")
+    new = {name: _new_block(model, entry) for name, entry in entries.items() if name not in sites}
+    ours = {name for name in sites if entries[name]["block"] in list_blocks()}
+    done: list[Inserted] = []
+    try:
+        for name, block in new.items():
+            done.append(put_behind(model, entries[name]["after"], block, name))
+        if not ours:
+            return model
+        return replace_se(
+            model, lambda site: _built(entries[site.name]), where=lambda site: site.name in ours
+        )
+    except BaseException:
+        for one in reversed(done):
+            take_out(one)
+        raise
+
+
+def _misfit(model: nn.Module, entry: Mapping[str, Any], site: SESite | None) -> str | None:
+    """Why an entry does not fit a network; None if it does."""
+    name, after = entry["site"], entry.get("after")
+    if site is not None:
         if entry["channels"] != site.channels:
-            problems.append(f"site {name!r} has {site.channels} channels, not {entry['channels']}")
-        if entry["block"] not in list_blocks() and entry != _entry(site):
-            problems.append(f"site {name!r} is {_entry(site)}, not {dict(entry)}")
-    if problems:
-        raise ValueError(f"the recipe does not fit: {'; '.join(sorted(problems))}")
-    ours = {name for name, entry in entries.items() if entry["block"] in list_blocks()}
-    if not ours:
-        return model
-    return replace_se(
-        model, lambda site: _new_block(entries[site.name]), where=lambda site: site.name in ours
-    )
+            return f"site {name!r} has {site.channels} channels, not {entry['channels']}"
+        if (entry["block"] not in list_blocks() and entry != _entry(site)) or after != site.after:
+            return f"site {name!r} is {_entry(site)}, not {dict(entry)}"
+        return None
+    if after is None:
+        return f"no site {name!r} in the network"
+    if entry["block"] not in list_blocks():
+        return f"no block {entry['block']!r}, which is to stand behind {after!r}"
+    return why_not_behind(model, after, name)
 
 
 def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -105,10 +131,13 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
     for entry in recipe:
         if (
             not isinstance(entry, Mapping)
-            or entry.keys() != kinds.keys()
-            or not all(isinstance(entry[key], kind) for key, kind in kinds.items())
+            or entry.keys() - {"after"} != kinds.keys()
+            or not all(isinstance(entry.get(key, ""), kinds.get(key, str)) for key in (*kinds, "after"))
         ):
-            raise ValueError(f"an entry of a recipe has {', '.join(kinds)}; got {entry!r}")
+            raise ValueError(
+                f"an entry of a recipe has {', '.join(kinds)}, and after if it was inserted; got "
+                f"{entry!r}"
+            )
         if places := entry["arguments"].keys() & set(PLACE):
             raise ValueError(f"a recipe does not say where a block is: leave out {sorted(places)}")
     if len({entry["site"] for entry in recipe}) < len(recipe):
@@ -116,6 +145,12 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
     return recipe
 
 
-def _new_block(entry: Mapping[str, Any]) -> nn.Module:
+def _new_block(model: nn.Module, entry: Mapping[str, Any]) -> nn.Module:
+    """The fresh block of an entry, for its place in a network."""
+    around = modules_around(model, entry["after"])
+    return build_one(lambda: _built(entry), entry["site"], around[0], around)
+
+
+def _built(entry: Mapping[str, Any]) -> nn.Module:
     """The fresh block of an entry."""
     return build_block(entry["block"], entry["channels"], entry["arguments"])

@@ -1,11 +1,11 @@
-"""Which sites are replaced, and what makes the new block of each."""
+"""Which sites or places get a block, and what makes the block of each."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.fx import GraphModule
@@ -16,10 +16,26 @@ from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.adapters import known_classes
 from attnblocks.swap.sites import SESite, holds
 
-Block = BlockFactory | str | Callable[[SESite], nn.Module]
-"""A block class or registered function, its name, or a function of the site."""
+Block = BlockFactory | str | Callable[[Any], nn.Module]
+"""A block class or registered function, its name, or a function of the site or place."""
 
-Where = Callable[[SESite], bool] | str | Sequence[str]
+Where = Callable[[Any], bool] | str | Sequence[str]
+"""A predicate on a site or place, or one or several patterns of names."""
+
+
+class Spot(Protocol):
+    """A site whose block is replaced, or a place for a new one."""
+
+    @property
+    def name(self) -> str:
+        """Qualified name in the network."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map there."""
+
+
+S = TypeVar("S", bound=Spot)
 
 
 @dataclass(frozen=True)
@@ -39,23 +55,34 @@ class Start:
 
 @dataclass(frozen=True)
 class Maker:
-    """How the new module of a site is made.
+    """How the new module of a site or place is made.
 
     Args:
-        make: builds the module from the site.
+        make: builds the module from the site or place.
         inherits: whether the module then inherits from the block at the site.
         exact: tried first: makes a module that takes over all of the old block, or returns None.
     """
 
-    make: Callable[[SESite], nn.Module]
+    make: Callable[[Any], nn.Module]
     inherits: bool = False
     exact: Callable[[SELayers], nn.Module | None] | None = None
 
 
 def assign(
-    sites: Sequence[SESite], block: Block | Mapping[str, Block], where: Where | None, start: Start
+    sites: Sequence[S],
+    block: Block | Mapping[str, Block],
+    where: Where | None,
+    start: Start,
+    select: Callable[[Sequence[S], Where | None], Sequence[S]],
 ) -> list[Maker | None]:
     """The maker of each site, None for a site that stays as it is.
+
+    Args:
+        sites: sites, or places.
+        block: what is put in, or a mapping from patterns to it.
+        where: which sites; None for a mapping, or for all.
+        start: how the blocks start.
+        select: finds the sites that a pattern, several, or a predicate name.
 
     Raises:
         LookupError: ``where`` or a pattern selects none, or only sites that are taken.
@@ -66,10 +93,10 @@ def assign(
         maker, chosen = _maker(block, start), select(sites, where)
         return [maker if site in chosen else None for site in sites]
     if where is not None:
-        raise TypeError("the patterns of a mapping say which sites to replace: leave out where")
+        raise TypeError("the patterns of a mapping say where its blocks go: give no others beside")
     if not block:
         raise LookupError("the mapping from patterns to blocks is empty")
-    makers: dict[SESite, Maker] = {}
+    makers: dict[S, Maker] = {}
     for pattern, one in block.items():
         maker, chosen = _maker(one, start), select(sites, pattern)
         if makers.keys() >= set(chosen):
@@ -81,7 +108,7 @@ def assign(
     return [makers.get(site) for site in sites]
 
 
-def select(sites: Sequence[SESite], where: Where | None) -> tuple[SESite, ...]:
+def select_sites(sites: Sequence[SESite], where: Where | None) -> tuple[SESite, ...]:
     """The sites that ``where`` names; LookupError if it, or one of its patterns, names none."""
     if where is None:
         return tuple(sites)
@@ -125,7 +152,7 @@ def _from_channels(factory: BlockFactory, start: Start) -> Maker:
     if taken := start.options.keys() & set(PLACE):
         raise TypeError(f"{sorted(taken)} of a new block are those of the site")
 
-    def make(site: SESite) -> nn.Module:
+    def make(site: Any) -> nn.Module:
         width = site.rd_channels if start.match_rd_channels else None
         matched = {} if width is None else {"rd_channels": width}
         return factory(site.channels, **start.options, **matched)

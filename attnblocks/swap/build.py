@@ -1,6 +1,6 @@
-"""Build the replacements for the sites, each on the device and in the dtype and mode of its own."""
+"""Build new blocks, each on the device and in the dtype and mode of its place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,39 +22,70 @@ def build_all(
     Raises:
         ValueError: a block that fails, or is no module; the message names the site.
     """
-    there = [p for p in model.parameters() if not is_lazy(p)]  # a lazy layer has no type yet
-    like = next((p for p in there if p.is_floating_point()), torch.empty(0))
-    channels_last = _is_channels_last(there)
     return {
-        site.module: _build(site, maker, like, channels_last)
+        site.module: _build(model, site, maker)
         for site, maker in zip(sites, makers, strict=True)
         if maker is not None
     }
 
 
-def _build(site: SESite, maker: Maker, like: Tensor, channels_last: bool) -> nn.Module:
-    """The new block for one site, on its device, in its dtype, mode and memory format."""
-    try:
-        like = next((p for p in site.module.parameters() if p.is_floating_point()), like)
-        with like.device:
-            exact = None if maker.exact is None else maker.exact(site.layers)
-            new = maker.make(site) if exact is None else exact
-        if not isinstance(new, nn.Module):
-            raise TypeError(f"{new!r} is no nn.Module")
-        _place(new, set(site.module.modules()), like, site.module.training)
-        if channels_last:
-            new.to(memory_format=torch.channels_last)
-    except Exception as error:
-        raise ValueError(f"the block for site {site.name!r} cannot be made: {error}") from error
+def _build(model: nn.Module, site: SESite, maker: Maker) -> nn.Module:
+    """The new block for one site."""
+    exact = None
+
+    def make() -> nn.Module:
+        nonlocal exact
+        exact = None if maker.exact is None else maker.exact(site.layers)
+        return maker.make(site) if exact is None else exact
+
+    new = build_one(make, site.name, site.module, [site.module, model])
     if maker.inherits and exact is None:
         try:
             inherit(new, site)
         except Exception as error:
             raise ValueError(
-                f"the block for site {site.name!r} cannot start from the one there, but "
+                f"the block for {site.name!r} cannot start from the one there, but "
                 f"init='fresh' would do: {error}"
             ) from error
     return new
+
+
+def build_one(
+    make: Callable[[], nn.Module], name: str, there: nn.Module, around: Sequence[nn.Module]
+) -> nn.Module:
+    """A new block in the mode, and on the device, in the dtype and memory format of its place.
+
+    Args:
+        make: makes it.
+        name: of its place, for errors.
+        there: the module at its place.
+        around: modules around its place, the nearest first and the network last: the first that
+            has parameters says which device and dtype.
+
+    Raises:
+        ValueError: the block cannot be made, or is no module.
+    """
+    # A lazy layer has no type yet.
+    known = [[p for p in module.parameters() if not is_lazy(p)] for module in around]
+    floats = (p for parameters in known for p in parameters if p.is_floating_point())
+    like = next(floats, torch.empty(0))
+    try:
+        with like.device:
+            new = make()
+        if not isinstance(new, nn.Module):
+            raise TypeError(f"{new!r} is no nn.Module")
+        _place(new, set(there.modules()), like, there.training)
+        if _is_channels_last(known[-1]):
+            new.to(memory_format=torch.channels_last)
+    except Exception as error:
+        raise ValueError(f"the block for {name!r} cannot be made: {error}") from error
+    return new
+
+
+def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
+    """A module, then those around it, the nearest first; the last is the network."""
+    parts = name.split(".")
+    return [model.get_submodule(".".join(parts[:n])) for n in range(len(parts), -1, -1)]
 
 
 def _place(new: nn.Module, kept: set[nn.Module], like: Tensor, training: bool) -> None:

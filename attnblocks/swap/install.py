@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from attnblocks.swap.behind import Behind, move_hooks
 from attnblocks.swap.optimizers import Handover
 from attnblocks.swap.sites import SESite
 
 
 def install(model: nn.Module, new: Mapping[nn.Module, nn.Module], handover: Handover) -> nn.Module:
     """Put each new block wherever its old one stands, and let optimizers follow.
+
+    Blocks that were inserted behind an old one run behind the new one.
 
     Returns:
         The network, or the new block if the network is itself one that is replaced.
@@ -28,6 +31,8 @@ def install(model: nn.Module, new: Mapping[nn.Module, nn.Module], handover: Hand
         for parent, name, child in places:
             parent._modules[name] = child
         raise
+    for old, block in new.items():
+        move_hooks(old, block)
     handover.make()
     return new.get(model, model)
 
@@ -43,6 +48,7 @@ def warn_of_hooks(sites: Sequence[SESite], new: Mapping[nn.Module, nn.Module]) -
         if part not in set(new[site.module].modules())
         for kind in kinds
         for hook in getattr(part, kind).values()
+        if not isinstance(hook, Behind)
     ]
     if hooks:
         warnings.warn(

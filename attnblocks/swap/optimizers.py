@@ -1,18 +1,19 @@
-"""Optimizers that follow a swap: old parameters leave with their state, new ones take their place.
+"""Optimizers that follow a change of blocks: old parameters leave with their state, new ones join.
 
-A new parameter joins the group of the old block's parameters, behind the one that comes before it
-in the network: the order stays that of the network, as checkpoints of optimizers count on it.
+A new parameter joins the group of those in whose place or beside which it stands, behind the one
+that comes before it in the network: the order stays that of the network, as checkpoints of
+optimizers count on it.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_REMEDY = "make the optimizer after the swap"
+_REMEDY = "make the optimizer afterwards"
 
 _FIXED = {
     "Adagrad": "makes the state of its parameters when it is made",
@@ -36,13 +37,26 @@ class _Group:
 
 
 @dataclass(frozen=True)
+class Move:
+    """Parameters that come, and those that say which group they join.
+
+    Args:
+        around: in whose place the new ones stand, or those around them, the nearest first.
+        new: the parameters that come. They stay out where no optimizer has one of ``around``.
+    """
+
+    around: Sequence[Set[Tensor]]
+    new: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
 class Handover:
-    """What a swap changes in optimizers; nothing has changed until it is made.
+    """What a change of blocks changes in optimizers; nothing has changed until it is made.
 
     Args:
         groups: those that change.
-        leaving: parameters of old blocks.
-        before: all parameters of the network by name, in its order, before the swap.
+        leaving: parameters of blocks that leave.
+        before: all parameters of the network by name, in its order, before the change.
         after: the same after it.
     """
 
@@ -80,20 +94,22 @@ class Handover:
 
 def plan_handover(
     optimizers: Optimizer | Sequence[Optimizer] | None,
-    model: nn.Module,
-    new: Mapping[nn.Module, nn.Module],
+    before: Mapping[Tensor, str],
+    after: Mapping[Tensor, str],
+    moves: Sequence[Move],
 ) -> Handover:
     """Find out what leaves which group, and what joins it.
 
     Args:
         optimizers: one, several or none.
-        model: the network before the swap.
-        new: the new block of each old one.
+        before: the parameters of the network by name, in its order, before the change.
+        after: the same after it; those that are only in ``before`` leave.
+        moves: one for each block.
 
     Raises:
         TypeError: something other than optimizers.
-        ValueError: one that cannot follow; one that holds nothing of the old blocks; or a block
-            whose parameters are in several groups, so that nothing says where new ones belong.
+        ValueError: one that cannot follow; one that holds nothing of the blocks; or a block
+            beside parameters in several groups, so that nothing says where new ones belong.
     """
     if optimizers is None:
         return Handover()
@@ -106,47 +122,47 @@ def plan_handover(
             )
     groups = [_Group(optimizer, group) for optimizer in given for group in optimizer.param_groups]
     held = {p for group in groups for p in group.members}
-    before: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    after: dict[Tensor, str] = {}
-    for name, p in _named_parameters(model, new):
-        after.setdefault(p, name)  # the first of several names counts, as in torch
+    if held.isdisjoint(before):
+        raise _stranger()
     trained = False
-    for old, block in new.items():
-        own = set(old.parameters())
-        if own and held.isdisjoint(own):
+    for move in moves:
+        around = [own for own in move.around if own]
+        if around and all(held.isdisjoint(own) for own in around):
             continue  # these optimizers do not train this block
-        trained |= bool(own)
-        for p in block.parameters():
+        trained |= bool(around)
+        for p in move.new:
             if p not in before and p not in held:
-                _home(groups, own, p, after[p]).added[p] = after[p]
+                _home(groups, around, p, after[p]).added[p] = after[p]
                 held.add(p)
-    leaving = frozenset(p for old in new for p in old.parameters() if p not in after)
+    leaving = frozenset(p for p in before if p not in after)
     changed = [g for g in groups if g.added or not leaving.isdisjoint(g.members)]
     if not changed and not trained:
-        raise ValueError(
-            "optimizers hold no parameter of the blocks that are replaced: are they those of "
-            "another network?"
-        )
+        raise _stranger()
     for one in changed:
         _check_can_follow(one)
     return Handover(changed, leaving, before, after)
 
 
-def _home(groups: Sequence[_Group], own: set[Any], p: Tensor, name: str) -> _Group:
-    """The group of the old block's parameters, which a new one joins.
+def _stranger() -> ValueError:
+    return ValueError(
+        "optimizers hold no parameter of the blocks that change, nor of what is beside them: are "
+        "they those of another network?"
+    )
 
-    Where they are in several, as with no weight decay for vectors, the group of those of its kind:
-    matrices and kernels, or vectors and scalars.
+
+def _home(groups: Sequence[_Group], around: Sequence[Set[Tensor]], p: Tensor, name: str) -> _Group:
+    """The group that a new parameter joins: of the nearest one of its kind, else of the nearest.
+
+    The kinds are matrices and kernels, or vectors and scalars, which often have no weight decay.
     """
-    alike = {q for q in own if (q.dim() > 1) == (p.dim() > 1)}
-    homes = [group for group in groups if not alike.isdisjoint(group.members)]
-    homes = homes or [group for group in groups if not own.isdisjoint(group.members)]
-    if not own:  # an old block without parameters says nothing
-        homes = list(groups)
+    alike = [{q for q in own if (q.dim() > 1) == (p.dim() > 1)} for own in around]
+    found = ([g for g in groups if not own.isdisjoint(g.members)] for own in (*alike, *around))
+    # Blocks without parameters, which stood there, say nothing.
+    homes = next(filter(None, found), []) if around else list(groups)
     if len(homes) != 1:
         raise ValueError(
             f"nothing says which of {len(homes)} groups of the optimizers the new {name!r} joins, "
-            f"as those of the old block are in all of them, or there were none: {_REMEDY}"
+            f"as the parameters there are in all of them, or there were none: {_REMEDY}"
         )
     return homes[0]
 
@@ -167,10 +183,16 @@ def _check_can_follow(group: _Group) -> None:
             raise ValueError(f"{kind} {_FIXED[cls.__name__]}: {_REMEDY}")
 
 
-def _named_parameters(
-    model: nn.Module, new: Mapping[nn.Module, nn.Module]
-) -> Iterator[tuple[str, Tensor]]:
-    """``named_parameters`` as they will be once the new blocks stand in the network."""
+def names_of_parameters(
+    model: nn.Module, new: Mapping[nn.Module, nn.Module] | None = None
+) -> dict[Tensor, str]:
+    """The parameters of a network by name, in its order; of several names the first, as in torch.
+
+    Args:
+        model: the network.
+        new: blocks that are going to stand in the place of others.
+    """
+    new = new or {}
 
     def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
         if module in new:
@@ -180,4 +202,7 @@ def _named_parameters(
         for name, child in module.named_children():
             yield from walk(child, f"{prefix}{name}.")
 
-    yield from walk(model, "")
+    names: dict[Tensor, str] = {}
+    for name, p in walk(model, ""):
+        names.setdefault(p, name)
+    return names

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from attnblocks.swap.assign import Block, Start, Where, assign, no_site
+from attnblocks.swap.assign import Block, Start, Where, assign, no_site, select_sites
 from attnblocks.swap.build import build_all
 from attnblocks.swap.install import install, warn_of_hooks
-from attnblocks.swap.optimizers import plan_handover
+from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
 from attnblocks.swap.sites import find_se
-from attnblocks.swap.wrappers import check_unwrapped
+from attnblocks.swap.wrappers import check_changeable
 
 
 def replace_se(
@@ -102,8 +102,7 @@ def replace_se(
         ...
     """
     _check_init(init)
-    check_unwrapped(model, "replace_se")
-    _check_parts(model)
+    check_changeable(model, "replace_se")
     if optimizers is not None and not inplace:
         raise TypeError("optimizers follow a network that is changed in place: leave out inplace")
     if block_kwargs.get("rd_channels") == "match":
@@ -115,11 +114,16 @@ def replace_se(
     if not sites:
         raise no_site(model)
     start = Start(init == "inherit", match_rd_channels, block_kwargs)
-    makers = assign(sites, block, where, start)
+    makers = assign(sites, block, where, start, select_sites)
     if not inplace:
         model, sites = copy.deepcopy((model, sites))
     new = build_all(model, sites, makers)
-    handover = plan_handover(optimizers, model, new)
+    handover = plan_handover(
+        optimizers,
+        names_of_parameters(model),
+        names_of_parameters(model, new),
+        [Move([set(old.parameters())], [*block.parameters()]) for old, block in new.items()],
+    )
     warn_of_hooks(sites, new)
     return install(model, new, handover)
 
@@ -131,16 +135,3 @@ def _check_init(init: str) -> None:
         raise ValueError("init='fitted' needs images: give 'inherit', and then call warm_start")
     if init not in ("inherit", "fresh"):
         raise ValueError(f"init must be 'inherit' or 'fresh', got {init!r}")
-
-
-def _check_parts(model: nn.Module) -> None:
-    for part in model.modules():
-        if getattr(part, "_compiled_call_impl", None) is not None:
-            raise TypeError(
-                "replace_se cannot change a network after model.compile(): swap, then compile"
-            )
-        if hasattr(part, "skip_mul"):
-            raise TypeError(
-                f"replace_se cannot change a quantizable network ({type(part).__name__} with "
-                "skip_mul): swap in the float network of torchvision.models, then quantize it"
-            )

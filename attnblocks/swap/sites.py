@@ -11,6 +11,7 @@ from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.layers import LayerFactory, copy_function
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.adapters import Adapter, known_adapters
+from attnblocks.swap.behind import places_of_blocks
 from attnblocks.swap.wrappers import unwrap
 
 
@@ -27,6 +28,7 @@ class SESite:
         gate_layer: makes a new copy of its gate function; None where it names none.
         kind: qualified name of its class, such as "torchvision.ops.misc.SqueezeExcitation".
         layers: its layers, as the block or its adapter names them.
+        after: of an inserted block, the name of the module behind which it runs.
     """
 
     name: str
@@ -37,6 +39,7 @@ class SESite:
     gate_layer: LayerFactory | None = field(repr=False, compare=False)
     kind: str
     layers: SELayers = field(repr=False, compare=False)
+    after: str | None = None
 
 
 def find_se(model: nn.Module) -> tuple[SESite, ...]:
@@ -59,7 +62,8 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
             of it is wrapped; or an adapter returns something other than
             :class:`attnblocks.SELayers` or None.
         ValueError: the layers of a block are not where its class has them, as in networks that
-            another version of its library pickled, or whose layers are wrapped.
+            another version of its library pickled, or whose layers are wrapped; or an inserted
+            block runs no more, as the module behind which it was put has been replaced.
 
     Example:
         >>> from attnblocks import SE
@@ -67,20 +71,24 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
         [('0', 16)]
     """
     adapters = known_adapters()
+    model = unwrap(model, "find_se")
+    inserted = places_of_blocks(model)
     sites: dict[nn.Module, SESite] = {}
     inside: str | None = None
-    for name, module in unwrap(model, "find_se").named_modules(remove_duplicate=False):
+    for name, module in model.named_modules(remove_duplicate=False):
         if inside is not None and (not inside or name.startswith(f"{inside}.")):
             continue
         if module in sites:
             inside = name
-        elif site := _read_site(name, module, adapters):
+        elif site := _read_site(name, module, adapters, inserted.get(module)):
             sites[module] = site
             inside = name
     return tuple(sites.values())
 
 
-def _read_site(name: str, module: nn.Module, adapters: Mapping[type, Adapter]) -> SESite | None:
+def _read_site(
+    name: str, module: nn.Module, adapters: Mapping[type, Adapter], after: str | None
+) -> SESite | None:
     """The site of a block; None for any other module."""
     cls = type(module)
     kind = f"{cls.__module__}.{cls.__qualname__}"
@@ -89,7 +97,8 @@ def _read_site(name: str, module: nn.Module, adapters: Mapping[type, Adapter]) -
         return None
     try:
         layers = adapter(module)
-        site = _site(name, module, kind, layers) if isinstance(layers, SELayers) else None
+        known = isinstance(layers, SELayers)
+        site = _site(name, module, kind, layers, after) if known else None
     except Exception as error:  # whatever an adapter raises where a layer is missing
         raise ValueError(
             f"the block at {name!r} ({kind}) does not have the layers of its class: {error}. "
@@ -138,7 +147,9 @@ def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
     return {name for name in names - harmless if hasattr(base, name)}
 
 
-def _site(name: str, module: nn.Module, kind: str, layers: SELayers) -> SESite:
+def _site(
+    name: str, module: nn.Module, kind: str, layers: SELayers, after: str | None
+) -> SESite:
     return SESite(
         name=name,
         module=module,
@@ -148,4 +159,5 @@ def _site(name: str, module: nn.Module, kind: str, layers: SELayers) -> SESite:
         gate_layer=None if layers.gate is None else partial(copy_function, layers.gate),
         kind=kind,
         layers=layers,
+        after=after,
     )

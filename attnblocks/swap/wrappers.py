@@ -77,6 +77,26 @@ def check_unwrapped(model: nn.Module, caller: str) -> None:
     _refuse(model, f"{caller} cannot change a", _imported())
 
 
+def check_changeable(model: nn.Module, caller: str) -> None:
+    """Raise TypeError unless the modules of a network can be changed.
+
+    Args:
+        model: the network.
+        caller: the public function, for errors.
+    """
+    check_unwrapped(model, caller)
+    for part in model.modules():
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            raise TypeError(
+                f"{caller} cannot change a network after model.compile(): change, then compile"
+            )
+        if hasattr(part, "skip_mul"):
+            raise TypeError(
+                f"{caller} cannot change a quantizable network ({type(part).__name__} with "
+                "skip_mul): change the float network of torchvision.models, then quantize it"
+            )
+
+
 def _imported() -> dict[type, _Wrapper]:
     return {
         getattr(sys.modules[module], name): wrapper
