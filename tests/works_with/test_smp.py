@@ -23,7 +23,7 @@ def make_unet(**kwargs):
         "resnet18",
         encoder_weights=None,
         classes=2,
-        decoder_channels=(32, 16, 8),
+        decoder_channels=(64, 32, 16),
         encoder_depth=3,
         **kwargs,
     )
@@ -49,7 +49,7 @@ class Twice(nn.Module):
 def test_places_are_in_both_halves(unet, images):
     places = {place.name: place for place in find_places(unet, images)}
     assert {*DECODER, *STAGES[:2], "encoder.layer1.0.bn2"} <= places.keys()
-    assert places["decoder.blocks.0.conv2"].channels == 32
+    assert places["decoder.blocks.0.conv2"].channels == 64
     assert "residual" in places["encoder.layer1.0.bn2"].kinds
 
 
