@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock
-from attnblocks.fit.pair import eval_mode
+from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.wrappers import unwrap
 
 if TYPE_CHECKING:

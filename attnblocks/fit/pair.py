@@ -1,7 +1,6 @@
 """A network before and after a swap, and what can be compared between them."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from attnblocks.fit.batches import Forward
 from attnblocks.fit.taps import See, tapped
+from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.sites import find_se
 
 
@@ -20,7 +20,8 @@ class Pair:
     Args:
         model: the network after the swap.
         original: the network before it.
-        sites: names of the replaced blocks that run.
+        sites: names of the replaced and inserted blocks that run.
+        places: for each inserted one, the module behind which ``original`` has none.
         head: name of the layer whose input is compared; None for the output of the network.
         forward: runs one of them on a batch.
     """
@@ -28,6 +29,7 @@ class Pair:
     model: nn.Module
     original: nn.Module
     sites: tuple[str, ...]
+    places: Mapping[str, str]
     head: str | None
     forward: Forward
 
@@ -65,7 +67,9 @@ class Pair:
             after: gets the site and the output of every call of a replaced block.
             before: gets the site and the input.
         """
-        with tapped(network, self.sites, self.head, after, before) as entered:
+        places = self.places if network is self.original else {}
+        sites = {site: places.get(site) for site in self.sites}
+        with tapped(network, sites, self.head, after, before) as entered:
             output = self.forward(network, batch)
         return _features(self.head, entered, output)
 
@@ -91,15 +95,25 @@ def pair_up(
         for network in (model, original):
             if head not in dict(network.named_modules()):
                 raise LookupError(f"head={head!r} is no layer of {type(network).__name__}")
-    known = tuple(site.name for site in find_se(original))
+    known: dict[str, str | None] = {site.name: None for site in find_se(original)}
+    inserted = {
+        site.name: site.after
+        for site in find_se(model)
+        if site.after is not None and site.name not in known
+    }
+    for place in inserted.values():
+        _module(original, place, "original")
+    known.update(inserted)
     sites, head = _what_runs(original, example, known, head, forward)
     if known and not sites:
         raise ValueError(f"none of the blocks {', '.join(map(repr, known))} of original runs")
-    sites = tuple(name for name in sites if _replaced(model, original, name))
+    sites = tuple(n for n in sites if n in inserted or _replaced(model, original, n))
     if head is not None:
         _module(model, head)
     if not sites:
-        raise ValueError("no block of model stands in place of another one of original")
+        raise ValueError(
+            "no block of model stands in place of another one of original, or was inserted"
+        )
     _check_rest(model, original, (*known, *([] if head is None else [head])))
     for name in sites:
         ours = set(model.get_submodule(name).parameters())
@@ -116,7 +130,7 @@ def pair_up(
             )
         if any(p.dtype not in (torch.float32, torch.float64) for p in ours):
             raise ValueError(f"the block at {name!r} must be in float32 or float64 to be fitted")
-    return Pair(model, original, sites, head, forward)
+    return Pair(model, original, sites, inserted, head, forward)
 
 
 def _replaced(model: nn.Module, original: nn.Module, name: str) -> bool:
@@ -125,11 +139,12 @@ def _replaced(model: nn.Module, original: nn.Module, name: str) -> bool:
     return type(new) is not type(old) or not _same(new.state_dict(), old.state_dict())
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
+def _module(model: nn.Module, name: str, which: str = "model") -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"model has no module {name!r}, which original has") from None
+        other = "original" if which == "model" else "model"
+        raise ValueError(f"{which} has no module {name!r}, which {other} has") from None
 
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -158,7 +173,11 @@ def _check_rest(model: nn.Module, original: nn.Module, but: Sequence[str]) -> No
 
 @torch.no_grad()
 def _what_runs(
-    original: nn.Module, example: Any, sites: Sequence[str], head: str | None, forward: Forward
+    original: nn.Module,
+    example: Any,
+    sites: Mapping[str, str | None],
+    head: str | None,
+    forward: Forward,
 ) -> tuple[tuple[str, ...], str | None]:
     """The sites that run, and the head: the last linear layer, if its output is the network's."""
     ran: set[str] = set()
@@ -200,16 +219,3 @@ def _features(head: str | None, entered: Sequence[Any], output: Any) -> Tensor:
             "whose input is compared as head=, or return a tensor from forward="
         )
     return output
-
-
-@contextmanager
-def eval_mode(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into eval mode, and then each module back into the mode that it was in."""
-    modes = {module: module.training for network in networks for module in network.modules()}
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -1,6 +1,6 @@
 """Reading what goes through some layers of a network while it runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ output, as in ``x += shortcut``; the input too, by the block itself or by an act
 @contextmanager
 def tapped(
     network: nn.Module,
-    sites: Sequence[str],
+    sites: Mapping[str, str | None],
     head: str | None,
     after: See | None = None,
     before: See | None = None,
@@ -27,20 +27,23 @@ def tapped(
 
     Args:
         network: the network that is going to run.
-        sites: names of the blocks.
+        sites: names of the blocks; each with the module behind which the network has none, and
+            lets the map through as it is, or None.
         head: name of the head; None for none.
         after: gets the output of each call of each block.
         before: gets its input.
     """
     entered: list[Any] = []
     hooks = []
-    for name in sites:
-        block = network.get_submodule(name)
-        if before:
+    for name, place in sites.items():
+        module = network.get_submodule(name if place is None else place)
+        if before and place is None:
             hook = _before(before, name)
-            hooks.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        elif before:
+            hooks.append(module.register_forward_hook(_after(before, name)))
         if after:
-            hooks.append(block.register_forward_hook(_after(after, name)))
+            hooks.append(module.register_forward_hook(_after(after, name)))
     if head is not None:
         hook = _before(lambda _, x: entered.append(x.clone() if isinstance(x, Tensor) else x), head)
         hooks.append(network.get_submodule(head).register_forward_pre_hook(hook, with_kwargs=True))

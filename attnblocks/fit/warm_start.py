@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks.fit.batches import Forward, plain_forward, read_batches
-from attnblocks.fit.pair import Pair, eval_mode, pair_up
+from attnblocks.fit.pair import Pair, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
+from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.wrappers import check_unwrapped, unwrap
 
 

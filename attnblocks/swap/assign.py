@@ -23,19 +23,15 @@ Where = Callable[[Any], bool] | str | Sequence[str]
 """A predicate on a site or place, or one or several patterns of names."""
 
 
-class Spot(Protocol):
-    """A site whose block is replaced, or a place for a new one."""
+class Named(Protocol):
+    """A site whose block is replaced, a place for a new one, or what was inserted."""
 
     @property
     def name(self) -> str:
         """Qualified name in the network."""
 
-    @property
-    def channels(self) -> int:
-        """Channels of the map there."""
 
-
-S = TypeVar("S", bound=Spot)
+S = TypeVar("S", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def assign(
     block: Block | Mapping[str, Block],
     where: Where | None,
     start: Start,
-    select: Callable[[Sequence[S], Where | None], Sequence[S]],
+    choose: Callable[[Sequence[S], Where | None], Sequence[S]],
 ) -> list[Maker | None]:
     """The maker of each site, None for a site that stays as it is.
 
@@ -82,7 +78,7 @@ def assign(
         block: what is put in, or a mapping from patterns to it.
         where: which sites; None for a mapping, or for all.
         start: how the blocks start.
-        select: finds the sites that a pattern, several, or a predicate name.
+        choose: finds the sites that a pattern, several, or a predicate name.
 
     Raises:
         LookupError: ``where`` or a pattern selects none, or only sites that are taken.
@@ -90,7 +86,7 @@ def assign(
         TypeError: arguments that do not go together.
     """
     if not isinstance(block, Mapping):
-        maker, chosen = _maker(block, start), select(sites, where)
+        maker, chosen = _maker(block, start), choose(sites, where)
         return [maker if site in chosen else None for site in sites]
     if where is not None:
         raise TypeError("the patterns of a mapping say where its blocks go: give no others beside")
@@ -98,7 +94,7 @@ def assign(
         raise LookupError("the mapping from patterns to blocks is empty")
     makers: dict[S, Maker] = {}
     for pattern, one in block.items():
-        maker, chosen = _maker(one, start), select(sites, pattern)
+        maker, chosen = _maker(one, start), choose(sites, pattern)
         if makers.keys() >= set(chosen):
             names = [site.name for site in chosen]
             raise LookupError(
@@ -108,7 +104,7 @@ def assign(
     return [makers.get(site) for site in sites]
 
 
-def select_sites(sites: Sequence[SESite], where: Where | None) -> tuple[SESite, ...]:
+def select(sites: Sequence[S], where: Where | None) -> tuple[S, ...]:
     """The sites that ``where`` names; LookupError if it, or one of its patterns, names none."""
     if where is None:
         return tuple(sites)

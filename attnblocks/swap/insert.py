@@ -17,12 +17,13 @@ from torch.optim import Optimizer
 
 from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.waking import wake
-from attnblocks.swap.assign import Block, Maker, Start, Where, assign, select_sites
+from attnblocks.swap.assign import Block, Maker, Start, Where, assign, select
 from attnblocks.swap.behind import Inserted, list_inserted, put_behind, take_out
 from attnblocks.swap.build import build_one, modules_around
+from attnblocks.swap.choose import choose
 from attnblocks.swap.observe import observe, run, undisturbed
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
-from attnblocks.swap.places import Place, places_in, select_places
+from attnblocks.swap.places import Place, places_in
 from attnblocks.swap.wrappers import check_changeable
 
 
@@ -106,7 +107,7 @@ def insert(
     seen = observe(model, example)
     places = places_in(model, seen)
     start = Start(inherits=False, options=block_kwargs)
-    makers = assign(places, block, after, start, partial(select_places, seen))
+    makers = assign(places, block, after, start, partial(choose, seen))
     new = {
         place: _build(model, place, maker, init)
         for place, maker in zip(places, makers, strict=True)
@@ -175,7 +176,7 @@ def remove(
     inserted = tuple(list_inserted(model))
     if not inserted:
         raise LookupError(f"{type(model).__name__} has no inserted block")
-    chosen = select_sites(inserted, where)
+    chosen = select(inserted, where)
     before = names_of_parameters(model)
     gone = [one.block for one in chosen if one.block is not None]
     rest = names_of_parameters(model, dict.fromkeys(gone, nn.Identity()))
@@ -212,22 +213,24 @@ def _move(model: nn.Module, place: Place, new: nn.Module) -> Move:
 def _check(model: nn.Module, example: Any, new: Mapping[Place, nn.Module], init: str) -> None:
     """Run the network once: no hidden unit of an identity starts dead, and each block runs."""
     calls: Counter[str] = Counter()
+    waking: set[str] = set()
 
-    def before(place: Place, block: nn.Module, args: tuple[Tensor]) -> None:
+    def check(place: Place, block: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        if place.name in waking:
+            return
         calls[place.name] += 1
-        if init == "identity" and not args[0].is_meta:
-            wake(block, args[0])
-
-    def behind(place: Place, _: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
         (x,) = args
-        if init == "identity" and not x.is_meta:
-            if not torch.allclose(x, output, rtol=1e-3, equal_nan=True):
-                raise ValueError(f"the block behind {place.name!r} does not start as an identity")
+        if init == "fresh" or x.is_meta:
+            return
+        if not torch.allclose(x, output, rtol=1e-3, equal_nan=True):
+            raise ValueError(f"the block behind {place.name!r} does not start as an identity")
+        waking.add(place.name)  # runs the block
+        wake(block, x)
+        waking.remove(place.name)
 
     with undisturbed(model), ExitStack() as hooks:
         for place, block in new.items():
-            hooks.enter_context(block.register_forward_pre_hook(partial(before, place)))
-            hooks.enter_context(block.register_forward_hook(partial(behind, place)))
+            hooks.enter_context(block.register_forward_hook(partial(check, place)))
         try:
             run(model, example)
         except Exception as error:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from attnblocks.swap.assign import Block, Start, Where, assign, no_site, select_sites
+from attnblocks.swap.assign import Block, Start, Where, assign, no_site, select
 from attnblocks.swap.build import build_all
 from attnblocks.swap.install import install, warn_of_hooks
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
@@ -114,7 +114,7 @@ def replace_se(
     if not sites:
         raise no_site(model)
     start = Start(init == "inherit", match_rd_channels, block_kwargs)
-    makers = assign(sites, block, where, start, select_sites)
+    makers = assign(sites, block, where, start, select)
     if not inplace:
         model, sites = copy.deepcopy((model, sites))
     new = build_all(model, sites, makers)

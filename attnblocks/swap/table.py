@@ -13,7 +13,8 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
     Args:
         model: the network; of a wrapped one, the network inside, as for
             :func:`attnblocks.find_se`.
-        original: the same network before a swap; adds what stood there and its parameters.
+        original: the same network before a swap or an insertion; adds what stood there and its
+            parameters.
 
     Returns:
         The table; print it. A plus after a count says that lazy layers, which have not run yet,
@@ -33,19 +34,19 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
     """
     model = unwrap(model, "summary")
     header = ["site", "block", "channels", "width", "parameters"]
-    rows = [_cells(site) for site in find_se(model)]
+    sites = find_se(model)
+    rows = [_cells(site) for site in sites]
     totals = ["network", "", "", "", _count(model)]
     if original is not None:
         original = unwrap(original, "summary")
         header += ["before", "parameters before"]
         before = {site.name: site for site in find_se(original)}
-        if before.keys() != {row[0] for row in rows}:
-            raise ValueError(
-                f"model has the sites {[row[0] for row in rows]}, original has {list(before)}"
-            )
+        swapped = [site.name for site in sites if site.after is None or site.name in before]
+        if before.keys() != set(swapped):
+            raise ValueError(f"model has the sites {swapped}, original has {list(before)}")
         for row in rows:
-            old = before[row[0]]
-            row += [type(old.module).__name__, _count(old.module)]
+            old = before.get(row[0])
+            row += ["", "0"] if old is None else [type(old.module).__name__, _count(old.module)]
         totals += ["", _count(original)]
     table = [header, *rows, totals]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
