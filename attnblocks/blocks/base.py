@@ -166,17 +166,14 @@ class AttentionBlock(nn.Module):
         return 1.0
 
     def start_as_identity(self) -> None:
-        """Start as the identity: all gates are exactly 1, and at the middle of their range.
+        """Start as the identity, to the bit, with all gates at the middle of their range.
 
-        The layers that make the logits of the gates start at zero, and each gate gets a gain that
-        makes up for its function: 2 for a sigmoid, which is 1/2 there. The output then equals the
-        input to the bit, wherever no statistic of the input is infinite or NaN.
+        The last layers of all stages start at zero, and each gate gets the gain with which it is 1:
+        2 for a sigmoid. (A sample with an infinite or NaN statistic gets gates that are NaN.)
 
         Raises:
-            ValueError: a gate function that is not above 0 and finite at a logit of 0, such as
-                ``nn.Tanh``; or a gain that was given, and is another.
-            NotImplementedError: the block has no stage with a gain; one of your own overrides this
-                method.
+            ValueError: a gate function that is not above 0 at a logit of 0; another gain was given.
+            NotImplementedError: a block without such stages, which does not override this.
 
         Example:
             >>> from attnblocks import CBAM
@@ -188,8 +185,8 @@ class AttentionBlock(nn.Module):
         stages = [module for module in self.modules() if isinstance(module, GainedStage)]
         if not stages:
             raise NotImplementedError(
-                f"{type(self).__name__} does not say how it starts as the identity: override its "
-                "start_as_identity, so that all gates are 1"
+                f"{type(self).__name__} has no stage with a gain, whose gates could start at 1: "
+                "override its start_as_identity"
             )
         for stage in stages:
             stage.start_at_one()

@@ -108,9 +108,8 @@ class SeCo(_BeforeCoordAtt):
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordGate(
-            channels, width, norm_layer=norm_layer, gain=coord_gain, device=device, dtype=dtype
-        )
+        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord.set_gain(coord_gain, channels, name="coord_gain", device=device, dtype=dtype)
 
     @property
     def channels(self) -> int:
@@ -201,9 +200,8 @@ class CaCo(_BeforeCoordAtt):
         width = bottleneck(
             self.channels, coord_rd_channels, coord_rd_ratio, least=MIN_WIDTH, prefix="coord_"
         )
-        self.coord = CoordGate(
-            channels, width, norm_layer=norm_layer, gain=coord_gain, device=device, dtype=dtype
-        )
+        self.coord = CoordGate(channels, width, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.coord.set_gain(coord_gain, channels, name="coord_gain", device=device, dtype=dtype)
 
     @property
     def channels(self) -> int:

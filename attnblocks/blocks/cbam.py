@@ -130,8 +130,7 @@ class SpatialGate(GainedStage):
 
     def logit_layers(self) -> list[nn.Module]:
         """The norm: behind a convolution of zeros it would make gradients 1/sqrt(eps) as large."""
-        has_weight = getattr(self.bn, "weight", None) is not None
-        return [self.bn if has_weight else self.conv]
+        return [self.conv if getattr(self.bn, "weight", None) is None else self.bn]
 
     def open(self) -> float:
         """Let almost everything through, which needs a norm with a bias; returns the gate."""

@@ -108,7 +108,7 @@ class CoordAtt(AttentionBlock, GainedStage):
         sizes = [height, means.shape[2] - height]
         y_h, y_w = y.split(sizes, dim=2)
         logits = torch.cat([self.conv_h(y_h), self.conv_w(y_w)], dim=2)  # (N, C, H + W, 1)
-        a_h, a_w = self.times_gain(self.gate(logits)).split(sizes, dim=2)
+        a_h, a_w = torch.split(self.times_gain(self.gate(logits)), sizes, dim=2)
         return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
 
     def se_layers(self) -> SELayers:

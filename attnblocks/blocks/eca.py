@@ -86,7 +86,7 @@ class Eca(AttentionBlock, GainedStage):
         return SELayers(self.channels, self.gate)
 
     def inherit(self, old: OldGate) -> float:
-        """Every gate starts near 1/2: a few shared weights cannot hold one for each channel."""
+        """Gates start near 1/2, times a gain: shared weights cannot hold one for each channel."""
         self.take_gain(old.gain)
         self.conv.weight.mul_(FRESH_SHARE)
         return 1.0

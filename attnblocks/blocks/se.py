@@ -110,7 +110,7 @@ class SE(AttentionBlock, GainedStage):
     @classmethod
     @torch.no_grad()
     def from_se(cls: type[B], layers: SELayers) -> B | None:
-        """An SE with the width, functions, gain and weights of these layers; None where they have no MLP.
+        """An SE with widths, functions, gain and weights of these layers; None if they have no MLP.
 
         It computes the same to float rounding, unless a maximum went through the layers too.
         """

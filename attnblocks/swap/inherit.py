@@ -5,6 +5,7 @@ form gets these weights, as closely as width, activation and gate function allow
 gate makes up for what the gates of its other stages take away.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.gain import GainedStage
 from attnblocks.blocks.layers import LOGITS, float64_copy
 from attnblocks.blocks.se_layers import MAX_OVER_MEAN, SELayers, linear_weight
 from attnblocks.swap.sites import SESite, holds, own_layers
@@ -43,17 +45,25 @@ class _MLP:
 
 @dataclass(frozen=True)
 class _Old:
-    """MLP and gate function of the block that is replaced: an ``OldGate`` for ``inherit``."""
+    """MLP, gate function and gain of the replaced block: an ``OldGate`` for ``inherit``."""
 
     mlp: _MLP
     gate: nn.Module
+    gain: Tensor | None = None
 
-    def usual_logits(self, gate: nn.Module, count: int = 1) -> Tensor:
+    def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:
         """Logits (C,) at which ``count`` equal gates multiply to the old gate for usual means."""
         own = float64_copy(gate)
-        scale, shift = _match_gate(self.gate, lambda z: own(z) ** count)
+        others = self.mean_ratio(gain, count)
+        scale, shift = _match_gate(self.gate, lambda z: own(z) ** count, others)
         usual = self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024)).mean(0)
         return scale * usual + shift
+
+    def mean_ratio(self, gain: Tensor | None, count: int = 1) -> float:
+        """The mean over the channels of a gain, once for each of ``count`` gates, over the old."""
+        one = torch.ones((), **_F64)
+        new, old = (one if g is None else g.to(**_F64) for g in (gain, self.gain))
+        return float((new**count / old).mean())
 
 
 @torch.no_grad()
@@ -69,7 +79,9 @@ def inherit(new: nn.Module, site: SESite) -> None:
     old = site.module
     if any(p.is_meta for module in (new, old) for p in module.parameters()):
         return
-    if type(new) is type(old) and _text(new) == _text(old) and _shapes(new) == _shapes(old):
+    if _alike(new, old):
+        for stage, old_stage in zip(_stages(new), _stages(old), strict=True):
+            stage.take_gain(old_stage.gain)
         new.load_state_dict(old.state_dict())
     elif isinstance(new, AttentionBlock) and (old_gate := _read(site.layers)) is not None:
         others = new.inherit(old_gate) if holds(type(new), "inherit") else 1.0
@@ -78,13 +90,32 @@ def inherit(new: nn.Module, site: SESite) -> None:
             _write(layers, old_gate, others)
 
 
+def _alike(new: nn.Module, old: nn.Module) -> bool:
+    """Whether the new block can be a copy: it differs from the old in missing gains, if at all."""
+    if type(new) is not type(old) or _text(new) != _text(old) or _shapes(new) != _shapes(old):
+        return False
+    return all(
+        stage.gain is None
+        or (old_stage.gain is not None and torch.equal(stage.gain, old_stage.gain.to(stage.gain)))
+        for stage, old_stage in zip(_stages(new), _stages(old), strict=True)
+    )
+
+
+def _stages(module: nn.Module) -> list[GainedStage]:
+    return [stage for stage in module.modules() if isinstance(stage, GainedStage)]
+
+
 def _text(module: nn.Module) -> str:
-    """What a block is; norms that are synchronised between processes compute the same."""
-    return repr(module).replace("SyncBatchNorm(", "BatchNorm2d(")
+    """What a block is, but for its gain; synchronised norms compute the same as plain ones."""
+    text = repr(module).replace("SyncBatchNorm(", "BatchNorm2d(")
+    return re.sub(r", gain=\(.*?\)", "", text)
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in module.state_dict().items()}
+    """The shapes of all weights and buffers but the gains."""
+    gains = {id(stage.gain) for stage in _stages(module)}
+    values = module.state_dict(keep_vars=True)
+    return {name: value.shape for name, value in values.items() if id(value) not in gains}
 
 
 def _read(layers: SELayers) -> _Old | None:
@@ -92,11 +123,13 @@ def _read(layers: SELayers) -> _Old | None:
     if layers.expand is None or layers.gate is None:
         return None
     gate = float64_copy(layers.gate)
+    gain = None if layers.stage is None else layers.stage.gain
+    gain = None if gain is None else gain.to(**_F64)
     channels, width = layers.channels, layers.rd_channels or layers.channels
     w2, b2 = _linear(layers.expand, width, channels)
     if layers.squeeze is None:
         w1, b1 = torch.eye(channels, **_F64), torch.zeros(channels, **_F64)
-        return _Old(_MLP(w1, b1, nn.Identity(), w2, b2), gate)
+        return _Old(_MLP(w1, b1, nn.Identity(), w2, b2), gate, gain)
     w1, b1 = _linear(layers.squeeze, channels, width)
     norm = layers.norm
     if isinstance(norm, _BatchNorm) and norm.running_var is not None:
@@ -110,7 +143,7 @@ def _read(layers: SELayers) -> _Old | None:
         return None
     if layers.uses_max:
         w1, w2, b2 = w1 * (1 + MAX_OVER_MEAN) / 2, w2 * 2, b2 * 2
-    return _Old(_MLP(w1, b1, float64_copy(layers.act or nn.Identity()), w2, b2), gate)
+    return _Old(_MLP(w1, b1, float64_copy(layers.act or nn.Identity()), w2, b2), gate, gain)
 
 
 def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -121,7 +154,14 @@ def _linear(layer: nn.Module, inputs: int, outputs: int) -> tuple[Tensor, Tensor
 
 
 def _write(layers: SELayers, old: _Old, others: float) -> None:
-    """Fill the layers with the old MLP; ``others`` is the product of the gates of other stages."""
+    """Fill the layers with the old MLP; ``others`` is the product of the gates of other stages.
+
+    With the old gain, function and logits are matched as without one; a stage that has another,
+    given by its maker, or cannot have any, makes up for the mean of their ratio.
+    """
+    if layers.stage is not None:
+        layers.stage.take_gain(old.gain)
+    others *= old.mean_ratio(None if layers.stage is None else layers.stage.gain)
     act, gate = layers.act or nn.Identity(), cast(nn.Module, layers.gate)
     mlp = _resize(old.mlp, cast(int, layers.rd_channels), act)
     scale, shift = _match_gate(old.gate, float64_copy(gate), others)

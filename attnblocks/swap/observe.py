@@ -12,24 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
-from attnblocks.swap.trace import Node, Trace
+from attnblocks.swap.maps import CHANNELS_FIRST, follows, why_no_map
+from attnblocks.swap.roles import is_depthwise, residual_ends, stage_ends
+from attnblocks.swap.sites import find_se
+from attnblocks.swap.trace import Trace, tensors_in
 
-# Layers of torch whose four-dimensional outputs have their channels at axis 1.
-CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.Upsample,
-)
 # How often as high and as wide the example is in the runs after the first. Both axes of a map
 # change in them even where a network scales its images to a fixed shorter side.
 ENLARGED = ((2, 3), (3, 2))
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +30,7 @@ class Seen:
         name: qualified name of the module; "" for the network itself.
         module: the module.
         calls: how often it ran in one forward pass.
+        position: how many modules returned before it did; None if it did not run.
         channels: channels of the map that it returns; None if it returns none.
         height: height of the map on the example; 0 if it returns none.
         width: width of the map.
@@ -50,27 +41,12 @@ class Seen:
     name: str
     module: nn.Module = field(repr=False)
     calls: int
+    position: int | None
     channels: int | None
     height: int
     width: int
     returned: str
     roles: frozenset[str] = frozenset()
-
-
-class _Run:
-    """What the modules returned in one run, by name, in the order in which they did."""
-
-    def __init__(self, inputs: Any) -> None:
-        self.outputs: dict[str, list[Shape | str]] = {}
-        self.nodes: dict[str, list[Node | None]] = {}
-        self.trace = Trace(inputs)
-        self.result: Any = None
-
-    def note(self, name: str, given: Any, output: Any) -> None:
-        self.outputs.setdefault(name, []).append(
-            tuple(output.shape) if isinstance(output, Tensor) else _kind(output)
-        )
-        self.nodes.setdefault(name, []).append(self.trace.returned(name, given, output))
 
 
 def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
@@ -93,8 +69,9 @@ def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
         TypeError: the example holds no tensor.
     """
     _check(model, example)
-    runs = _runs(model, example)
-    return {name: _seen(name, module, runs) for name, module in model.named_modules()}
+    with undisturbed(model):
+        runs = _runs(model, example)
+    return _all_seen(model, runs)
 
 
 def run(model: nn.Module, example: Any) -> Any:
@@ -160,7 +137,7 @@ def eval_mode(*networks: nn.Module) -> Iterator[None]:
 
 
 def _check(model: nn.Module, example: Any) -> None:
-    if isinstance(example, nn.Module) or not _has_tensor(example):
+    if isinstance(example, nn.Module) or not tensors_in(example):
         raise TypeError(
             "example must be what the network is called with: a tensor, a tuple of arguments or a "
             f"mapping of keyword arguments; got {example!r}"
@@ -173,13 +150,7 @@ def _check(model: nn.Module, example: Any) -> None:
         )
 
 
-def _has_tensor(example: Any) -> bool:
-    found: list[Tensor] = []
-    tree_map_only(Tensor, found.append, example)
-    return bool(found)
-
-
-def _runs(model: nn.Module, example: Any) -> list[_Run]:
+def _runs(model: nn.Module, example: Any) -> list[Trace]:
     """The runs at the given size and at larger ones, as far as each of them came."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -207,7 +178,7 @@ def _runs(model: nn.Module, example: Any) -> list[_Run]:
         ) from error
 
 
-def _sizes(network: nn.Module, example: Any) -> list[_Run]:
+def _sizes(network: nn.Module, example: Any) -> list[Trace]:
     runs = [_run(network, example)]
     for high, wide in ENLARGED:
         larger = tree_map_only(Tensor, partial(_enlarge, high=high, wide=wide), example)
@@ -215,23 +186,31 @@ def _sizes(network: nn.Module, example: Any) -> list[_Run]:
     return runs
 
 
-def _run(network: nn.Module, example: Any, unless_fails: bool = False) -> _Run:
-    with undisturbed(network), ExitStack() as stack:
-        example = tree_map_only(Tensor, lambda t: t.detach(), example)
-        result = _Run(example)
+def _run(network: nn.Module, example: Any, unless_fails: bool = False) -> Trace:
+    """Run a network with hooks on its modules; afterwards it has none of them."""
+    example = tree_map_only(Tensor, Tensor.detach, example)  # the caller's own objects are no keys
+    trace = Trace(example)
+    with ExitStack() as stack:
         for name, module in network.named_modules():
-
-            def hook(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-                result.note(name, (args, kwargs), output)
-
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            before = module.register_forward_pre_hook(partial(_before, trace), with_kwargs=True)
+            after = module.register_forward_hook(partial(_after, trace, name))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
         try:
-            with result.trace:
+            with trace:
                 run(network, example)
         except Exception:
             if not unless_fails:
                 raise
-    return result
+    return trace
+
+
+def _before(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> None:
+    trace.enter((args, kwargs))
+
+
+def _after(trace: Trace, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    trace.leave(name, output)
 
 
 def _enlarge(tensor: Tensor, high: int, wide: int) -> Tensor:
@@ -240,52 +219,41 @@ def _enlarge(tensor: Tensor, high: int, wide: int) -> Tensor:
     return tensor.repeat_interleave(high, -2).repeat_interleave(wide, -1)
 
 
-def _seen(name: str, module: nn.Module, runs: list[_Run]) -> Seen:
-    outputs = runs[0].outputs.get(name, [])
-    problem = _problem(name, module, runs)
-    if problem or not outputs:
-        return Seen(name, module, len(outputs), None, 0, 0, problem)
-    shape = outputs[0]
-    assert not isinstance(shape, str)  # that would be a problem
-    words = f"a map of shape {shape}"
-    return Seen(name, module, len(outputs), shape[1], shape[2], shape[3], words)
-
-
-def _problem(name: str, module: nn.Module, runs: list[_Run]) -> str:
-    """Why what a module returned is no map; "" if it is one."""
-    outputs = runs[0].outputs.get(name)
-    if outputs is None:
-        return "nothing, as it does not run"
-    for i, given in enumerate(outputs):
-        if isinstance(given, str):
-            return given
-        words = f"a tensor of shape {given}"
-        if len(given) != 4:
-            return words
-        others = [r.outputs[name][i] for r in runs[1:] if i < len(r.outputs.get(name, []))]
-        shapes = [shape for shape in others if not isinstance(shape, str) and len(shape) == 4]
-        layer = _channels_first(name, module, runs[0])
-        if not shapes and not layer:
-            return (
-                f"{words} whose axes cannot be told apart, as the network does not run at "
-                "another size"
-            )
-        if any(shape[1] != given[1] for shape in shapes):
-            return f"{words}, whose channels are not at axis 1"
-        changes = [any(shape[axis] != given[axis] for shape in shapes) for axis in (2, 3)]
-        if shapes and not all(changes) and (not layer or 1 in given[2:]):
-            return f"{words}, which does not follow the height and width of the input"
-    if len({shape[1] for shape in outputs}) > 1:
-        return f"maps of different channels: {', '.join(map(str, outputs))}"
-    return ""
-
-
-def _channels_first(name: str, module: nn.Module, first: _Run) -> bool:
-    return isinstance(module, CHANNELS_FIRST)
-
-
-def _kind(output: Any) -> str:
-    word = type(output).__name__
-    if output is None:
-        return "nothing"
-    return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
+def _all_seen(model: nn.Module, runs: list[Trace]) -> dict[str, Seen]:
+    """What the runs tell of each module."""
+    modules = dict(model.named_modules())
+    layers = {name for name, module in modules.items() if isinstance(module, CHANNELS_FIRST)}
+    calls = runs[0].calls
+    problems = {}
+    for name in modules:
+        nodes = [call.node for call in calls.get(name, []) if call.node is not None]
+        first = name in layers or any(not layers.isdisjoint(node.made_by) for node in nodes)
+        problems[name] = why_no_map(name, runs, channels_first=first)
+    blocks = [site.name for site in find_se(model)]
+    maps = {
+        name: module
+        for name, module in modules.items()
+        if name and not problems[name] and not any(name.startswith(f"{b}.") for b in blocks)
+    }
+    kinds = {
+        "residual": residual_ends(runs[0], maps),
+        "stages": stage_ends(runs[0], maps, {name for name in maps if not follows(name, runs)}),
+        "depthwise": {name for name in maps if is_depthwise(maps[name])},
+    }
+    position = {name: i for i, name in enumerate(calls)}
+    seen = {}
+    for name, module in modules.items():
+        times = len(calls.get(name, []))
+        shape = None if problems[name] else calls[name][0].shape
+        seen[name] = Seen(
+            name=name,
+            module=module,
+            calls=times,
+            position=position.get(name),
+            channels=shape[1] if shape else None,
+            height=shape[2] if shape else 0,
+            width=shape[3] if shape else 0,
+            returned=problems[name] or f"a map of shape {shape}",
+            roles=frozenset(kind for kind, names in kinds.items() if name in names),
+        )
+    return seen

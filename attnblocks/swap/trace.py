@@ -1,6 +1,7 @@
-"""The data flow of one forward pass: which operation made which tensor, and from what."""
+"""The data flow of one forward pass: what modules returned, and which operations led there."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -9,7 +10,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+Shape = tuple[int, ...]
+
+ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+# Parts of the names of operations that mix positions; convolutions do if their kernel is larger.
+MIXING = ("pool", "interpolate", "upsample", "shuffle", "grid_sample")
 
 
 class Node:
@@ -18,22 +23,29 @@ class Node:
     A node dominates another if every path from the input to the other goes through it.
 
     Args:
-        made_from: the nodes that the operation used; none for an input of the network.
+        made_from: the nodes that the operation used; none for the start of all paths.
         weighted: whether the operation used something else too, such as parameters.
+        mixing: whether it mixed the positions of a map.
 
     Attributes:
-        above: the last node that dominates this one; None for the start of all paths.
+        above: the last node that dominates this one; None for the start.
         level: how many nodes dominate it.
         weights: how many weighted operations the longest path to it has.
-        returned_by: names of the modules that returned it, in that order.
+        mixings: how many mixing operations the path with the most of them has.
+        made_by: names of the modules that returned it, in that order.
+        passed_by: names of the modules that returned it and were given it, as identities do.
     """
 
-    def __init__(self, made_from: Iterable["Node"] = (), weighted: bool = False) -> None:
+    def __init__(
+        self, made_from: Iterable["Node"] = (), weighted: bool = False, mixing: bool = False
+    ) -> None:
         nodes = list(made_from)
-        self.above = reduce(meet, nodes) if nodes else None
+        self.above = meet(nodes) if nodes else None
         self.level: int = self.above.level + 1 if self.above else 0
         self.weights: int = max((node.weights for node in nodes), default=0) + weighted
-        self.returned_by: list[str] = []
+        self.mixings: int = max((node.mixings for node in nodes), default=0) + mixing
+        self.made_by: list[str] = []
+        self.passed_by: list[str] = []
 
     def upwards(self) -> Iterator["Node"]:
         """The node itself, and what dominates it from the last to the first."""
@@ -43,16 +55,34 @@ class Node:
             node = node.above
 
 
-def meet(a: Node, b: Node) -> Node:
-    """The last node that is, or dominates, each of two."""
-    while a is not b:
-        if a.level >= b.level:
-            assert a.above is not None  # only the start has none, and all paths begin there
-            a = a.above
-        else:
-            assert b.above is not None
-            b = b.above
-    return a
+def meet(nodes: Iterable[Node]) -> Node:
+    """The last node that is, or dominates, each of some nodes of one trace."""
+
+    def of_two(a: Node, b: Node) -> Node:
+        while a is not b:
+            lower = a if a.level >= b.level else b
+            assert lower.above is not None  # only the start has none, and dominates all
+            a, b = lower.above, b if lower is a else a
+        return a
+
+    return reduce(of_two, nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        given: the nodes of the tensors that it was given.
+        node: the node of what it returned; None if that is not one tensor made from the input.
+        shape: the shape of the tensor that it returned; None if it returned something else.
+        kind: name of the class of what it returned.
+    """
+
+    given: tuple[Node, ...]
+    node: Node | None
+    shape: Shape | None
+    kind: str
 
 
 class Trace(TorchFunctionMode):
@@ -62,18 +92,20 @@ class Trace(TorchFunctionMode):
         inputs: what the network is going to be given.
 
     Attributes:
-        additions: the two operands of every addition of two maps of one shape.
-        nodes: what modules returned, in the order in which they did.
+        calls: the calls of each module that returned, in the order in which they first did.
+        additions: the two operands of every addition of two tensors of one shape.
     """
 
     def __init__(self, inputs: Any) -> None:
         super().__init__()
-        self._start = Node()
+        self.calls: dict[str, list[Call]] = {}
+        self.additions: list[tuple[Node, Node]] = []
         # By tensor: its version, which in-place operations count up, and its node.
         self._nodes = WeakTensorKeyDictionary()
-        self.additions: list[tuple[Node, Node]] = []
+        self._entered: list[tuple[Node, ...]] = []
+        start = Node()
         for tensor in tensors_in(inputs):
-            self._set(tensor, Node([self._start]))
+            self._set(tensor, Node([start]))
 
     def __torch_function__(
         self,
@@ -88,15 +120,17 @@ class Trace(TorchFunctionMode):
         versions = [_version(tensor) for tensor in given]
         result = func(*args, **kwargs)
         made_from = [node for node in nodes if node is not None]
-        if made_from:
-            same = {id(t) for t, old in zip(given, versions, strict=True) if _version(t) == old}
-            new = [t for t in (*given, *tensors_in(result)) if id(t) not in same]
-            for tensor in {id(t): t for t in new}.values():
-                self._set(tensor, Node(made_from, len(made_from) < len(nodes)))
-        if getattr(func, "__name__", "") in ADDITIONS and len(given) == 2:
-            a, b = nodes
-            if a is not None and b is not None and given[0].shape == given[1].shape:
-                self.additions.append((a, b))
+        if not made_from:
+            return result
+        name = getattr(func, "__name__", "")
+        as_before = {id(t) for t, old in zip(given, versions, strict=True) if _version(t) == old}
+        for tensor in {id(t): t for t in (*given, *tensors_in(result))}.values():
+            if id(tensor) not in as_before:
+                weighted = len(made_from) < len(nodes)
+                self._set(tensor, Node(made_from, weighted, _mixes(name, given)))
+        two = len(made_from) == len(given) == 2
+        if two and name in ADDITIONS and given[0].shape == given[1].shape:
+            self.additions.append((made_from[0], made_from[1]))
         return result
 
     def node(self, tensor: Tensor) -> Node | None:
@@ -109,16 +143,27 @@ class Trace(TorchFunctionMode):
             node = self._set(tensor, Node([node]))
         return node
 
-    def returned(self, name: str, given: Any, output: Any) -> Node | None:
-        """Note what a module returned; gives its node if it is one tensor that has one."""
-        made_from = [node for t in tensors_in(given) if (node := self.node(t)) is not None]
+    def result(self, output: Any) -> list[Node]:
+        """The nodes of the tensors that are made from the input."""
+        return [node for tensor in tensors_in(output) if (node := self.node(tensor)) is not None]
+
+    def enter(self, given: Any) -> None:
+        """Note what a module is given, before it runs and perhaps changes it."""
+        self._entered.append(tuple(self.result(given)))
+
+    def leave(self, name: str, output: Any) -> None:
+        """Note what the module that was entered last returned."""
+        given = self._entered.pop()
         for tensor in tensors_in(output):
-            if self.node(tensor) is None and made_from:  # made by what no mode sees, as scripts are
-                self._set(tensor, Node(made_from, weighted=True))
-        node = self.node(output) if isinstance(output, Tensor) else None
+            if given and self.node(tensor) is None:  # made where no mode sees it, as in a script
+                self._set(tensor, Node(given, weighted=True, mixing=True))
+        is_tensor = isinstance(output, Tensor)
+        node = self.node(output) if is_tensor else None
         if node is not None:
-            node.returned_by.append(name)
-        return node
+            (node.passed_by if node in given else node.made_by).append(name)
+        shape = tuple(output.shape) if is_tensor else None
+        call = Call(given, node, shape, type(output).__name__)
+        self.calls.setdefault(name, []).append(call)
 
     def _set(self, tensor: Tensor, node: Node) -> Node:
         self._nodes[tensor] = (_version(tensor), node)
@@ -132,3 +177,10 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _mixes(name: str, given: list[Tensor]) -> bool:
+    """Whether an operation mixes the positions of a map."""
+    if "conv" in name:
+        return len(given) > 1 and given[1].shape[2:].numel() > 1
+    return any(part in name for part in MIXING)
