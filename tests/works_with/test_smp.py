@@ -50,13 +50,20 @@ def test_places_are_in_both_halves(unet, images):
     places = {place.name: place for place in find_places(unet, images)}
     assert {*DECODER, *STAGES[:2], "encoder.layer1.0.bn2"} <= places.keys()
     assert places["decoder.blocks.0.conv2"].channels == 64
-    assert "residual" in places["encoder.layer1.0.bn2"].kinds
+    assert "residual" in places["encoder.layer1.0.bn2"].roles
+
+
+def test_a_stage_that_the_depth_leaves_out_is_named(unet, images):
+    """With ``encoder_depth=3`` the encoder keeps its layer3, and does not run it."""
+    with pytest.raises(ValueError, match=r"'encoder\.layer3'.*does not run"):
+        insert(unet, "CBAM", after=STAGES, example=images)
+    assert find_se(unet) == ()
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(
     "after",
-    [DECODER, STAGES[:2], ["encoder.layer?.?.bn2", "decoder.blocks.*.conv2"]],
+    [DECODER, STAGES[:2], ["encoder.layer[12].?.bn2", "decoder.blocks.*.conv2"]],
     ids=["decoder", "stages", "both"],
 )
 def test_the_masks_stay_to_the_bit(unet, images, after, train):
@@ -85,7 +92,7 @@ def test_encoder_weights_load_afterwards(unet, images):
     weights = randomized(torchvision.models.resnet18()).state_dict()
     plain = copy.deepcopy(unet)
     plain.encoder.load_state_dict(dict(weights))
-    after = ["encoder.layer?.?.bn2", *STAGES[:2], *DECODER]
+    after = ["encoder.layer[12].?.bn2", *STAGES[:2], *DECODER]
     insert(unet, "CBAM", after=after, example=images)
     blocks = tuple(f"{site.name.removeprefix('encoder.')}." for site in find_se(unet))
     with pytest.raises(RuntimeError, match="Missing key") as refusal:

@@ -37,7 +37,7 @@ def step(model, optimizer, images):
 
 def test_places_are_the_ends_of_the_residual_branches(resnet, images):
     places = find_places(resnet, images)
-    residual = [place.name for place in places if "residual" in place.kinds]
+    residual = [place.name for place in places if "residual" in place.roles]
     assert [name for name in residual if "downsample" not in name] == ENDS
 
 
