@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.export import Dim
 
 from attnblocks import apply_recipe, find_places, find_se, insert, recipe, remove
 from tests.helpers import randomized
@@ -138,6 +139,7 @@ def test_a_name_that_the_library_uses_is_left_alone(unet, images):
     assert torch.equal(again(images), plain(images))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_onnx_and_trace_run_at_another_size(unet, images, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     insert(unet, "CoordAtt", after=["encoder.layer1.?.bn2", *DECODER], example=images)
@@ -147,10 +149,16 @@ def test_onnx_and_trace_run_at_another_size(unet, images, tmp_path):
         expected = unet(other)
         traced = torch.jit.trace(unet, images)
         torch.testing.assert_close(traced(other), expected, atol=1e-4, rtol=1e-4)
-    sizes = {0: "batch", 2: "height", 3: "width"}
+    sizes = {0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO}
     path = str(tmp_path / "unet.onnx")
     torch.onnx.export(
-        unet, (images,), path, input_names=["x"], dynamic_axes={"x": sizes}, dynamo=False
+        unet,
+        (images,),
+        path,
+        input_names=["x"],
+        dynamo=True,
+        dynamic_shapes=(sizes,),
+        verbose=False,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (masks,) = session.run(None, {"x": other.numpy()})
