@@ -14,6 +14,8 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
 from attnblocks.swap.adapters import register_se
+from attnblocks.swap.insert import insert, remove
+from attnblocks.swap.places import Place, Places, find_places
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.table import summary
@@ -25,6 +27,8 @@ __all__ = [
     "CaCo",
     "CoordAtt",
     "Eca",
+    "Place",
+    "Places",
     "SELayers",
     "SESite",
     "SeCo",
@@ -33,12 +37,15 @@ __all__ = [
     "__version__",
     "apply_recipe",
     "create_block",
+    "find_places",
     "find_se",
+    "insert",
     "list_blocks",
     "load_model",
     "recipe",
     "register_block",
     "register_se",
+    "remove",
     "replace_se",
     "save_model",
     "summary",

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock
+from attnblocks.swap.behind import places_of_blocks
 from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.wrappers import unwrap
 
@@ -82,8 +83,9 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
         What each block does, by its qualified name, in the order in which the blocks run.
 
     Raises:
-        ValueError: the network has no block of this library, runs one of them twice, or has one of
-            your own whose ``gate_names`` do not fit its gates.
+        ValueError: the network has no block of this library, runs one of them twice, has an
+            inserted one that runs no more, or one of your own whose ``gate_names`` do not fit its
+            gates.
         TypeError: a network that is scripted, exported or sharded.
 
     Example:
@@ -118,11 +120,12 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
         return read
 
     model = unwrap(model, "attention_maps")
+    places_of_blocks(model)  # says which inserted blocks run no more
     blocks = {name: block for name, block in model.named_modules() if _is_whole(block, name, model)}
     if not blocks:
         raise ValueError(
             "model has no block of attnblocks, whose gates could be read: put them in with "
-            "replace_se(model, CaCo)"
+            "replace_se or insert"
         )
     hooks = [
         block.register_forward_pre_hook(reader(name), with_kwargs=True)

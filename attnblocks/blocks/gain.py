@@ -71,10 +71,10 @@ class GainedStage(nn.Module):
         self.gain = torch.tensor(gain, device=device, dtype=dtype or torch.get_default_dtype())
 
     def times_gain(self, gate: Tensor) -> Tensor:
-        """The gate, (N, C or 1, ...), times the gain where there is one."""
+        """The gate, (N, C or 1, H, W), times the gain where there is one."""
         if self.gain is None:
             return gate
-        return gate * self.gain.view(-1, *[1] * (gate.dim() - 2)).to(gate.dtype)
+        return gate * self.gain.view(-1, 1, 1).to(gate.dtype)
 
     def mean_gain(self, power: int = 1) -> float:
         """The mean of the gain, or of a power of it, over the channels; 1 without a gain."""

@@ -45,6 +45,14 @@ def recipe(model: nn.Module) -> Recipe:
     return [_entry(site) for site in find_se(unwrap(model, "recipe"))]
 
 
+def needs_gains(recipe: Recipe) -> bool:
+    """Whether version 0.1.0 cannot apply a recipe: it has gains, or inserted blocks."""
+    return any(
+        "after" in entry or any(name.endswith("gain") for name in entry["arguments"])
+        for entry in recipe
+    )
+
+
 def _entry(site: SESite) -> dict[str, Any]:
     block, name = site.module, block_name(site.module)
     entry: dict[str, Any] = {"site": site.name, "block": name, "channels": site.channels}
@@ -129,11 +137,13 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
     """The recipe itself, if it is well formed."""
     kinds = {"site": str, "block": str, "channels": int, "arguments": dict}
     for entry in recipe:
-        if (
-            not isinstance(entry, Mapping)
-            or entry.keys() - {"after"} != kinds.keys()
-            or not all(isinstance(entry.get(key, ""), kinds.get(key, str)) for key in (*kinds, "after"))
-        ):
+        well_formed = (
+            isinstance(entry, Mapping)
+            and entry.keys() - {"after"} == kinds.keys()
+            and all(isinstance(entry[key], kind) for key, kind in kinds.items())
+            and isinstance(entry.get("after", ""), str)
+        )
+        if not well_formed:
             raise ValueError(
                 f"an entry of a recipe has {', '.join(kinds)}, and after if it was inserted; got "
                 f"{entry!r}"
@@ -148,7 +158,7 @@ def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 def _new_block(model: nn.Module, entry: Mapping[str, Any]) -> nn.Module:
     """The fresh block of an entry, for its place in a network."""
     around = modules_around(model, entry["after"])
-    return build_one(lambda: _built(entry), entry["site"], around[0], around)
+    return build_one(lambda: _built(entry), f"site {entry['site']!r}", around[0], around)
 
 
 def _built(entry: Mapping[str, Any]) -> nn.Module:

@@ -16,11 +16,12 @@ from torch.nn.parameter import is_lazy
 from attnblocks._version import __version__
 from attnblocks.files.builders import build, build_on_meta, need, no_larger_than
 from attnblocks.files.checks import FLOATS, check_layers, check_shapes, check_values, identity
-from attnblocks.files.recipes import apply_recipe, recipe
+from attnblocks.files.recipes import apply_recipe, needs_gains, recipe
 from attnblocks.swap.wrappers import unwrap
 
-FORMAT = 1
-"""Incremented when older versions of this library can no longer read a new file."""
+FORMAT = 2
+"""The newest format: 2 is that of files with gains or inserted blocks, which version 0.1.0 cannot
+read; all others are written in format 1."""
 
 
 def save_model(
@@ -93,7 +94,7 @@ def save_model(
         "format": "pt",
         "attnblocks": json.dumps(
             {
-                "format": FORMAT,
+                "format": FORMAT if needs_gains(made_of) else 1,
                 "version": __version__,
                 "base": base,
                 "base_kwargs": kwargs,

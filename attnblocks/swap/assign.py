@@ -14,7 +14,7 @@ from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import BlockFactory, get_block, is_registered
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.swap.adapters import known_classes
-from attnblocks.swap.sites import SESite, holds
+from attnblocks.swap.sites import holds
 
 Block = BlockFactory | str | Callable[[Any], nn.Module]
 """A block class or registered function, its name, or a function of the site or place."""

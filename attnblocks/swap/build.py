@@ -38,26 +38,26 @@ def _build(model: nn.Module, site: SESite, maker: Maker) -> nn.Module:
         exact = None if maker.exact is None else maker.exact(site.layers)
         return maker.make(site) if exact is None else exact
 
-    new = build_one(make, site.name, site.module, [site.module, model])
+    new = build_one(make, f"site {site.name!r}", site.module, [site.module, model])
     if maker.inherits and exact is None:
         try:
             inherit(new, site)
         except Exception as error:
             raise ValueError(
-                f"the block for {site.name!r} cannot start from the one there, but "
+                f"the block for site {site.name!r} cannot start from the one there, but "
                 f"init='fresh' would do: {error}"
             ) from error
     return new
 
 
 def build_one(
-    make: Callable[[], nn.Module], name: str, there: nn.Module, around: Sequence[nn.Module]
+    make: Callable[[], nn.Module], where: str, there: nn.Module, around: Sequence[nn.Module]
 ) -> nn.Module:
     """A new block in the mode, and on the device, in the dtype and memory format of its place.
 
     Args:
         make: makes it.
-        name: of its place, for errors.
+        where: it will stand, for errors.
         there: the module at its place.
         around: modules around its place, the nearest first and the network last: the first that
             has parameters says which device and dtype.
@@ -78,7 +78,7 @@ def build_one(
         if _is_channels_last(known[-1]):
             new.to(memory_format=torch.channels_last)
     except Exception as error:
-        raise ValueError(f"the block for {name!r} cannot be made: {error}") from error
+        raise ValueError(f"the block for {where} cannot be made: {error}") from error
     return new
 
 

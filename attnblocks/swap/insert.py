@@ -105,7 +105,7 @@ def insert(
         raise ValueError(f"init must be 'identity' or 'fresh', got {init!r}")
     check_changeable(model, "insert")
     seen = observe(model, example)
-    places = places_in(model, seen)
+    places = places_in(seen)
     start = Start(inherits=False, options=block_kwargs)
     makers = assign(places, block, after, start, partial(choose, seen))
     new = {
@@ -202,7 +202,8 @@ def _build(model: nn.Module, place: Place, maker: Maker, init: str) -> nn.Module
             new.start_as_identity()
         return new
 
-    return build_one(make, place.name, place.module, modules_around(model, place.name))
+    around = modules_around(model, place.name)
+    return build_one(make, f"the place behind {place.name!r}", place.module, around)
 
 
 def _move(model: nn.Module, place: Place, new: nn.Module) -> Move:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,23 +30,25 @@ class Seen:
         name: qualified name of the module; "" for the network itself.
         module: the module.
         calls: how often it ran in one forward pass.
-        position: how many modules returned before it did; None if it did not run.
+        position: how many modules returned before it did; -1 if it did not run.
         channels: channels of the map that it returns; None if it returns none.
         height: height of the map on the example; 0 if it returns none.
         width: width of the map.
         returned: what it returned, in words.
+        inside: name of the attention or SE block that it is a part of; None if it is of none.
         roles: what the map is, of "residual", "stages" and "depthwise".
     """
 
     name: str
     module: nn.Module = field(repr=False)
     calls: int
-    position: int | None
+    position: int
     channels: int | None
     height: int
     width: int
     returned: str
-    roles: frozenset[str] = frozenset()
+    inside: str | None
+    roles: frozenset[str]
 
 
 def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
@@ -179,29 +181,32 @@ def _runs(model: nn.Module, example: Any) -> list[Trace]:
 
 
 def _sizes(network: nn.Module, example: Any) -> list[Trace]:
+    network.eval()
     runs = [_run(network, example)]
     for high, wide in ENLARGED:
         larger = tree_map_only(Tensor, partial(_enlarge, high=high, wide=wide), example)
-        runs.append(_run(network, larger, unless_fails=True))
+        runs.append(_run(network, larger, again=True))
     return runs
 
 
-def _run(network: nn.Module, example: Any, unless_fails: bool = False) -> Trace:
-    """Run a network with hooks on its modules; afterwards it has none of them."""
+def _run(network: nn.Module, example: Any, again: bool = False) -> Trace:
+    """Run a network with hooks on its modules; afterwards it has none of them.
+
+    Args:
+        network: the network.
+        example: what it is called with.
+        again: note the calls as far as it runs, and no operations.
+    """
     example = tree_map_only(Tensor, Tensor.detach, example)  # the caller's own objects are no keys
-    trace = Trace(example)
+    trace = Trace(() if again else example)
     with ExitStack() as stack:
         for name, module in network.named_modules():
             before = module.register_forward_pre_hook(partial(_before, trace), with_kwargs=True)
             after = module.register_forward_hook(partial(_after, trace, name))
             stack.callback(before.remove)
             stack.callback(after.remove)
-        try:
-            with trace:
-                run(network, example)
-        except Exception:
-            if not unless_fails:
-                raise
+        stack.enter_context(suppress(Exception) if again else trace)
+        run(network, example)
     return trace
 
 
@@ -229,11 +234,16 @@ def _all_seen(model: nn.Module, runs: list[Trace]) -> dict[str, Seen]:
         nodes = [call.node for call in calls.get(name, []) if call.node is not None]
         first = name in layers or any(not layers.isdisjoint(node.made_by) for node in nodes)
         problems[name] = why_no_map(name, runs, channels_first=first)
-    blocks = [site.name for site in find_se(model)]
+    inside = {
+        name: site.name
+        for site in find_se(model)
+        for name in modules
+        if name != site.name and f"{name}.".startswith(f"{site.name}." if site.name else "")
+    }
     maps = {
         name: module
         for name, module in modules.items()
-        if name and not problems[name] and not any(name.startswith(f"{b}.") for b in blocks)
+        if name and name not in inside and not problems[name]
     }
     kinds = {
         "residual": residual_ends(runs[0], maps),
@@ -249,11 +259,12 @@ def _all_seen(model: nn.Module, runs: list[Trace]) -> dict[str, Seen]:
             name=name,
             module=module,
             calls=times,
-            position=position.get(name),
+            position=position.get(name, -1),
             channels=shape[1] if shape else None,
             height=shape[2] if shape else 0,
             width=shape[3] if shape else 0,
             returned=problems[name] or f"a map of shape {shape}",
+            inside=inside.get(name),
             roles=frozenset(kind for kind, names in kinds.items() if name in names),
         )
     return seen

@@ -97,8 +97,8 @@ def _read_site(
         return None
     try:
         layers = adapter(module)
-        known = isinstance(layers, SELayers)
-        site = _site(name, module, kind, layers, after) if known else None
+        read = layers if isinstance(layers, SELayers) else None
+        site = None if read is None else _site(name, module, kind, read, after)
     except Exception as error:  # whatever an adapter raises where a layer is missing
         raise ValueError(
             f"the block at {name!r} ({kind}) does not have the layers of its class: {error}. "
@@ -147,9 +147,7 @@ def _overridden(cls: type[nn.Module], base: type[nn.Module]) -> set[str]:
     return {name for name in names - harmless if hasattr(base, name)}
 
 
-def _site(
-    name: str, module: nn.Module, kind: str, layers: SELayers, after: str | None
-) -> SESite:
+def _site(name: str, module: nn.Module, kind: str, layers: SELayers, after: str | None) -> SESite:
     return SESite(
         name=name,
         module=module,

@@ -1,5 +1,7 @@
 """What stands where in a network, as a table for the terminal."""
 
+from collections.abc import Sequence, Set
+
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -48,9 +50,18 @@ def summary(model: nn.Module, original: nn.Module | None = None) -> str:
             old = before.get(row[0])
             row += ["", "0"] if old is None else [type(old.module).__name__, _count(old.module)]
         totals += ["", _count(original)]
-    table = [header, *rows, totals]
+    return lay_out([header, *rows, totals], words={"site", "block", "before"})
+
+
+def lay_out(table: Sequence[Sequence[str]], words: Set[str]) -> str:
+    """Write a table in columns.
+
+    Args:
+        table: its rows; the first is the header.
+        words: which columns hold words; the others hold numbers, and are aligned to the right.
+    """
+    header = table[0]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    words = {"site", "block", "before"}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if name in words else cell.rjust(width)
