@@ -162,7 +162,9 @@ class Block(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(x + self.conv(self.act(x)))
+        y = self.conv(self.act(x))
+        y.mean()  # is used elsewhere too
+        return self.act(x + y)
 
 
 def test_the_table():
@@ -177,6 +179,16 @@ place   class   channels  height x width  what it is
     assert str(find_places(nn.Linear(3, 2), torch.rand(2, 3))) == (
         "place  class  channels  height x width  what it is"
     )
+
+
+def test_a_block_that_pools_at_its_end_ends_its_stage_before():
+    """Not where it begins, as a block does that only widens the map there."""
+    parts = [[nn.Conv2d(c, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)] for c in (3, 8)]
+    model = nn.Sequential(*[nn.Sequential(*part) for part in parts], nn.Flatten())
+    assert names(find_places(model, SMALL), "stages") == ["0.1", "1.1", "1.2"]
+    for part in model[:2]:
+        part[0] = nn.Conv2d(part[0].in_channels, 8, 1)
+    assert names(find_places(model, SMALL), "stages") == ["0.1", "0.2", "1"]
 
 
 def test_blocks_are_places_and_what_is_inside_is_none():
