@@ -38,9 +38,9 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
 
     It is the last larger map that dominates all smaller ones of a size, or, if only pointwise
     operations lie between, what enters the module in which the size falls: a block that first
-    widens the map at the old size, a transition that normalizes it. The last stage ends with the
-    last map before the output if that is no map, as in a classifier, or else with the last map of
-    the smallest size if larger ones follow, as in a U-Net.
+    widens the map at the old size, a transition that normalizes it. What comes after the size rose,
+    as in a decoder, is left aside. The last stage ends with the last map before the output if that
+    has no map, as in a classifier, or else with the last map of the smallest size if it rises then.
 
     Args:
         trace: a run of the network.
@@ -58,9 +58,10 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
         height, width = sizes[node]
         return height * width
 
+    down = [node for node in sizes if not node.rose]
     ends: list[Node] = []
-    for size in set(sizes.values()):
-        maps = [node for node in sizes if sizes[node] == size]
+    for size in {sizes[node] for node in down}:
+        maps = [node for node in down if sizes[node] == size]
         chain = [node for node in meet(maps).upwards() if node in sizes]
         last = next((node for node in chain if area(node) > area(maps[0])), None)
         if last is None or 2 * area(maps[0]) > area(last):
@@ -74,13 +75,10 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
             and 2 * area(returned) <= area(given)
         ]
         ends.append(min(entering, key=lambda node: node.level, default=last))
-    output = trace.calls[""][0]
-    if output.node is not None and output.shape is not None and len(output.shape) != 4:
-        ends += [node for node in output.node.upwards() if node in sizes][:1]
-    elif sizes:
-        smallest = min(sizes, key=lambda node: (area(node), -node.number))
-        if any(node.number > smallest.number for node in sizes):
-            ends.append(smallest)
+    if output := trace.calls[""][0].vectors:
+        ends += [node for node in meet(output).upwards() if node in sizes][:1]
+    elif any(node.rose for node in sizes) and down:
+        ends.append(min(down, key=lambda node: (area(node), -node.number)))
     names = [_returned_by(node, modules) for node in ends]
     first = {of_one[0] for of_one in names}
     return {_outermost(of_one, but_not_around=first - {of_one[0]}) for of_one in names}

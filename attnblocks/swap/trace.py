@@ -18,6 +18,7 @@ ADDITIONS = {"add", "iadd", "radd"}
 # Parts of the names of operations whose maps are (N, C, H, W), and of those that mix positions.
 CHANNELS_FIRST = ("conv", "batch_norm", "group_norm", "pool", "interpolate", "upsample", "prelu")
 MIXING = ("conv", "pool", "interpolate", "upsample", "shuffle", "grid_sample")
+RISING = ("interpolate", "upsample", "conv_transpose", "pixel_shuffle", "unpool")
 # Operations that leave each value at its position.
 POINTWISE = re.compile(
     "[ir]?(add|sub|mul|div|truediv)|clamp|clip|clone|contiguous|to|float|half|double|.*dropout2?d?"
@@ -38,6 +39,7 @@ class Node:
         weighted: whether the operation used something else too, such as parameters.
         mixing: whether it mixed the positions of a map.
         channels_first: whether it makes sure that axis 1 of a map are its channels.
+        rises: whether it made a larger map of a smaller one.
 
     Attributes:
         above: the last node that dominates this one; None for the start.
@@ -45,6 +47,7 @@ class Node:
         number: grows with the order in which nodes are made.
         weights: how many weighted operations the longest path to it has.
         mixings: how many mixing operations the path with the most of them has.
+        rose: whether some operation on the way to it made a map larger.
         made_by: names of the modules that returned it, in that order.
         passed_by: names of the modules that returned it and were given it, as identities do.
     """
@@ -55,6 +58,7 @@ class Node:
         weighted: bool = False,
         mixing: bool = False,
         channels_first: bool = False,
+        rises: bool = False,
     ) -> None:
         nodes = list(made_from)
         self.above = meet(nodes) if nodes else None
@@ -62,6 +66,9 @@ class Node:
         self.level: int = self.above.level + 1 if self.above else 0
         self.weights: int = max((node.weights for node in nodes), default=0) + weighted
         self.mixings: int = max((node.mixings for node in nodes), default=0) + mixing
+        # The image itself may be enlarged before any convolution sees it.
+        risen = rises and any(node.mixings for node in nodes)
+        self.rose: bool = risen or any(node.rose for node in nodes)
         self.channels_first = channels_first
         self.made_by: list[str] = []
         self.passed_by: list[str] = []
@@ -95,12 +102,14 @@ class Call:
         given: the nodes of the tensors that it was given.
         node: the node of what it returned; None if that is not one tensor made from the input.
         shape: the shape of the tensor that it returned; None if it returned something else.
+        vectors: the nodes of what it returned, if that is one or several tensors (N, D).
         kind: name of the class of what it returned.
     """
 
     given: tuple[Node, ...]
     node: Node | None
     shape: Shape | None
+    vectors: tuple[Node, ...]
     kind: str
 
 
@@ -153,7 +162,8 @@ class Trace(TorchFunctionMode):
                     for t, node in zip(given, nodes, strict=True)
                     if POINTWISE.fullmatch(name)
                 )
-                self._set(tensor, Node(made_from, weighted, mixing, first))
+                rises = _rises(name, given, tensor)
+                self._set(tensor, Node(made_from, weighted, mixing, first, rises))
         two = len(made_from) == len(given) == 2
         if two and name in ADDITIONS and given[0].shape == given[1].shape:
             self.additions.append((made_from[0], made_from[1]))
@@ -188,7 +198,10 @@ class Trace(TorchFunctionMode):
         if node is not None:
             (node.passed_by if node in given else node.made_by).append(name)
         shape = tuple(output.shape) if is_tensor else None
-        call = Call(given, node, shape, type(output).__name__)
+        several = output if isinstance(output, (tuple, list)) else [output]
+        flat = all(isinstance(one, Tensor) and one.dim() == 2 for one in several)
+        vectors = tuple(self.result(output)) if flat else ()
+        call = Call(given, node, shape, vectors, type(output).__name__)
         self.calls.setdefault(name, []).append(call)
 
     def _set(self, tensor: Tensor, node: Node) -> Node:
@@ -219,3 +232,9 @@ def _mixes(name: str, given: list[Tensor]) -> bool:
     if "conv" in name and len(given) > 1 and given[1].shape[2:].numel() == 1:
         return False
     return any(part in name for part in MIXING)
+
+
+def _rises(name: str, given: list[Tensor], made: Tensor) -> bool:
+    """Whether an operation made a larger map of a smaller one."""
+    enlarges = any(part in name for part in RISING)
+    return enlarges and made.shape[2:].numel() > given[0].shape[2:].numel()

@@ -260,6 +260,41 @@ class Permuted(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
+class Neck(nn.Module):
+    """A backbone of three sizes; maps of its last that are enlarged, and go down once more."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(4, 4, 3, 2, padding=1) for _ in range(3))
+        self.stage = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.again = nn.Conv2d(8, 4, 3, 2, padding=1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.result = result
+
+    def forward(self, x):
+        maps = []
+        for down, stage in zip(self.down, self.stage, strict=True):
+            maps.append(x := stage(down(x)))
+        middle = torch.cat([self.up(maps[2]), maps[1]], dim=1)
+        return self.result(self.again(middle) + maps[2])
+
+
+@pytest.mark.parametrize("result", [lambda x: [x, x], lambda x: {"out": x}], ids=["list", "dict"])
+def test_a_neck_behind_the_backbone_hides_none_of_its_stages(result):
+    places = find_places(Neck(result), SMALL.repeat(1, 2, 1, 1)[:, :4])
+    assert names(places, "stages") == ["stage.0", "stage.1", "stage.2"]
+
+
+def test_a_classifier_that_returns_several_vectors_has_a_last_stage():
+    class Pair(nn.Sequential):
+        def forward(self, x):
+            y = super().forward(x).mean((2, 3))
+            return y.softmax(1), y
+
+    model = Pair(nn.Conv2d(3, 4, 3, 2, padding=1), nn.Conv2d(4, 4, 3, 2, padding=1))
+    assert names(find_places(model, SMALL), "stages") == ["0", "1"]
+
+
 class Chain(nn.Module):
     """Runs layers one after the other."""
 

@@ -62,6 +62,8 @@ def test_places_are_the_modules_of_the_yaml(network, images):
     places = {place.name: place for place in find_places(model, images)}
     assert {*NETWORKS[network], "model.0", "model.2.m.0"} <= places.keys()
     assert f"model.{len(model.model) - 1}" not in places  # the head returns no map
+    stages = [name for name, place in places.items() if "stages" in place.roles]
+    assert stages == ["model.0", "model.2", *NETWORKS[network]]
     for name, module in model.named_modules():
         assert vars(module).keys() == state[name].keys(), name  # the head remembers its anchors
     assert model(images)[0].shape == (2, 6, 126)
