@@ -160,10 +160,10 @@ class Config:
                 raise ValueError("--insert names no module: give patterns of names")
             if self.init in ("inherit", "fitted"):
                 raise ValueError(
-                    f"--init {self.init} is for swapped blocks: those of --insert replace none"
+                    f"--init {self.init} is for swapped blocks, not for those of --insert"
                 )
         elif self.init == "identity":
-            raise ValueError("--init identity is for --insert: swapped blocks change what is there")
+            raise ValueError("--init identity is for blocks of --insert, not for swapped ones")
         elif self.init is not None and self.attention in ("SE", "none", "identity"):
             raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
         if self.init == "fitted" and self.weights == "none":
