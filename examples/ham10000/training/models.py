@@ -150,8 +150,7 @@ def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, T
 
 def _from_file(network: Network, file: Path, change: Change) -> Network:
     """Load a file before the change, or after it where the file has the blocks asked for."""
-    names = list(_backbone(network.model.state_dict(), network.head))
-    weights = read_weights(file, names)
+    weights = read_weights(file, list(_backbone(network.model.state_dict(), network.head)))
     network = replace(network, source=weights.source, of_run=weights.of_run)
     problems, attention = misfits(network, weights), change.attention
     if not problems:
