@@ -171,13 +171,13 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
             )
         load_backbone(changed, weights)
         return replace(changed, loaded=True)
-    raise _other_blocks(network, weights, change) or _misfit(weights, problems)
+    give = weights.inserted(changed.model)
+    raise _others(network, weights, change, give) or _misfit(weights, problems)
 
 
-def _other_blocks(network: Network, weights: Weights, change: Change) -> ValueError | None:
+def _others(network: Network, weights: Weights, change: Change, give: str) -> ValueError | None:
     """The error for weights with other blocks than those asked for; None if none are found."""
-    give, has = weights.inserted(network.model), "inserted blocks"
-    count = 0 if give else len(find_se(network.model))
+    has, count = "inserted blocks", 0 if give else len(find_se(network.model))
     for other in (*list_blocks(), "identity") if count else ():
         if not misfits(_changed(network, Change(other), copied=True), weights):
             none = other == "identity"

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from attnblocks import list_blocks
+from attnblocks import list_blocks, recipe
 from examples.ham10000.training.checkpoint import read_checkpoint
 
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
@@ -41,17 +41,20 @@ class Weights:
     of_run: bool = False
 
     def inserted(self, model: nn.Module) -> str:
-        """The options of ``train`` that insert the blocks of the file; "" where it lists none.
+        """The options of ``train`` that insert the blocks of the file.
 
         Args:
-            model: the network that they should be in.
+            model: the network, with the blocks that it was asked to have.
+
+        Returns:
+            The options; "" where the file lists no blocks in this network, or those asked for.
         """
         names = {name for name, _ in model.named_modules()}
-        found = [entry for entry in self.blocks or () if entry.get("after") in names]
-        if not found:
+        found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
+        if not found or found == {e.get("after"): e["block"] for e in blocks_of(recipe(model))}:
             return ""
-        kinds = ", ".join(dict.fromkeys(entry["block"] for entry in found))
-        return f"--attention {kinds} --insert {' '.join(entry['after'] for entry in found)}"
+        kinds = ", ".join(dict.fromkeys(found.values()))
+        return f"--attention {kinds} --insert {' '.join(found)}"
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
+from attnblocks import insert, save_model
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.configure import train_config
@@ -88,7 +90,7 @@ def test_a_run_says_what_was_inserted_where(inserted):
     assert json.loads((inserted / "test.json").read_text())["network"] == title
     page = (inserted / "report.html").read_text()
     assert f"<h1>{title}</h1>" in page
-    places = re.search(r"<p>Inserted behind (.*)\.</p>", page)[1].split(", ")
+    places = re.search(r"<p>Inserted behind (.*)\.\n", page)[1].split(", ")
     assert sorted(places) == sorted(PLACES)
     assert all(f"<td>{name}</td>" in page for name in BLOCKS)  # how open their gates are
 
@@ -155,6 +157,18 @@ def test_the_blocks_of_a_run_are_loaded_where_they_are_asked_for(inserted):
         with pytest.raises(ValueError, match="have inserted blocks, --attention") as caught:
             build_network(MODEL, 7, file, **asked, image_size=32)
         assert f"give --attention CoordAtt --insert {' '.join(PLACES)}, or" in str(caught.value)
+
+
+def test_inserted_blocks_of_other_arguments_are_named(tmp_path):
+    """They stand where they were asked for: to ask for them again would not help."""
+    model = timm.create_model("test_resnet")
+    example = torch.rand(1, 3, 32, 32)
+    insert(model, "Eca", after="layer1", example=example, kernel_size=7)
+    save_model(model, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"'kernel_size': 7.* is in the file alone"):
+        build_network(
+            MODEL, 7, str(tmp_path / "w.safetensors"), "Eca", insert="layer1", image_size=32
+        )
 
 
 def test_a_network_without_se_needs_insert_or_attention_none():
