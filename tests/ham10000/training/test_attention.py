@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from attnblocks import insert, save_model
+from attnblocks import apply_recipe, insert, recipe, save_model
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.configure import train_config
@@ -179,15 +179,17 @@ def test_a_network_without_se_needs_insert_or_attention_none():
 
 
 def test_blocks_are_inserted_beside_the_se_blocks_of_a_network():
-    plain = build_network("timm/mobilenetv3_small_050", 7, "none", "none").model.state_dict()
-    found = build_network("timm/mobilenetv3_small_050", 7, "none", "SE", insert="depthwise")
-    added = {name.partition(".attention")[0] for name in found.model.state_dict().keys() - plain}
-    assert plain.keys() < found.model.state_dict().keys()
-    assert added == {
-        module
-        for module, layer in found.model.named_modules()
+    name = "timm/mobilenetv3_small_050"
+    plain = build_network(name, 7, "none", "none").model
+    found = build_network(name, 7, "none", "SE", insert="depthwise").model
+    keys = plain.state_dict().keys()
+    assert keys < found.state_dict().keys()
+    assert {key.partition(".attention")[0] for key in found.state_dict().keys() - keys} == {
+        name
+        for name, layer in plain.named_modules()
         if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1
     }
+    assert [*apply_recipe(plain, recipe(found)).state_dict()] == [*found.state_dict()]
 
 
 @pytest.mark.parametrize(
