@@ -95,11 +95,9 @@ def insert(
         >>> import torchvision
         >>> model = torchvision.models.resnet18()
         >>> _ = insert(model, "CoordAtt", after="residual", example=torch.rand(1, 3, 64, 64))
-        >>> model.layer1[0].bn2  # doctest: +ELLIPSIS
-        BatchNorm2d(
-          64, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True
-          (attention): CoordAtt(
-            channels=64, rd_channels=8...
+        >>> from attnblocks import find_se
+        >>> [site.name for site in find_se(model)][:2]
+        ['layer1.0.bn2.attention', 'layer1.1.bn2.attention']
     """
     if init not in ("identity", "fresh"):
         raise ValueError(f"init must be 'identity' or 'fresh', got {init!r}")
