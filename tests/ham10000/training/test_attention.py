@@ -106,8 +106,8 @@ def test_the_network_of_a_run_is_built_from_what_it_says(inserted, tmp_path):
     description["options"]["insert"] = "depthwise"
     file.write_text(json.dumps(description))
     assert [*load_best(tmp_path / "run").state_dict()] == [*load_best(inserted).state_dict()]
-    for recipe, problem in ((None, "'NoneType'"), ([{"site": "a"}], "an entry of a recipe has")):
-        file.write_text(json.dumps(description | {"recipe": recipe}))
+    for said, problem in ((None, "'NoneType'"), ([{"site": "a"}], "an entry of a recipe has")):
+        file.write_text(json.dumps(description | {"recipe": said}))
         with pytest.raises(ValueError, match=rf"config\.json does not say which .*: .*{problem}"):
             load_best(tmp_path / "run")
 
