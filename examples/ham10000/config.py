@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.splits import PROTOCOLS
+from examples.ham10000.training.attention import ATTENTION
 from examples.ham10000.training.losses import LOSSES
-from examples.ham10000.training.models import ATTENTION
 
 NOTICE = "Research code. Not a medical device; not for diagnosis."
 
@@ -22,9 +22,9 @@ LARGEST_IMAGE = 4096
 
 MOST_WORKERS = 256
 
-INITS = ("fresh", "inherit", "fitted", "loaded")
-"""How swapped blocks start: as published, from the SE that they replace, fitted to it too, or from
-a file of weights that has them."""
+INITS = ("fresh", "inherit", "fitted", "identity", "loaded")
+"""How blocks start: as published; replaced ones from the SE, or fitted to it too; inserted ones as
+the identity; or all from a file of weights that has them."""
 
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -56,9 +56,9 @@ class Config:
     """The options of ``train``, as its help describes them.
 
     ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
-    ``init`` None for a network without swapped blocks, ``clip_grad_norm`` None for no clipping.
-    ``folds`` and ``fold`` None for a plain split. What has a default here is not in the files of
-    older runs.
+    ``init`` None for a network without new blocks, ``clip_grad_norm`` None for no clipping,
+    ``folds`` and ``fold`` None for a plain split, ``insert`` None for swapped blocks; its patterns
+    have spaces between. What has a default here is not in the files of older runs.
     """
 
     data: Path | None
@@ -90,6 +90,7 @@ class Config:
     same_lesion: Path | None = None
     folds: int | None = None
     fold: int | None = None
+    insert: str | None = None
 
     @property
     def same_lesion_copy(self) -> Path | None:
@@ -110,7 +111,8 @@ class Config:
     def network_name(self) -> str:
         """What to call the network in titles."""
         start = "" if self.init is None else f" ({self.init})"
-        return f"{self.model}, attention {self.attention}{start}"
+        place = "" if self.insert is None else f" behind {self.insert}"
+        return f"{self.model}, attention {self.attention}{place}{start}"
 
     def check(self) -> None:
         """Raise ValueError for a number out of range or options that contradict each other."""
@@ -145,16 +147,29 @@ class Config:
             raise ValueError("--folds and --split-file both say what is tested: leave out one")
         if self.init not in (None, *INITS):
             raise ValueError(f"--init must be one of {', '.join(INITS)}; got {self.init!r}")
-        if self.init is not None and self.attention in ("SE", "none", "identity"):
+        self._check_start()
+        if self.focal_weight == self.ldam_weight == 0:
+            raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
+        if self.data is not None:
+            check_outside(self.out, self.data)
+
+    def _check_start(self) -> None:
+        """Raise ValueError for a start that the blocks cannot have."""
+        if self.insert is not None:
+            if not self.insert.split():
+                raise ValueError("--insert names no module: give patterns of names")
+            if self.init in ("inherit", "fitted"):
+                raise ValueError(
+                    f"--init {self.init} is for swapped blocks, not for those of --insert"
+                )
+        elif self.init == "identity":
+            raise ValueError("--init identity is for blocks of --insert, not for swapped ones")
+        elif self.init is not None and self.attention in ("SE", "none", "identity"):
             raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
         if self.init == "fitted" and self.weights == "none":
             raise ValueError("--init fitted keeps what weights have learned: give --weights")
         if self.init == "loaded" and self.weights in ("none", "imagenet"):
             raise ValueError("--init loaded takes blocks from a file: give --weights FILE")
-        if self.focal_weight == self.ldam_weight == 0:
-            raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
-        if self.data is not None:
-            check_outside(self.out, self.data)
 
 
 def check_outside(out: Path, data: Path) -> None:

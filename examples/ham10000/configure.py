@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "skip_bad": False,
     "model": "tv/mobilenet_v3_small",
     "attention": "CaCo",
+    "insert": None,
     "init": None,
     "weights": "none",
     "loss": "cross-entropy",
@@ -69,8 +70,10 @@ def train_config(given: dict[str, Any]) -> Config:
     if options["weights"] not in ("none", "imagenet"):
         options["weights"] = str(Path(options["weights"]).absolute())
     options["model"] = PAPER_MODELS.get(options["model"], options["model"])
-    if options["init"] is None and options["attention"] not in ("SE", "none", "identity"):
-        options["init"] = _default_init(options["model"], options["weights"], options["attention"])
+    if options["insert"] is not None:
+        options["insert"] = " ".join(options["insert"])
+    if options["init"] is None:
+        options["init"] = _default_init(options)
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
@@ -79,14 +82,25 @@ def train_config(given: dict[str, Any]) -> Config:
     return Config(**options)
 
 
-def _default_init(model: str, weights: str, attention: str) -> str:
-    """How swapped blocks start: as near to the weights as they get."""
+def _default_init(options: dict[str, Any]) -> str | None:
+    """How new blocks start: as near to the weights as they get. None where there are none."""
+    weights, attention, insert = options["weights"], options["attention"], options["insert"]
+    if insert is None and attention in ("SE", "none", "identity"):
+        return None
+    near = "fitted" if insert is None else "identity"
     if weights == "none":
-        return "fresh"
+        return "fresh" if insert is None else near
     if weights == "imagenet" or not Path(weights).is_file():  # which is an error later
-        return "fitted"
-    loaded = build_network(model, len(CLASSES), weights, attention).loaded
-    return "loaded" if loaded else "fitted"
+        return near
+    network = build_network(
+        options["model"],
+        len(CLASSES),
+        weights,
+        attention,
+        insert=insert,
+        image_size=options["image_size"],
+    )
+    return "loaded" if network.loaded else near
 
 
 def _resumed(resume: Path, data: Path | None = None, **others: Any) -> Config:

@@ -19,8 +19,9 @@ from examples.ham10000.config import (
 from examples.ham10000.configure import DEFAULTS
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
+from examples.ham10000.training.attention import ATTENTION
 from examples.ham10000.training.losses import LOSSES
-from examples.ham10000.training.models import ATTENTION, PAPER_MODELS
+from examples.ham10000.training.models import PAPER_MODELS
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -171,10 +172,13 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     if not rows:
         text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
         _add(group, "--attention", text, choices=ATTENTION)
-    text = "how a swapped block starts; fresh: as published; inherit: from the SE it replaces; "
-    text += "fitted: to it, on 512 training images without labels; loaded: as in the file of "
-    text += "weights; default: loaded where the file has the block, fitted with other weights, "
-    text += "else fresh"
+        text = "put the block behind these modules, not in the place of SE blocks: patterns of "
+        text += "names, such as 'layer?.*.bn2', or residual, stages, depthwise"
+        _add(group, "--insert", text, type=_text, nargs="+", metavar="PATTERN")
+    text = "how a block starts; fresh: as published; inherit: from the SE it replaces; "
+    text += "fitted: to it, on 512 training images without labels; identity: one of --insert, "
+    text += "changing nothing; loaded: as in the file of weights; default: loaded where the file "
+    text += "has the block, identity with --insert, fitted with other weights, else fresh"
     _add(group, "--init", text, choices=INITS)
     if rows:
         text = (

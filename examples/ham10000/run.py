@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 import attnblocks
+from attnblocks import apply_recipe, recipe
 from examples.ham10000 import processes
 from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
 from examples.ham10000.data.augment import FACTORS, canvas_size
@@ -114,11 +115,33 @@ def new_network(config: Config, *, empty: bool = False) -> Network:
         empty: leave out what the run began with, because a checkpoint will take its place.
     """
     L.seed_everything(config.seed, verbose=False)
-    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
-    network = build_network(config.model, len(CLASSES), weights, config.attention, init)
+    if empty and config.insert is not None:
+        network = build_network(config.model, len(CLASSES), "none", "none")
+        _insert_again(network, config.out)
+    else:
+        weights, init = ("none", "fresh") if empty else (config.weights, config.init)
+        network = build_network(
+            config.model,
+            len(CLASSES),
+            weights,
+            config.attention,
+            init,
+            insert=config.insert,
+            image_size=config.image_size,
+        )
     if config.loss in COSINE_LOSSES:
         use_cosine_classifier(network.model, network.head, len(CLASSES))
     return network
+
+
+def _insert_again(network: Network, run: Path) -> None:
+    """Put the blocks where the run has them: its checkpoints need the same places and gains."""
+    try:
+        apply_recipe(network.model, read_description(run)["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{run / 'config.json'} does not say which blocks were inserted: {error}"
+        ) from error
 
 
 def _draw(folder: Path) -> None:
@@ -181,6 +204,7 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
             f"brightness, contrast or saturation times one of {list(FACTORS)}, or none of them",
         ],
         "batch_norm_recomputed": recomputes_bn(config, network),
+        "recipe": None if config.insert is None else recipe(network.model),
         "parameters": sum(p.numel() for p in network.model.parameters()),
         "processes": processes.count(),
         "versions": {

@@ -49,7 +49,7 @@ def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
     assert read_description(tmp_path)["options"]["init"] == "inherit"
     with pytest.raises(SystemExit):
         main(["train", "--init", "warm"])
-    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted, loaded)" in (
+    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted, identity, loaded)" in (
         re.sub("'([a-z]+)'([,)])", r"\1\2", capsys.readouterr().err)
     )
 

@@ -13,11 +13,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from attnblocks import find_se, list_blocks, recipe, replace_se
+from attnblocks import find_se, list_blocks, recipe
 from examples.ham10000.progress import shows_bars
+from examples.ham10000.training.attention import Change
 from examples.ham10000.training.weights import Weights, blocks_of, read_weights
-
-ATTENTION = (*list_blocks(), "none", "identity")
 
 PAPER_MODELS = {
     "ResNet18": "tv/resnet18",
@@ -48,7 +47,14 @@ class Network:
 
 
 def build_network(
-    name: str, num_classes: int, weights: str, attention: str, init: str | None = None
+    name: str,
+    num_classes: int,
+    weights: str,
+    attention: str,
+    init: str | None = None,
+    *,
+    insert: str | None = None,
+    image_size: int = 224,
 ) -> Network:
     """Build a network, load its weights, then change its attention.
 
@@ -57,32 +63,28 @@ def build_network(
         num_classes: width of the classifier, which is always new.
         weights: ``none``; ``imagenet`` for those of the library; or a file that
             :func:`read_weights` reads, with everything but the classifier.
-        attention: a block of attnblocks instead of every SE block; ``SE`` keeps the network's own;
-            ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
-        init: ``fresh``, ``inherit`` or ``fitted`` for the block; the last needs images, and begins
-            as ``inherit``. ``loaded`` takes the block from the file; None too, if the file has it,
-            and is ``fresh`` otherwise.
+        attention: see :class:`Change`, as are ``insert`` and ``image_size``.
+        init: ``loaded`` takes the block from the file; None too, if the file has it. Else see
+            :class:`Change`.
+        insert: patterns of the modules behind which the block is put; None to replace SE blocks.
+        image_size: of the images that the network will see.
 
     Raises:
         ValueError: an unknown name, weights that do not fit, blocks in them that are not those
-            asked for, or no SE blocks to replace or keep.
+            asked for, no SE blocks to replace or keep, or no place to insert the block.
         FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
     """
     library, _, model_name = name.partition("/")
     builders = {"tv": _torchvision_network, "timm": _timm_network}
     if library not in builders or not model_name:
         raise ValueError(f"--model must be tv/NAME or timm/NAME, got {name!r}")
-    if attention not in ATTENTION:
-        raise ValueError(f"--attention must be one of {', '.join(ATTENTION)}; got {attention!r}")
     file = None if weights in ("none", "imagenet") else Path(weights)
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"--weights {weights}: no such file (or give none, imagenet)")
     network = builders[library](model_name, num_classes, weights == "imagenet")
-    if attention != "none" and not find_se(network.model):
-        raise ValueError(f"{name} has no SE blocks to replace or keep: use --attention none")
-    if file is not None:
-        return _from_file(network, file, attention, init)
-    return _swapped(network, attention, init)
+    change = Change(attention, init, insert, image_size)
+    change.check(name, network.model)
+    return _changed(network, change) if file is None else _from_file(network, file, change)
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
@@ -146,48 +148,50 @@ def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, T
     return {k: v for k, v in state.items() if not k.startswith(outside)}
 
 
-def _from_file(network: Network, file: Path, attention: str, init: str | None) -> Network:
-    """Load a file before the swap, or after it where the file has the blocks that are asked for."""
-    names = list(_backbone(network.model.state_dict(), network.head))
-    weights = read_weights(file, names)
+def _from_file(network: Network, file: Path, change: Change) -> Network:
+    """Load a file before the change, or after it where the file has the blocks asked for."""
+    weights = read_weights(file, list(_backbone(network.model.state_dict(), network.head)))
     network = replace(network, source=weights.source, of_run=weights.of_run)
-    problems = misfits(network, weights)
+    problems, attention = misfits(network, weights), change.attention
     if not problems:
-        if init == "loaded":
+        if change.init == "loaded":
             raise ValueError(f"--init loaded: {file} has no block {attention}: leave --init out")
         load_backbone(network, weights)
-        return _swapped(network, attention, init)
-    swapped = replace(_swapped(network, attention, None, copied=True), loaded=True)
-    after = misfits(swapped, weights)
-    if not after:
-        if init not in (None, "loaded"):
+        return _changed(network, change)
+    # Inserted blocks have gains if they started as the identity.
+    for start in ("fresh",) if change.insert is None else ("identity", "fresh"):
+        changed = _changed(network, replace(change, init=start), copied=True)
+        if after := misfits(changed, weights):
+            problems = min(problems, after, key=len)
+            continue
+        if change.init not in (None, "loaded"):
             raise ValueError(
-                f"--init {init}: {file} has blocks {attention} already, which begin as they are: "
-                "leave --init out"
+                f"--init {change.init}: {file} has blocks {attention} already, which begin as they "
+                "are: leave --init out"
             )
-        load_backbone(swapped, weights)
-        return swapped
-    count = len(find_se(network.model))
+        load_backbone(changed, weights)
+        return replace(changed, loaded=True)
+    give = weights.inserted(changed.model)
+    raise _others(network, weights, change, give) or _misfit(weights, problems)
+
+
+def _others(network: Network, weights: Weights, change: Change, give: str) -> ValueError | None:
+    """The error for weights with other blocks than those asked for; None if none are found."""
+    has, count = "inserted blocks", 0 if give else len(find_se(network.model))
     for other in (*list_blocks(), "identity") if count else ():
-        if not misfits(_swapped(network, other, None, copied=True), weights):
-            has = f"no blocks at {count} SE sites" if other == "identity" else ""
-            has = has or f"blocks {other} at {count} sites"
-            raise ValueError(
-                f"the weights of {weights.source} have {has}, --attention {attention} was asked "
-                f"for: give --attention {other}, or weights of the network with its own SE"
-            )
-    raise _misfit(weights, min(problems, after, key=len))
+        if not misfits(_changed(network, Change(other), copied=True), weights):
+            none = other == "identity"
+            has = f"no blocks at {count} SE sites" if none else f"blocks {other} at {count} sites"
+            give = f"--attention {other}"
+            break
+    problem = f"the weights of {weights.source} have {has}, {change} was asked for: give {give}, "
+    return ValueError(f"{problem}or weights of the network as it is built") if give else None
 
 
-def _swapped(
-    network: Network, attention: str, init: str | None, *, copied: bool = False
-) -> Network:
+def _changed(network: Network, change: Change, *, copied: bool = False) -> Network:
     """The network with the attention that is asked for, in place or as a copy."""
     model = copy.deepcopy(network.model) if copied else network.model
-    if attention == "identity":
-        replace_se(model, nn.Identity)
-    elif attention not in ("none", "SE"):
-        replace_se(model, attention, init="fresh" if init in (None, "fresh") else "inherit")
+    change.make(model)
     return replace(network, model=model)
 
 

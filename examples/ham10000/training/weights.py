@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from attnblocks import list_blocks
+from attnblocks import list_blocks, recipe
 from examples.ham10000.training.checkpoint import read_checkpoint
 
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
@@ -30,8 +30,8 @@ class Weights:
     Attributes:
         state: tensors, by the names that the network gives them.
         source: the file, and what was read of it.
-        blocks: the library's blocks as ``attnblocks.recipe`` lists them; None where the file does
-            not say, and names and shapes have to.
+        blocks: the library's blocks as ``attnblocks.recipe`` lists them, of a run inserted ones;
+            None where the file does not say, and names and shapes have to.
         of_run: whether it is a checkpoint of a run of this example.
     """
 
@@ -39,6 +39,22 @@ class Weights:
     source: str
     blocks: SITES | None = None
     of_run: bool = False
+
+    def inserted(self, model: nn.Module) -> str:
+        """The options of ``train`` that insert the blocks of the file.
+
+        Args:
+            model: the network, with the blocks that it was asked to have.
+
+        Returns:
+            The options; "" where the file lists no blocks in this network, or those asked for.
+        """
+        names = {name for name, _ in model.named_modules()}
+        found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
+        if not found or found == {e.get("after"): e["block"] for e in blocks_of(recipe(model))}:
+            return ""
+        kinds = ", ".join(dict.fromkeys(found.values()))
+        return f"--attention {kinds} --insert {' '.join(found)}"
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
@@ -62,6 +78,7 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
             raise ValueError(
                 f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
             ) from error
+        blocks = _blocks_of_run(content, file)
     entry, state = _state_dict(content, file)
     state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
     source = str(file)
@@ -73,7 +90,7 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
             f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
-    return Weights(state, source, blocks, _of_run(content))
+    return Weights(state, source, blocks, bool(_description(content)))
 
 
 def blocks_of(entries: SITES) -> SITES:
@@ -82,11 +99,20 @@ def blocks_of(entries: SITES) -> SITES:
     return ours
 
 
-def _of_run(content: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has the description that runs of this example put into theirs."""
+def _description(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run of this example says of itself in its checkpoints; empty in other files."""
     options = content.get("hyper_parameters")
     config = options.get("config") if isinstance(options, Mapping) else None
-    return isinstance(config, Mapping) and "images_sha256" in config
+    return config if isinstance(config, Mapping) and "images_sha256" in config else {}
+
+
+def _blocks_of_run(content: Mapping[str, Any], file: Path) -> SITES | None:
+    """The blocks of a checkpoint of a run that has inserted them."""
+    entries = _description(content).get("recipe")
+    try:
+        return None if entries is None else blocks_of(entries)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--weights {file} is damaged: it has no recipe of its blocks") from error
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:

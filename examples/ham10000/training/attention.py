@@ -1,0 +1,98 @@
+"""The attention of a network: blocks in the place of its SE blocks, or inserted."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks import find_places, find_se, insert, list_blocks, replace_se
+
+ATTENTION = (*list_blocks(), "none", "identity")
+
+KINDS = ("residual", "stages", "depthwise")
+"""Words for places, which ``--insert`` takes beside patterns of names."""
+
+MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of the attention of a network.
+
+    Attributes:
+        attention: a block of attnblocks; ``SE`` keeps the network's own, if it is not inserted;
+            ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
+        init: how the blocks start. Of replaced ones ``fitted`` begins as ``inherit``, and None is
+            ``fresh``; of inserted ones None is ``identity``.
+        insert: behind which modules the block is put: patterns or :data:`KINDS`, with spaces
+            between; None to replace the SE blocks.
+        image_size: of the images that show what the modules return.
+    """
+
+    attention: str
+    init: str | None = None
+    insert: str | None = None
+    image_size: int = 224
+
+    def __str__(self) -> str:
+        behind = "" if self.insert is None else f" --insert {self.insert}"
+        return f"--attention {self.attention}{behind}"
+
+    def check(self, name: str, model: nn.Module) -> None:
+        """Raise ValueError for an unknown block, or a network that has no SE blocks to change."""
+        if self.attention not in ATTENTION:
+            known = ", ".join(ATTENTION)
+            raise ValueError(f"--attention must be one of {known}; got {self.attention!r}")
+        if self.insert is not None:
+            if self.attention not in list_blocks():
+                raise ValueError(
+                    f"--insert puts a block behind modules: give --attention one of "
+                    f"{', '.join(list_blocks())}, not {self.attention}"
+                )
+        elif self.attention != "none" and not find_se(model):
+            wrong = f"{name} has no SE blocks to replace or keep: use --attention none"
+            if self.attention in list_blocks():
+                wrong += f", or --insert PATTERN, which puts {self.attention} behind modules. "
+                wrong += self._places(model)
+            raise ValueError(wrong)
+
+    def make(self, model: nn.Module) -> None:
+        """Change a network, in place; raise ValueError where a block cannot be inserted."""
+        if self.insert is not None:
+            self._insert(model, self.insert.split())
+        elif self.attention == "identity":
+            replace_se(model, nn.Identity)
+        elif self.attention not in ("none", "SE"):
+            init = "fresh" if self.init in (None, "fresh") else "inherit"
+            replace_se(model, self.attention, init=init)
+
+    def _insert(self, model: nn.Module, after: list[str]) -> None:
+        init = "fresh" if self.init == "fresh" else "identity"
+        try:
+            # What is drawn afterwards, such as a new head, is as without the blocks.
+            with torch.random.fork_rng(devices=[]):
+                insert(model, self.attention, after=after, example=self._images(), init=init)
+        except LookupError as error:
+            raise ValueError(f"--insert: {error.args[0]}. {self._places(model)}") from error
+        except ValueError as error:
+            raise ValueError(f"--insert {self.insert}: {error}") from error
+
+    def _images(self) -> Tensor:
+        """Normalised noise, the same in every run."""
+        size = self.image_size
+        return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def _places(self, model: nn.Module) -> str:
+        """Where blocks could go, in a sentence."""
+        try:
+            found = find_places(model, self._images())
+        except ValueError as error:
+            return f"Its places are not known: {error}"
+        kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
+        listed = [f"{kind} ({_some(names)})" for kind, names in kinds.items() if names]
+        return f"Places: {', '.join(listed) or _some([p.name for p in found]) or 'none'}"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,220 @@
+"""Blocks that are inserted into a network without SE, from the options to the results of a run."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from attnblocks import apply_recipe, insert, recipe, save_model
+from examples.ham10000.cli import main
+from examples.ham10000.config import read_options
+from examples.ham10000.configure import train_config
+from examples.ham10000.data.synthetic import write_synthetic
+from examples.ham10000.evaluation.evaluate import load_best
+from examples.ham10000.options import parse
+from examples.ham10000.run import new_network
+from examples.ham10000.training.models import build_network
+from tests.ham10000.undrawn import undrawn
+
+MODEL = "timm/test_resnet"
+OPTIONS = ["--model", MODEL, "--image-size", "32", "--loss", "ldam"]  # whose head is drawn last
+INSERT = ["--attention", "CoordAtt", "--insert", "residual", "layer[12]"]
+PLACES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn3", "layer4.0.bn2", "layer1", "layer2"]
+BLOCKS = [f"{name}.attention" for name in PLACES[:4]] + ["layer1_attention", "layer2_attention"]
+
+
+def config(*options: str):
+    return train_config(vars(parse(["train", *options])))
+
+
+def train(data: Path, out: Path, *options: str) -> Path:
+    """Train for an epoch that changes no weight, only the statistics of batch norms."""
+    options = [*OPTIONS, "--epochs", "1", "--lr", "1e-30", *options, "--out", str(out)]
+    assert main(["train", "--data", str(data), *options]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Drawn pictures; they are only read."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    write_synthetic(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inserted(data) -> Path:
+    """A run of a network with inserted blocks; it is only read."""
+    with undrawn():
+        return train(data, data.parent / "inserted", *INSERT)
+
+
+def test_inserted_blocks_change_nothing_at_the_start():
+    plain = new_network(config(*OPTIONS, "--attention", "none")).model
+    own = plain.state_dict()
+    found = new_network(config(*OPTIONS, *INSERT)).model
+    state = found.state_dict()
+    assert [name for name in state if name in own] == list(own)
+    assert all(torch.equal(state[name], value) for name, value in own.items())
+    assert {re.match(r".*?attention", name)[0] for name in state.keys() - own} == set(BLOCKS)
+    images = torch.rand(4, 3, 32, 32)
+    assert torch.equal(found(images), plain(images))
+    fresh = new_network(config(*OPTIONS, *INSERT, "--init", "fresh")).model
+    assert not torch.allclose(fresh(images), plain(images))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_before_the_first_step_the_figures_are_those_of_the_network_alone(data, inserted, tmp_path):
+    plain = train(data, tmp_path / "plain", "--attention", "none")
+    for name in ("metrics.csv", "test.csv"):
+        assert (inserted / name).read_bytes() == (plain / name).read_bytes()
+    counts = [json.loads((r / "config.json").read_text())["parameters"] for r in (plain, inserted)]
+    assert counts[0] < counts[1]
+
+
+def test_a_run_says_what_was_inserted_where(inserted):
+    description = json.loads((inserted / "config.json").read_text())
+    assert description["options"]["insert"] == "residual layer[12]"
+    assert description["options"]["init"] == "identity"
+    assert {entry["after"]: entry["site"] for entry in description["recipe"]} == dict(
+        zip(PLACES, BLOCKS, strict=True)
+    )
+    checkpoint = torch.load(inserted / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["config"]["recipe"] == description["recipe"]
+    title = f"{MODEL}, attention CoordAtt behind residual layer[12] (identity)"
+    assert json.loads((inserted / "test.json").read_text())["network"] == title
+    page = (inserted / "report.html").read_text()
+    assert f"<h1>{title}</h1>" in page
+    places = re.search(r"<p>Inserted behind (.*)\.\n", page)[1].split(", ")
+    assert sorted(places) == sorted(PLACES)
+    assert all(f"<td>{name}</td>" in page for name in BLOCKS)  # how open their gates are
+
+
+def test_the_network_of_a_run_is_built_from_what_it_says(inserted, tmp_path):
+    """Not by its patterns, which another version may read otherwise; in the order of the first."""
+    network = new_network(config(*OPTIONS, *INSERT)).model
+    again = new_network(read_options(inserted), empty=True).model
+    assert [n for n, _ in again.named_parameters()] == [n for n, _ in network.named_parameters()]
+    shutil.copytree(inserted, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    description = json.loads(file.read_text())
+    description["options"]["insert"] = "depthwise"
+    file.write_text(json.dumps(description))
+    assert [*load_best(tmp_path / "run").state_dict()] == [*load_best(inserted).state_dict()]
+    for said, problem in ((None, "'NoneType'"), ([{"site": "a"}], "an entry of a recipe has")):
+        file.write_text(json.dumps(description | {"recipe": said}))
+        with pytest.raises(ValueError, match=rf"config\.json does not say which .*: .*{problem}"):
+            load_best(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_is_evaluated_predicted_and_resumed(data, inserted, tmp_path, capsys):
+    probabilities = (inserted / "test.csv").read_bytes()
+    options = ["--run", str(inserted), "--data", str(data), "--out", str(tmp_path / "test")]
+    assert main(["evaluate", *options]) == 0
+    assert (tmp_path / "test" / "test.csv").read_bytes() == probabilities
+
+    rows = {row["image"]: row for row in csv.DictReader((inserted / "test.csv").open())}
+    image = next(path for path in data.rglob("*.jpg") if path.stem in rows)
+    options = ["--run", str(inserted), str(image), "--out", str(tmp_path / "one.csv")]
+    assert main(["predict", *options]) == 0
+    (row,) = csv.DictReader((tmp_path / "one.csv").open())
+    expected = rows[image.stem]
+    assert all(float(row[n]) == pytest.approx(float(expected[n]), rel=1e-3) for n in ("MEL", "NV"))
+
+    out = train(data, tmp_path / "run", "--lr", "1e-3", *INSERT)
+    probabilities = (out / "test.csv").read_bytes()
+    assert probabilities != (inserted / "test.csv").read_bytes()
+    (out / "test.json").unlink()  # as if it had been killed before
+    assert main(["train", "--resume", str(out)]) == 0
+    assert (out / "test.csv").read_bytes() == probabilities
+
+    assert main(["compare", str(inserted), str(out), "--out", str(tmp_path / "compared")]) == 0
+    assert "CoordAtt behind residual layer[12] (identity)" in capsys.readouterr().out
+
+
+def test_the_blocks_of_a_run_are_loaded_where_they_are_asked_for(inserted):
+    file = str(inserted / "best.ckpt")
+    options = config(*OPTIONS, *INSERT, "--weights", file)
+    assert options.init == "loaded"
+    best, network = load_best(inserted).model, new_network(options)
+    assert network.loaded
+    images = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    network.model.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        features, expected = (m.eval().forward_features(images) for m in (network.model, best))
+    assert torch.equal(features, expected)
+    with pytest.raises(ValueError, match=r"--init identity: .* has blocks CoordAtt already"):
+        new_network(config(*OPTIONS, *INSERT, "--weights", file, "--init", "identity"))
+    other = {"attention": "none"}, {"attention": "CBAM", "insert": "residual layer[12]"}
+    other += ({"attention": "CoordAtt", "insert": "residual"},)
+    for asked in other:
+        with pytest.raises(ValueError, match="have inserted blocks, --attention") as caught:
+            build_network(MODEL, 7, file, **asked, image_size=32)
+        assert f"give --attention CoordAtt --insert {' '.join(PLACES)}, or" in str(caught.value)
+
+
+def test_inserted_blocks_of_other_arguments_are_named(tmp_path):
+    """They stand where they were asked for: to ask for them again would not help."""
+    model = timm.create_model("test_resnet")
+    example = torch.rand(1, 3, 32, 32)
+    insert(model, "Eca", after="layer1", example=example, kernel_size=7)
+    save_model(model, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"'kernel_size': 7.* is in the file alone"):
+        build_network(
+            MODEL, 7, str(tmp_path / "w.safetensors"), "Eca", insert="layer1", image_size=32
+        )
+
+
+def test_a_network_without_se_needs_insert_or_attention_none():
+    with pytest.raises(ValueError, match="use --attention none, or --insert PATTERN") as caught:
+        build_network(MODEL, 7, "none", "CaCo", image_size=32)
+    assert "residual (layer1.0.bn2, layer2.0.bn2, layer3.0.bn3 and 1 more)" in str(caught.value)
+    assert "stages (act1, layer1, layer2 and 2 more)" in str(caught.value)
+
+
+def test_blocks_are_inserted_beside_the_se_blocks_of_a_network():
+    name = "timm/mobilenetv3_small_050"
+    plain = build_network(name, 7, "none", "none").model
+    found = build_network(name, 7, "none", "SE", insert="depthwise").model
+    keys = plain.state_dict().keys()
+    assert keys < found.state_dict().keys()
+    assert {key.partition(".attention")[0] for key in found.state_dict().keys() - keys} == {
+        name
+        for name, layer in plain.named_modules()
+        if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1
+    }
+    assert [*apply_recipe(plain, recipe(found)).state_dict()] == [*found.state_dict()]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"insert": "layer9.*"}, r"--insert: 'layer9\.\*' names no module .* residual \(layer1"),
+        ({"insert": "fc"}, "--insert fc: no block can be put behind 'fc'.* it returns a tensor"),
+        ({"insert": "layer1", "attention": "none"}, "--insert puts .* one of CBAM.*, not none"),
+    ],
+)
+def test_what_cannot_be_inserted_is_said(asked, message):
+    with pytest.raises(ValueError, match=message):
+        build_network(MODEL, 7, "none", **{"attention": "Eca", "image_size": 32, **asked})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init", "identity"], "--init identity is for blocks of --insert, not for swapped"),
+        (["--insert", "fc", "--init", "fitted"], "--init fitted is for swapped blocks, not for"),
+        (["--insert", "fc", "--init", "inherit"], "--init inherit is for swapped blocks, not for"),
+        (["--insert", " "], "--insert names no module: give patterns of names"),
+        (["--insert", "fc", "--init", "loaded"], "--init loaded takes blocks from a file"),
+    ],
+)
+def test_options_that_contradict_each_other(options, message):
+    with pytest.raises(ValueError, match=message):
+        config(*options).check()
