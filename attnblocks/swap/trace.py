@@ -26,8 +26,6 @@ POINTWISE = re.compile(
     "|softsign|(log)?sigmoid|tanh|threshold"
 )
 
-_NUMBERS = itertools.count()
-
 
 class Node:
     """What one operation made of the input, in the tree of dominators.
@@ -44,7 +42,7 @@ class Node:
     Attributes:
         above: the last node that dominates this one; None for the start.
         level: how many nodes dominate it.
-        number: grows with the order in which nodes are made.
+        number: which one of its trace it is.
         weights: how many weighted operations the longest path to it has.
         mixings: how many mixing operations the path with the most of them has.
         rose: whether some operation on the way to it made a map larger.
@@ -62,7 +60,7 @@ class Node:
     ) -> None:
         nodes = list(made_from)
         self.above = meet(nodes) if nodes else None
-        self.number = next(_NUMBERS)
+        self.number = 0
         self.level: int = self.above.level + 1 if self.above else 0
         self.weights: int = max((node.weights for node in nodes), default=0) + weighted
         self.mixings: int = max((node.mixings for node in nodes), default=0) + mixing
@@ -130,6 +128,7 @@ class Trace(TorchFunctionMode):
         self.additions: list[tuple[Node, Node]] = []
         # By tensor: its version, which in-place operations count up, and its node.
         self._nodes = WeakTensorKeyDictionary()
+        self._numbers = itertools.count(1)
         self._entered: list[tuple[Node, ...]] = []
         start = Node()
         for tensor in tensors_in(inputs):
@@ -205,6 +204,7 @@ class Trace(TorchFunctionMode):
         self.calls.setdefault(name, []).append(call)
 
     def _set(self, tensor: Tensor, node: Node) -> Node:
+        node.number = next(self._numbers)
         self._nodes[tensor] = (_version(tensor), node)
         return node
 
