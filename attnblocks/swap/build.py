@@ -70,13 +70,14 @@ def build_one(
     floats = (p for parameters in known for p in parameters if p.is_floating_point())
     like = next(floats, torch.empty(0))
     try:
-        with like.device:
-            new = make()
-        if not isinstance(new, nn.Module):
-            raise TypeError(f"{new!r} is no nn.Module")
-        _place(new, set(there.modules()), like, there.training)
-        if _is_channels_last(known[-1]):
-            new.to(memory_format=torch.channels_last)
+        with torch.inference_mode(False):  # whose tensors could not be trained
+            with like.device:
+                new = make()
+            if not isinstance(new, nn.Module):
+                raise TypeError(f"{new!r} is no nn.Module")
+            _place(new, set(there.modules()), like, there.training)
+            if _is_channels_last(known[-1]):
+                new.to(memory_format=torch.channels_last)
     except Exception as error:
         raise ValueError(f"the block for {where} cannot be made: {error}") from error
     return new
