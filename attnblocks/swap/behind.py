@@ -180,21 +180,32 @@ def _new_name(model: nn.Module, after: str) -> str:
 def _home(model: nn.Module, after: str) -> tuple[str, str]:
     """The name of the module that takes a block in, and how the block is called there.
 
-    It is the module itself, the nearest one around it, or the last layer within it.
+    It is the module itself, the nearest one around it, or, where all of them run their children,
+    the last layer within it or within the nearest one around it.
     """
     parts = after.split(".")
     for count in range(len(parts), -1, -1):
         home = ".".join(parts[:count])
         if not _runs_children(model.get_submodule(home)):
             return home, "_".join([*parts[count:], "attention"])
-    inner = [
+    for count in range(len(parts), -1, -1):
+        if layers := _layers(model, ".".join(parts[:count])):
+            return layers[-1], "attention"
+    raise ValueError(f"no module around {after!r}, nor in it, can hold a block")
+
+
+def _layers(model: nn.Module, path: str) -> list[str]:
+    """The names of the layers in a module that can hold a block: none is a part of a block."""
+    whole = (AttentionBlock, *known_adapters())
+    taken = {part for m in model.modules() if isinstance(m, whole) for part in m.modules()}
+    inserted = {one.block for one in list_inserted(model)}
+    return [
         name
-        for name, module in model.get_submodule(after).named_modules(prefix=after)
-        if not _runs_children(module) and not any(True for _ in module.children())
+        for name, module in model.get_submodule(path).named_modules(prefix=path)
+        if module not in taken
+        and not _runs_children(module)
+        and inserted.issuperset(module.children())
     ]
-    if not inner:
-        raise ValueError(f"no module around {after!r}, nor in it, can hold a block")
-    return inner[-1], "attention"
 
 
 def _runs_children(module: nn.Module) -> bool:

@@ -193,7 +193,7 @@ def _build(model: nn.Module, place: Place, maker: Maker, init: str) -> nn.Module
 
     def make() -> nn.Module:
         new = maker.make(place)
-        if init == "identity":
+        if init == "identity" and isinstance(new, nn.Module):
             if not isinstance(new, AttentionBlock):
                 raise TypeError(
                     f"a {type(new).__name__} is no AttentionBlock, which could start as an "

@@ -133,9 +133,7 @@ def test_the_homes_of_blocks_behind_modules_that_run_their_children():
 def test_the_homes_of_blocks_in_the_lists_of_a_unet():
     torch.manual_seed(0)
     unet = lively(
-        smp.Unet(
-            "resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 8)
-        )
+        smp.Unet("resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 8))
     )
     x = torch.rand(1, 3, 32, 32)
     assert homes(unet, "decoder.blocks.1", x) == [
@@ -182,6 +180,17 @@ def test_the_homes_of_blocks_in_dictionaries_sequences_and_loops():
     loop = Chain(nn.Conv2d(3, 4, 1), Chain(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
     assert homes(loop, "part1", IMAGES) == [("part1.part1.attention", "part1")]
     within = nn.Sequential(Chain(nn.Conv2d(3, 4, 1)))
+    # Never in a layer of a block, with which it would go.
+    blocks = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), SE(4)), nn.Flatten())
+    assert homes(blocks, "0.1", IMAGES) == [("0.0.attention", "0.1")]
+    insert(blocks, "CaCo", after="0.0", example=IMAGES)
+    insert(blocks, "CBAM", after=["0", "0.1"], example=IMAGES)
+    assert names(blocks) == [
+        ("0.0.attention", "0.0"),
+        ("0.0.attention_2", "0.1"),
+        ("0.0.attention_3", "0"),
+        ("0.1", None),
+    ]
     assert homes(within, "0", IMAGES) == [("0.part0.attention", "0")]
 
 
