@@ -134,7 +134,9 @@ def why_not_behind(model: nn.Module, after: str, name: str) -> str | None:
     above, _, own = name.rpartition(".")
     if after not in modules or not after:
         return f"no module {after!r} in the network, which {name!r} is to stand behind"
-    if above not in modules or not own.isidentifier():
+    if not own.isidentifier():
+        return f"{name!r} is no name for a block"
+    if above not in modules:
         return f"no module {above!r} in the network, which is to hold {name!r}"
     if hasattr(modules[above], own):
         return f"{name!r} is in the network already"
