@@ -198,7 +198,7 @@ def _home(model: nn.Module, after: str) -> tuple[str, str]:
 
 def _layers(model: nn.Module, path: str) -> list[str]:
     """The names of the layers in a module that can hold a block: none is a part of a block."""
-    whole = (AttentionBlock, *known_adapters())
+    whole: tuple[type, ...] = (AttentionBlock, *known_adapters())
     taken = {part for m in model.modules() if isinstance(m, whole) for part in m.modules()}
     inserted = {one.block for one in list_inserted(model)}
     return [

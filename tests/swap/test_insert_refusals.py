@@ -13,7 +13,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.quantization.mobilenetv3 import QuantizableSqueezeExcitation
 from torchvision.models.swin_transformer import SwinTransformer
 
-from attnblocks import SE, AttentionBlock, CaCo, find_se, insert, remove
+from attnblocks import SE, AttentionBlock, CaCo, insert, remove
 from tests.swap.inserted import IMAGES, Net, anatomy, net, same_anatomy
 
 
@@ -234,7 +234,7 @@ def test_wrapped_networks(name):
 
 def test_what_is_no_network():
     for change in (lambda m: insert(m, SE, after="x", example=IMAGES), remove):
-        with pytest.raises(TypeError, match="model must be an nn.Module"):
+        with pytest.raises(TypeError, match=r"model must be an nn\.Module"):
             change("resnet18")
 
 
