@@ -82,7 +82,9 @@ class GainedStage(nn.Module):
 
     def gate_at_zero(self) -> float:
         """The gate at a logit of 0, without the gain."""
-        return float(float64_copy(self.gate)(torch.zeros(1, 1, 1, 1, dtype=torch.float64)))
+        return float(
+            float64_copy(self.gate)(torch.zeros(1, 1, 1, 1, dtype=torch.float64, device="cpu"))
+        )
 
     def logit_layers(self) -> list[nn.Module]:
         """The layers with which all logits are 0 while their parameters are 0."""

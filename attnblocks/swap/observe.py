@@ -88,6 +88,13 @@ def run(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
+def where_it_runs(model: nn.Module, example: Any) -> Any:
+    """The example, without data if the network is on the meta device."""
+    if any(p.is_meta for p in model.parameters()):
+        return tree_map_only(Tensor, lambda t: t.to("meta"), example)
+    return example
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Let a network run so that nothing of it is changed afterwards.
@@ -156,8 +163,7 @@ def _runs(model: nn.Module, example: Any) -> list[Trace]:
     """The runs at the given size and at larger ones, as far as each of them came."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if any(p.is_meta for p in model.parameters()):
-        example = tree_map_only(Tensor, lambda t: t.to("meta"), example)
+    example = where_it_runs(model, example)
     tensors = [*model.parameters(), *model.buffers()]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -226,8 +226,12 @@ def test_several_behind_one_module_run_in_the_order_in_which_they_came():
     ]
     remove(model, "bn.attention")
     assert torch.equal(model(IMAGES), run(second, third))
-    insert(model, "CaCo", after="bn", example=IMAGES, init="fresh")
+    # A block is behind the module, and not behind another block, with which it would go.
+    with pytest.raises(LookupError, match=r"'bn\.attention_2' names no module"):
+        insert(model, "CaCo", after="bn.attention_2", example=IMAGES)
+    insert(model, "CaCo", after="bn*", example=IMAGES, init="fresh")
     assert names(model)[-1] == ("bn.attention", "bn")
+    assert len(names(model)) == 3
     assert torch.equal(model(IMAGES), run(second, third, model.bn.attention))
 
 
@@ -278,3 +282,22 @@ def test_a_block_behind_an_attention_block_stays_when_that_is_replaced(old):
     remove(model)
     assert names(model) == [("pool.0", None)]
     assert not model.pool[0]._forward_hooks
+
+
+def test_a_network_without_data():
+    model = insert(net().to("meta"), "CaCo", after=["bn", "stem"], example=IMAGES)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+    assert list(model.state_dict()) == list(
+        insert(net(), "CaCo", after=["bn", "stem"], example=IMAGES).state_dict()
+    )
+
+
+def test_kinds_of_places_are_the_same_the_second_time():
+    model = net()
+    for block in ("SE", "Eca", "CBAM"):
+        for kind in ("residual", "depthwise", "stages"):
+            insert(model, block, after=kind, example=IMAGES)
+    once = insert(net(), "SE", after=["residual", "depthwise", "stages"], example=IMAGES)
+    assert {after for _, after in names(model)} == {after for _, after in names(once)}
+    assert len(names(model)) >= 3 * len(names(once))
+    assert same_bits(model(IMAGES), net()(IMAGES))
