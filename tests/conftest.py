@@ -1,10 +1,17 @@
 """What tests of several folders share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+
+# Where ultralytics is installed, importing it would write settings into the user's home; and it
+# would look for updates, and install what it misses.
+_ULTRALYTICS = TemporaryDirectory()
+os.environ.update(YOLO_CONFIG_DIR=_ULTRALYTICS.name, YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 Each is a piece of code that stands once in the library, wherever it is, and what takes its place.
 Two copies of the library in a temporary folder are changed and tested at a time, with one thread
-each. Takes about half an hour on two cores; prints the survivors and exits with 1 if there are any.
+each. Takes about an hour on two cores; prints the survivors and exits with 1 if there are any.
 """
 
 import argparse
@@ -37,12 +37,22 @@ SWAP = (
     "test_users_block.py",
 )
 
+GAINS = (
+    "blocks/test_waking.py",
+    "swap/test_inherit_gains.py",
+    "blocks/test_identity.py",
+    "blocks/test_gains.py",
+)
+
 BLOCK_FAULTS = [
     ("self.gate(self.fc2(y))", "self.fc2(y)"),
     ("max(8, (width + 4) // 8 * 8)", "max(8, (width + 3) // 8 * 8)"),
     ("rounded < 0.9 * width", "rounded < 0.8 * width"),
-    ("class SE(AttentionBlock) ... «rd_ratio: float = 1 / 4»", "rd_ratio: float = 1 / 8"),
-    ("class SE(AttentionBlock) ... «= nn.Hardsigmoid»", "= nn.Sigmoid"),
+    (
+        "class SE(AttentionBlock, GainedStage) ... «rd_ratio: float = 1 / 4»",
+        "rd_ratio: float = 1 / 8",
+    ),
+    ("class SE(AttentionBlock, GainedStage) ... «= nn.Hardsigmoid»", "= nn.Sigmoid"),
     ("self.gate(self.conv(y))", "self.conv(y)"),
     ("nn.Conv1d(1, 1, size, «padding=size // 2»", 'padding=size // 2, padding_mode="circular"'),
     ("math.log2(channels) «/ 2 + 1 / 2»", "/ 2 - 1 / 2"),
@@ -55,7 +65,7 @@ BLOCK_FAULTS = [
     ("F.position_statistics(x, channel)", "F.position_statistics(x)"),
     ("momentum=0.01", "momentum=0.1"),
     ("self.act(self.bn1(", "self.bn1(("),
-    ("self.gate(logits).split", "(self.gate(logits) * 0.99).split"),
+    ("self.times_gain(self.gate(logits))", "(self.times_gain(self.gate(logits)) * 0.99)"),
     ("self.conv_w(y_w)]", "self.conv_h(y_w)]"),
     ("sizes = [height, means.shape[2] - height]", "sizes = [means.shape[2] - height, height]"),
     ("coordinate_gates(means * channel", "coordinate_gates(means"),
@@ -122,6 +132,40 @@ SWAP_FAULTS = [
     ("scale * b1 + shift", "b1 + shift"),
 ]
 
+GAIN_FAULTS = [
+    ("(rounded > 0) &", "(rounded >= 0) &"),
+    ("and len(values) != channels", "and False"),
+    ("return gate * self.gain.view(", "return gate + self.gain.view("),
+    ("self.times_gain(self.gate(of_means + of_maxima))", "self.gate(of_means + of_maxima)"),
+    ('self.gain is not None and f"{prefix}gain" not in state_dict', "self.gain is not None"),
+    ("and saved is not None: «state_dict»", "state_dict.copy()"),
+    ("return self.gain is None or self.gain.dim() == 0", "return True"),
+    ('class SeCo ... «name="coord_gain"»', 'name="gain"'),
+    ("parameter.zero_()", "pass"),
+    ("self.set_gain(1 / middle", "self.set_gain(2"),
+    ("if not 0 < middle < math.inf", "if not 0 <= middle < math.inf"),
+    ("for stage in stages: stage.start_at_one()", "stages[0].start_at_one()"),
+    ("self.conv if getattr(self.bn", "self.conv if not getattr(self.bn"),
+    ("asleep = ~_has_slope(act, values)", "asleep = (values <= 0).all(1)"),
+    ("(asleep & _has_slope(act, -values))", "asleep"),
+    ("bias.mul_(sign)«.masked_fill_(asleep & (values == 0).all(1), SMALL)»", ""),
+    ("«block.eval()» try:", "block"),
+    ("for stage in block.modules(): ... «module.training = training»", "pass"),
+    ("(gain ** (1 / count))", "gain"),
+    ("stage.take_gain(old_stage.gain)", "pass"),
+    ("se.take_gain(layers.stage.gain)", "pass"),
+    ("others *= old.gain_ratio(", "old.gain_ratio("),
+    ("float((new**count).mean() / old.mean())", "float((new**count).mean() * old.mean())"),
+    ("(new**count).mean()", "new.mean()"),
+    ("return all(«stage.gain is None» or", "True"),
+    ("gate**2 «* self.mean_gain(2)»", ""),
+    ("return gate «* self.mean_gain()»", ""),
+    ("return self.gate_at_zero() «* self.mean_gain()»", ""),
+    ("open_logit(self.gate «, self.mean_gain()») self._start_at", ""),
+    ("usual_logits(self.gate, count=2, gain=self.gain)", "usual_logits(self.gate, count=2)"),
+    ("self.take_gain(old.gain)", "pass"),
+]
+
 
 class Mutation(NamedTuple):
     """A fault, and the tests that should see it.
@@ -164,6 +208,7 @@ MUTATIONS = [
     *(Mutation(old, new, BLOCKS) for old, new in BLOCK_FAULTS),
     *(Mutation(old, new, (*BLOCKS, *EXPORT)) for old, new in FORM_FAULTS),
     *(Mutation(old, new, SWAP) for old, new in SWAP_FAULTS),
+    *(Mutation(old, new, GAINS) for old, new in GAIN_FAULTS),
 ]
 
 
@@ -185,7 +230,7 @@ def main() -> int:
             finally:
                 copies.put(copy)
 
-        untouched = [Mutation("", "", tests) for tests in (BLOCKS, EXPORT, SWAP)]
+        untouched = [Mutation("", "", tests) for tests in (BLOCKS, EXPORT, SWAP, GAINS)]
         if any(pool.map(catches, untouched)):
             print("the tests fail without any mutation")
             return 1

@@ -70,8 +70,9 @@ def test_every_public_name_has_an_entry_in_the_api():
 
 
 def test_messages_that_the_docs_explain_are_those_of_the_library():
-    text = (ROOT / "docs" / "swap.md").read_text(encoding="utf-8").partition("## Errors")[2]
-    messages = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    pages = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("swap", "insert"))
+    texts = "".join(page.partition("## Errors")[2] for page in pages)
+    messages = re.findall(r"^\| `(.+?)` \|", texts, re.MULTILINE)
     source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "attnblocks").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # a string over several lines
     assert len(messages) > 10

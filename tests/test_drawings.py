@@ -5,10 +5,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from attnblocks import create_block, list_blocks
+from attnblocks import create_block, insert, list_blocks
 from docs import gallery
+from docs import insert as insertion
 from docs.drawings import DRAWINGS, FOLDER, svg
 
 LETTERS = {1: "1", 3: "N", 14: "H", 20: "W", 512: "C", 128: "S", 32: "h", 16: "m", 2: "2"}
@@ -64,3 +66,20 @@ def test_the_gallery_is_what_its_script_writes(tmp_path):
     gallery.main(tmp_path, epochs=1)
     names = {file.name for file in gallery.FOLDER.iterdir()}
     assert {file.name for file in tmp_path.iterdir()} == names
+
+
+def test_the_drawing_of_an_insertion_shows_what_insert_does():
+    assert insertion.FILE.read_text(encoding="utf-8") == insertion.svg()
+    words = [text.text for text in ElementTree.fromstring(insertion.svg()).findall(".//{*}text")]
+    model, example = torchvision.models.resnet18(), torch.rand(1, 3, 32, 32)
+    insert(model, "CoordAtt", after="layer1.0.bn2", example=example)
+    keys = list(model.state_dict())
+    drawn = [word.removesuffix(", ...") for word in words if word.startswith("layer1.0.")]
+    assert len([key for key in drawn if key in keys]) == 3
+    added = words[words.index("layer1.0.bn2.attention.") + 1].partition(",")[0]
+    assert f"layer1.0.bn2.attention.{added}" in keys
+    logits = torch.tensor([0.0, 5.0], requires_grad=True)
+    gates = logits.sigmoid() * torch.tensor([2.0, 1.0])
+    (slopes,) = torch.autograd.grad(gates.sum(), logits)
+    assert f"2{insertion.SIGMA}(0) = {gates[0]:g}, slope {slopes[0]:g}" in words
+    assert f"{insertion.SIGMA}(5) = {gates[1]:.3f}, slope {slopes[1]:.3f}" in words

@@ -65,7 +65,11 @@ def packages(folder: Path) -> set[str]:
 
 
 def test_tests_mirror_the_folders():
-    assert packages(LIBRARY) == set(FLOORS) == packages(TESTS) - {"benchmarks", "ham10000"}
+    assert (
+        packages(LIBRARY)
+        == set(FLOORS)
+        == packages(TESTS) - {"benchmarks", "ham10000", "works_with"}
+    )
     assert packages(EXAMPLE) == packages(TESTS / "ham10000")
     for folder in TESTS.rglob("*/"):
         holds_tests = any(folder.glob("test_*.py"))

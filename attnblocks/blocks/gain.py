@@ -55,20 +55,21 @@ class GainedStage(nn.Module):
             TypeError: ``gain`` is neither a number nor a sequence of numbers.
             ValueError: it is not finite and above 0, or has another length than the channels.
         """
-        self.register_buffer("gain", None)
         if gain is None:
+            self.register_buffer("gain", None)
             return
         if isinstance(gain, Tensor):
             gain = gain.tolist()
         values = list(gain) if isinstance(gain, Sequence) else [gain]
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             raise TypeError(f"{name} must be None, a number or a number for each channel: {gain!r}")
-        if not all(0 < v < math.inf for v in values):
-            raise ValueError(f"{name} must be above 0 and finite, got {gain!r}")
         if isinstance(gain, Sequence) and len(values) != channels:
             wanted = "one number" if channels is None else f"one number, or {channels}"
             raise ValueError(f"{name} must be {wanted}, got {len(values)}")
-        self.gain = torch.tensor(gain, device=device, dtype=dtype or torch.get_default_dtype())
+        rounded = torch.tensor(gain, device="cpu", dtype=dtype or torch.get_default_dtype())
+        if not ((rounded > 0) & (rounded < math.inf)).all():
+            raise ValueError(f"{name} must be above 0 and finite in {rounded.dtype}, got {gain!r}")
+        self.register_buffer("gain", rounded.to(device or torch.get_default_device()))
 
     def times_gain(self, gate: Tensor) -> Tensor:
         """The gate, (N, C or 1, H, W), times the gain where there is one."""
@@ -78,13 +79,12 @@ class GainedStage(nn.Module):
 
     def mean_gain(self, power: int = 1) -> float:
         """The mean of the gain, or of a power of it, over the channels; 1 without a gain."""
-        return 1.0 if self.gain is None else float((self.gain.double() ** power).mean())
+        return 1.0 if self.gain is None else float((self.gain.cpu().double() ** power).mean())
 
     def gate_at_zero(self) -> float:
         """The gate at a logit of 0, without the gain."""
-        return float(
-            float64_copy(self.gate)(torch.zeros(1, 1, 1, 1, dtype=torch.float64, device="cpu"))
-        )
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64, device="cpu")  # not the default device
+        return float(float64_copy(self.gate)(zero))
 
     def logit_layers(self) -> list[nn.Module]:
         """The layers with which all logits are 0 while their parameters are 0."""
@@ -132,10 +132,7 @@ class GainedStage(nn.Module):
         """
         if gain is not None and self.gain is None:
             like = next(self.parameters())
-            root = gain.double() ** (1 / count)
-            self.set_gain(
-                root, len(gain) if gain.dim() else None, device=like.device, dtype=like.dtype
-            )
+            self.register_buffer("gain", (gain ** (1 / count)).to(like))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy; those of version 0.1.0 know no gain."""

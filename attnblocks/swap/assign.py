@@ -89,7 +89,9 @@ def assign(
         maker, chosen = _maker(block, start), choose(sites, where)
         return [maker if site in chosen else None for site in sites]
     if where is not None:
-        raise TypeError("the patterns of a mapping say where its blocks go: give no others beside")
+        raise TypeError(
+            "the patterns of a mapping say where its blocks go: leave out where or after"
+        )
     if not block:
         raise LookupError("the mapping from patterns to blocks is empty")
     makers: dict[S, Maker] = {}

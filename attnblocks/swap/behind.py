@@ -134,7 +134,7 @@ def why_not_behind(model: nn.Module, after: str, name: str) -> str | None:
     above, _, own = name.rpartition(".")
     if after not in modules or not after:
         return f"no module {after!r} in the network, which {name!r} is to stand behind"
-    if not own.isidentifier():
+    if not own:
         return f"{name!r} is no name for a block"
     if above not in modules:
         return f"no module {above!r} in the network, which is to hold {name!r}"
@@ -162,9 +162,14 @@ def take_out(one: Inserted) -> None:
 
 
 def move_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Let the blocks behind one module run behind another one, which takes its place."""
+    """Let the blocks behind one module run behind another one, which takes its place.
+
+    Those that are its children become children of the new one.
+    """
     for hook in list(old._forward_hooks.values()):
         if isinstance(hook, Behind):
+            if hook.home is None:
+                new.add_module(hook.name, old._modules[hook.name])
             hook.handle.remove()
             hook.attach(new)
 
@@ -182,41 +187,41 @@ def _new_name(model: nn.Module, after: str) -> str:
 def _home(model: nn.Module, after: str) -> tuple[str, str]:
     """The name of the module that takes a block in, and how the block is called there.
 
-    It is the module itself, the nearest one around it, or, where all of them run their children,
-    the last layer within it or within the nearest one around it.
+    It is the module itself, the nearest one around it, a layer within it, or one elsewhere.
     """
     parts = after.split(".")
     for count in range(len(parts), -1, -1):
         home = ".".join(parts[:count])
         if not _runs_children(model.get_submodule(home)):
             return home, "_".join([*parts[count:], "attention"])
-    for count in range(len(parts), -1, -1):
-        if layers := _layers(model, ".".join(parts[:count])):
-            return layers[-1], "attention"
-    raise ValueError(f"no module around {after!r}, nor in it, can hold a block")
+    layers = list(_layers(model))
+    inner = [name for name in layers if name.startswith(f"{after}.")]
+    if inner:
+        return inner[-1], "attention"
+    if layers:
+        return layers[0], "_".join([*parts, "attention"])
+    raise ValueError(f"no module of the network can hold a block behind {after!r}")
 
 
-def _layers(model: nn.Module, path: str) -> list[str]:
-    """The names of the layers in a module that can hold a block: none is a part of a block."""
-    whole: tuple[type, ...] = (AttentionBlock, *known_adapters())
-    taken = {part for m in model.modules() if isinstance(m, whole) for part in m.modules()}
-    inserted = {one.block for one in list_inserted(model)}
-    return [
-        name
-        for name, module in model.get_submodule(path).named_modules(prefix=path)
-        if module not in taken
-        and not _runs_children(module)
-        and inserted.issuperset(module.children())
-    ]
+def _layers(module: nn.Module, name: str = "") -> Iterator[str]:
+    """The modules that do not run all of their children, without blocks and what is in them."""
+    if not _runs_children(module):
+        yield name
+    if not isinstance(module, _blocks()):
+        for child, inner in module.named_children():
+            yield from _layers(inner, _join(name, child))
 
 
 def _runs_children(module: nn.Module) -> bool:
     """Whether a module may run a child that it does not know, or is a block with its own layers."""
-    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict | AttentionBlock):
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_blocks())):
         return True
     code = getattr(type(module).forward, "__code__", None)
-    iterates = code is not None and not _ITERATES.isdisjoint(code.co_names)
-    return iterates or isinstance(module, tuple(known_adapters()))
+    return code is not None and not _ITERATES.isdisjoint(code.co_names)
+
+
+def _blocks() -> tuple[type[nn.Module], ...]:
+    return (AttentionBlock, *known_adapters())
 
 
 def _join(path: str, name: str) -> str:

@@ -54,16 +54,16 @@ class _Old:
     def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:
         """Logits (C,) at which ``count`` equal gates multiply to the old gate for usual means."""
         own = float64_copy(gate)
-        others = self.mean_ratio(gain, count)
+        others = self.gain_ratio(gain, count)
         scale, shift = _match_gate(self.gate, lambda z: own(z) ** count, others)
         usual = self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024)).mean(0)
         return scale * usual + shift
 
-    def mean_ratio(self, gain: Tensor | None, count: int = 1) -> float:
-        """The mean over the channels of a gain, once for each of ``count`` gates, over the old."""
+    def gain_ratio(self, gain: Tensor | None, count: int = 1) -> float:
+        """The gain of ``count`` gates together over the old, both as means over the channels."""
         one = torch.ones((), **_F64)
         new, old = (one if g is None else g.to(**_F64) for g in (gain, self.gain))
-        return float((new**count / old).mean())
+        return float((new**count).mean() / old.mean())
 
 
 @torch.no_grad()
@@ -157,11 +157,11 @@ def _write(layers: SELayers, old: _Old, others: float) -> None:
     """Fill the layers with the old MLP; ``others`` is the product of the gates of other stages.
 
     With the old gain, function and logits are matched as without one; a stage that has another,
-    given by its maker, or cannot have any, makes up for the mean of their ratio.
+    given by its maker, or cannot have any, makes up for the ratio of their means.
     """
     if layers.stage is not None:
         layers.stage.take_gain(old.gain)
-    others *= old.mean_ratio(None if layers.stage is None else layers.stage.gain)
+    others *= old.gain_ratio(None if layers.stage is None else layers.stage.gain)
     act, gate = layers.act or nn.Identity(), cast(nn.Module, layers.gate)
     mlp = _resize(old.mlp, cast(int, layers.rd_channels), act)
     scale, shift = _match_gate(old.gate, float64_copy(gate), others)

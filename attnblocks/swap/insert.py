@@ -21,9 +21,10 @@ from attnblocks.swap.assign import Block, Maker, Start, Where, assign, select
 from attnblocks.swap.behind import Inserted, list_inserted, put_behind, take_out
 from attnblocks.swap.build import build_one, modules_around
 from attnblocks.swap.choose import choose
-from attnblocks.swap.observe import observe, run, undisturbed, where_it_runs
+from attnblocks.swap.observe import observe, run, undisturbed
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
 from attnblocks.swap.places import Place, places_in
+from attnblocks.swap.runs import where_it_runs
 from attnblocks.swap.wrappers import check_changeable
 
 
@@ -95,11 +96,9 @@ def insert(
         >>> import torchvision
         >>> model = torchvision.models.resnet18()
         >>> _ = insert(model, "CoordAtt", after="residual", example=torch.rand(1, 3, 64, 64))
-        >>> model.layer1[0].bn2  # doctest: +ELLIPSIS
-        BatchNorm2d(
-          64, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True
-          (attention): CoordAtt(
-            channels=64, rd_channels=8...
+        >>> from attnblocks import find_se
+        >>> [site.name for site in find_se(model)][:2]
+        ['layer1.0.bn2.attention', 'layer1.1.bn2.attention']
     """
     if init not in ("identity", "fresh"):
         raise ValueError(f"init must be 'identity' or 'fresh', got {init!r}")

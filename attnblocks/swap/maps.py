@@ -2,30 +2,19 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from attnblocks.swap.trace import Shape, Trace
 
-# Layers of torch that have the channels at axis 1.
-CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.Upsample,
-)
 
-
-def why_no_map(name: str, runs: Sequence[Trace], channels_first: bool) -> str:
+def why_no_map(name: str, runs: Sequence[Trace]) -> str:
     """Why what a module returns is no map, in words for errors; "" if it is one.
+
+    A map keeps axis 1 and changes axes 2 and 3 with the size of the input. Where a network scales
+    its images to a fixed size, or takes one size only, maps are what convolutions and other
+    operations on maps return, and what pointwise operations make of these.
 
     Args:
         name: name of the module.
         runs: the run on the example, and those on larger ones as far as they came.
-        channels_first: whether a layer that has its channels at axis 1 returned it.
     """
     calls = runs[0].calls.get(name)
     if calls is None:
@@ -38,6 +27,7 @@ def why_no_map(name: str, runs: Sequence[Trace], channels_first: bool) -> str:
         words = f"a tensor of shape {call.shape}"
         if len(call.shape) != 4:
             return words
+        channels_first = call.node is not None and call.node.channels_first
         shapes = _at_other_sizes(name, i, runs)
         if not shapes and not channels_first:
             return (
@@ -60,6 +50,18 @@ def follows(name: str, runs: Sequence[Trace]) -> bool:
     shape = runs[0].calls[name][0].shape
     shapes = _at_other_sizes(name, 0, runs)
     return shape is not None and (not shapes or _follows(shape, shapes))
+
+
+def one_axis_changed(runs: Sequence[Trace]) -> bool:
+    """Whether axis 2 or 3 alone of what some module returned changed in the second run."""
+    return any(
+        call.shape is not None
+        and len(call.shape) == 4
+        and (call.shape[2] != other[2]) != (call.shape[3] != other[3])
+        for name, calls in runs[0].calls.items()
+        for i, call in enumerate(calls)
+        for other in _at_other_sizes(name, i, runs[:2])
+    )
 
 
 def _at_other_sizes(name: str, call: int, runs: Sequence[Trace]) -> list[Shape]:

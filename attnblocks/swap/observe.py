@@ -1,25 +1,19 @@
 """Runs a network without changing it, to learn what each of its modules returns."""
 
-import copy
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map_only
 
-from attnblocks.swap.maps import CHANNELS_FIRST, follows, why_no_map
+from attnblocks.swap.maps import follows, why_no_map
 from attnblocks.swap.roles import is_depthwise, residual_ends, stage_ends
+from attnblocks.swap.runs import trace_sizes
 from attnblocks.swap.sites import find_se
 from attnblocks.swap.trace import Trace, tensors_in
-
-# How often as high and as wide the example is in the runs after the first. Both axes of a map
-# change in them even where a network scales its images to a fixed shorter side.
-ENLARGED = ((2, 3), (3, 2))
 
 
 @dataclass(frozen=True)
@@ -54,10 +48,8 @@ class Seen:
 def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
     """Learn what each module of a network returns, without changing the network.
 
-    A copy of the network runs, three times: on the example, and on two larger ones, since a map is
-    what keeps axis 1 and changes axes 2 and 3 with the size of the input. The copy has no weights
-    in memory where PyTorch can compute with shapes alone; where the network looks at values it has
-    the weights of the network, and only a network that cannot be copied runs itself.
+    A copy of the network runs on the example, and on larger ones, since a map is what keeps axis 1
+    and changes axes 2 and 3 with the size of the input.
 
     Args:
         model: the network.
@@ -71,8 +63,9 @@ def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
         TypeError: the example holds no tensor.
     """
     _check(model, example)
+    example = dict(example) if isinstance(example, Mapping) else example
     with undisturbed(model):
-        runs = _runs(model, example)
+        runs = trace_sizes(model, example, run)
     return _all_seen(model, runs)
 
 
@@ -88,48 +81,45 @@ def run(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
-def where_it_runs(model: nn.Module, example: Any) -> Any:
-    """The example, without data if the network is on the meta device."""
-    if any(p.is_meta for p in model.parameters()):
-        return tree_map_only(Tensor, lambda t: t.to("meta"), example)
-    return example
-
-
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Let a network run so that nothing of it is changed afterwards.
 
-    It is in eval mode, without gradients and not compiled; afterwards the mode of each module, its
-    buffers, and the random state of PyTorch are what they were.
+    It is in eval mode, without gradients and not compiled; afterwards the mode and the attributes
+    of each module, the values of its buffers, and the random state of PyTorch are what they were.
 
     Args:
         model: the network.
     """
-    before = [(module, dict(module._buffers)) for module in model.modules()]
-    buffers = [b for _, of in before for b in of.values() if b is not None and not is_lazy(b)]
+    members = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    buffers = [buffer for buffer in model.buffers() if not is_lazy(buffer) and not buffer.is_meta]
     values = [buffer.clone() for buffer in buffers]
     devices: dict[str, set[int]] = {}
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.index is not None:
+        if tensor.device.index is not None and not tensor.is_meta:
             devices.setdefault(tensor.device.type, set()).add(tensor.device.index)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([]))
             for kind, indices in devices.items():
-                if kind not in ("cpu", "meta"):
-                    stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+                stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
             stack.enter_context(eval_mode(model))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
+        for module, attributes, own in members:
+            _put_back(vars(module), attributes)
+            _put_back(module._buffers, own)
         with torch.no_grad():
-            for module, old in before:
-                module._buffers.clear()
-                module._buffers.update(old)
             for buffer, value in zip(buffers, values, strict=True):
-                if not buffer.is_meta and not torch.equal(buffer, value):
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    now.clear()
+    now.update(before)
 
 
 @contextmanager
@@ -159,87 +149,11 @@ def _check(model: nn.Module, example: Any) -> None:
         )
 
 
-def _runs(model: nn.Module, example: Any) -> list[Trace]:
-    """The runs at the given size and at larger ones, as far as each of them came."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    example = where_it_runs(model, example)
-    tensors = [*model.parameters(), *model.buffers()]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fakes: dict[int, Any] = {id(tensor): mode.from_tensor(tensor) for tensor in tensors}
-            fake_example = tree_map_only(Tensor, mode.from_tensor, example)
-        fake = copy.deepcopy(model, fakes)
-        with mode:
-            return _sizes(fake, fake_example)
-    except Exception:  # it cannot be copied, or looks at values: a real run tells
-        pass
-    try:
-        network = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    except Exception:  # whatever its members raise
-        network = model
-    try:
-        return _sizes(network, example)
-    except Exception as error:
-        raise ValueError(
-            f"the network does not run on example: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _sizes(network: nn.Module, example: Any) -> list[Trace]:
-    network.eval()
-    runs = [_run(network, example)]
-    for high, wide in ENLARGED:
-        larger = tree_map_only(Tensor, partial(_enlarge, high=high, wide=wide), example)
-        runs.append(_run(network, larger, again=True))
-    return runs
-
-
-def _run(network: nn.Module, example: Any, again: bool = False) -> Trace:
-    """Run a network with hooks on its modules; afterwards it has none of them.
-
-    Args:
-        network: the network.
-        example: what it is called with.
-        again: note the calls as far as it runs, and no operations.
-    """
-    example = tree_map_only(Tensor, Tensor.detach, example)  # the caller's own objects are no keys
-    trace = Trace(() if again else example)
-    with ExitStack() as stack:
-        for name, module in network.named_modules():
-            before = module.register_forward_pre_hook(partial(_before, trace), with_kwargs=True)
-            after = module.register_forward_hook(partial(_after, trace, name))
-            stack.callback(before.remove)
-            stack.callback(after.remove)
-        stack.enter_context(suppress(Exception) if again else trace)
-        run(network, example)
-    return trace
-
-
-def _before(trace: Trace, module: nn.Module, args: Any, kwargs: Any) -> None:
-    trace.enter((args, kwargs))
-
-
-def _after(trace: Trace, name: str, module: nn.Module, args: Any, output: Any) -> None:
-    trace.leave(name, output)
-
-
-def _enlarge(tensor: Tensor, high: int, wide: int) -> Tensor:
-    if tensor.dim() not in (3, 4) or not tensor.is_floating_point():
-        return tensor
-    return tensor.repeat_interleave(high, -2).repeat_interleave(wide, -1)
-
-
 def _all_seen(model: nn.Module, runs: list[Trace]) -> dict[str, Seen]:
     """What the runs tell of each module."""
     modules = dict(model.named_modules())
-    layers = {name for name, module in modules.items() if isinstance(module, CHANNELS_FIRST)}
     calls = runs[0].calls
-    problems = {}
-    for name in modules:
-        nodes = [call.node for call in calls.get(name, []) if call.node is not None]
-        first = name in layers or any(not layers.isdisjoint(node.made_by) for node in nodes)
-        problems[name] = why_no_map(name, runs, channels_first=first)
+    problems = {name: why_no_map(name, runs) for name in modules}
     inside = {
         name: site.name
         for site in find_se(model)
@@ -251,9 +165,10 @@ def _all_seen(model: nn.Module, runs: list[Trace]) -> dict[str, Seen]:
         for name, module in modules.items()
         if name and name not in inside and not problems[name]
     }
+    following = {name: module for name, module in maps.items() if follows(name, runs)}
     kinds = {
         "residual": residual_ends(runs[0], maps),
-        "stages": stage_ends(runs[0], maps, {name for name in maps if not follows(name, runs)}),
+        "stages": stage_ends(runs[0], following or maps),
         "depthwise": {name for name in maps if is_depthwise(maps[name])},
     }
     position = {name: i for i, name in enumerate(calls)}

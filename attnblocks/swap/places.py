@@ -30,8 +30,9 @@ class Place:
         width: width of the map on the example.
         calls: how often the module runs in one forward pass.
         roles: what the map is: ``"residual"``, of the two operands of an addition the one with
-            more layers before it; ``"stages"``, the last map before the size falls;
-            ``"depthwise"``, the output of a depthwise convolution.
+            more layers before it; ``"stages"``, the last map before its height times width falls to
+            half or less, and the last one of all, before a classifier pools it or a U-Net enlarges
+            it; ``"depthwise"``, the output of a depthwise convolution.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Places(tuple[Place, ...]):
 def find_places(model: nn.Module, example: Any) -> Places:
     """List the modules of a network that return a map (N, C, H, W).
 
-    The network, or a copy of it without weights, runs on the example and on two larger ones: a map
-    is what keeps its channels at axis 1, while its height and width follow the size of the input.
+    The network, or a copy of it without weights, runs on the example and on larger ones: a map is
+    what keeps its channels at axis 1, while its height and width follow the size of the input.
     Nothing of the network is changed, nor is the random state. Modules inside attention and SE
     blocks are not listed, the blocks are.
 

@@ -1,6 +1,6 @@
 """What the maps of a network are: ends of residual branches, ends of stages."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 from torch import nn
 
@@ -33,22 +33,22 @@ def residual_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
     return ends
 
 
-def stage_ends(trace: Trace, modules: Mapping[str, nn.Module], fixed: Set[str]) -> set[str]:
+def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
     """The modules that return the last map before the size falls to half of the positions or less.
 
     It is the last larger map that dominates all smaller ones of a size, or, if only pointwise
     operations lie between, what enters the module in which the size falls: a block that first
-    widens the map at the old size, a transition that normalizes it. The last map before the output
-    counts too if the output is none.
+    widens the map at the old size, a transition that normalizes it. The last stage ends with the
+    last map before the output if that is no map, as in a classifier, or else with the last map of
+    the smallest size if larger ones follow, as in a U-Net.
 
     Args:
         trace: a run of the network.
-        modules: those that return maps.
-        fixed: those whose map has the same size whatever the size of the input.
+        modules: those that return maps whose size follows that of the input.
     """
     sizes: dict[Node, tuple[int, int]] = {}
     falls: list[tuple[Node, Node]] = []  # what enters a module, and what it returns
-    for name in modules.keys() - fixed:
+    for name in modules:
         for call in trace.calls[name]:
             if call.node is not None and call.shape is not None:
                 sizes[call.node] = (call.shape[2], call.shape[3])
@@ -77,7 +77,13 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module], fixed: Set[str]) 
     output = trace.calls[""][0]
     if output.node is not None and output.shape is not None and len(output.shape) != 4:
         ends += [node for node in output.node.upwards() if node in sizes][:1]
-    return {_outermost(_returned_by(node, modules)) for node in ends}
+    elif sizes:
+        smallest = min(sizes, key=lambda node: (area(node), -node.number))
+        if any(node.number > smallest.number for node in sizes):
+            ends.append(smallest)
+    names = [_returned_by(node, modules) for node in ends]
+    first = {of_one[0] for of_one in names}
+    return {_outermost(of_one, but_not_around=first - {of_one[0]}) for of_one in names}
 
 
 def _returned_by(node: Node, modules: Mapping[str, nn.Module]) -> list[str]:
@@ -88,11 +94,12 @@ def _returned_by(node: Node, modules: Mapping[str, nn.Module]) -> list[str]:
     return others or names
 
 
-def _outermost(names: list[str]) -> str:
+def _outermost(names: Sequence[str], but_not_around: Set[str]) -> str:
     """The last of the modules, each around the one before it, that returned one map."""
     outermost = names[0]
     for name in names[1:]:
-        if not f"{outermost}.".startswith(f"{name}."):
+        around = f"{name}."
+        if not outermost.startswith(around) or any(n.startswith(around) for n in but_not_around):
             break
         outermost = name
     return outermost

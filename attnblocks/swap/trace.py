@@ -1,6 +1,8 @@
 """The data flow of one forward pass: what modules returned, and which operations led there."""
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -12,9 +14,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 Shape = tuple[int, ...]
 
-ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
-# Parts of the names of operations that mix positions; convolutions do if their kernel is larger.
-MIXING = ("pool", "interpolate", "upsample", "shuffle", "grid_sample")
+ADDITIONS = {"add", "iadd", "radd"}
+# Parts of the names of operations whose maps are (N, C, H, W), and of those that mix positions.
+CHANNELS_FIRST = ("conv", "batch_norm", "group_norm", "pool", "interpolate", "upsample", "prelu")
+MIXING = ("conv", "pool", "interpolate", "upsample", "shuffle", "grid_sample")
+# Operations that leave each value at its position.
+POINTWISE = re.compile(
+    "[ir]?(add|sub|mul|div|truediv)|clamp|clip|clone|contiguous|to|float|half|double|.*dropout2?d?"
+    "|.*relu6?|[cs]?elu|gelu|.*silu|mish|hard(shrink|sigmoid|swish|tanh)|softshrink|softplus"
+    "|softsign|(log)?sigmoid|tanh|threshold"
+)
+
+_NUMBERS = itertools.count()
 
 
 class Node:
@@ -26,10 +37,12 @@ class Node:
         made_from: the nodes that the operation used; none for the start of all paths.
         weighted: whether the operation used something else too, such as parameters.
         mixing: whether it mixed the positions of a map.
+        channels_first: whether it makes sure that axis 1 of a map are its channels.
 
     Attributes:
         above: the last node that dominates this one; None for the start.
         level: how many nodes dominate it.
+        number: grows with the order in which nodes are made.
         weights: how many weighted operations the longest path to it has.
         mixings: how many mixing operations the path with the most of them has.
         made_by: names of the modules that returned it, in that order.
@@ -37,13 +50,19 @@ class Node:
     """
 
     def __init__(
-        self, made_from: Iterable["Node"] = (), weighted: bool = False, mixing: bool = False
+        self,
+        made_from: Iterable["Node"] = (),
+        weighted: bool = False,
+        mixing: bool = False,
+        channels_first: bool = False,
     ) -> None:
         nodes = list(made_from)
         self.above = meet(nodes) if nodes else None
+        self.number = next(_NUMBERS)
         self.level: int = self.above.level + 1 if self.above else 0
         self.weights: int = max((node.weights for node in nodes), default=0) + weighted
         self.mixings: int = max((node.mixings for node in nodes), default=0) + mixing
+        self.channels_first = channels_first
         self.made_by: list[str] = []
         self.passed_by: list[str] = []
 
@@ -115,6 +134,9 @@ class Trace(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name == "get" and not isinstance(attribute := func(*args, **kwargs), Tensor):
+            return attribute
         given = tensors_in((args, kwargs))
         nodes = [self.node(tensor) for tensor in given]
         versions = [_version(tensor) for tensor in given]
@@ -122,12 +144,16 @@ class Trace(TorchFunctionMode):
         made_from = [node for node in nodes if node is not None]
         if not made_from:
             return result
-        name = getattr(func, "__name__", "")
+        weighted, mixing = len(made_from) < len(nodes), _mixes(name, given)
         as_before = {id(t) for t, old in zip(given, versions, strict=True) if _version(t) == old}
         for tensor in {id(t): t for t in (*given, *tensors_in(result))}.values():
             if id(tensor) not in as_before:
-                weighted = len(made_from) < len(nodes)
-                self._set(tensor, Node(made_from, weighted, _mixes(name, given)))
+                first = any(part in name for part in CHANNELS_FIRST) or any(
+                    node is not None and node.channels_first and t.shape == tensor.shape
+                    for t, node in zip(given, nodes, strict=True)
+                    if POINTWISE.fullmatch(name)
+                )
+                self._set(tensor, Node(made_from, weighted, mixing, first))
         two = len(made_from) == len(given) == 2
         if two and name in ADDITIONS and given[0].shape == given[1].shape:
             self.additions.append((made_from[0], made_from[1]))
@@ -172,15 +198,24 @@ class Trace(TorchFunctionMode):
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # tensors of inference mode have none
+        return 0
 
 
 def _mixes(name: str, given: list[Tensor]) -> bool:
-    """Whether an operation mixes the positions of a map."""
-    if "conv" in name:
-        return len(given) > 1 and given[1].shape[2:].numel() > 1
+    """Whether an operation mixes the positions of a map; a 1 x 1 convolution does not."""
+    if "conv" in name and len(given) > 1 and given[1].shape[2:].numel() == 1:
+        return False
     return any(part in name for part in MIXING)

@@ -85,15 +85,16 @@ def check_changeable(model: nn.Module, caller: str) -> None:
         caller: the public function, for errors.
     """
     check_unwrapped(model, caller)
+    stub = getattr(sys.modules.get("torch.ao.quantization"), "QuantStub", ())
     for part in model.modules():
         if getattr(part, "_compiled_call_impl", None) is not None:
             raise TypeError(
                 f"{caller} cannot change a network after model.compile(): change, then compile"
             )
-        if hasattr(part, "skip_mul"):
+        if hasattr(part, "skip_mul") or isinstance(part, stub):
             raise TypeError(
-                f"{caller} cannot change a quantizable network ({type(part).__name__} with "
-                "skip_mul): change the float network of torchvision.models, then quantize it"
+                f"{caller} cannot change a quantizable network (with {type(part).__name__}): "
+                "change the float network of torchvision.models, then quantize it"
             )
 
 

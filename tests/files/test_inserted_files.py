@@ -116,7 +116,6 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         (changed(site="bn"), "'bn' is in the network already"),
         (changed(site="bn."), "'bn.' is no name for a block"),
         (changed(site=""), "'' is no name for a block"),
-        (changed(site="bn.__x y"), "'bn.__x y' is no name"),
         (changed(site="stem.attention"), "'stem' may run all of its children"),
         (changed(block="torch.nn.Conv2d"), "no block 'torch.nn.Conv2d', which is to stand"),
         (changed(block="Nope"), "no block 'Nope'"),

@@ -35,7 +35,7 @@ def changed_header(saved: bytes, tmp_path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"format": 2, "version": "9.1"}, ValueError, r"format 2 of attnblocks 9\.1 is newer"),
+        ({"format": 3, "version": "9.1"}, ValueError, r"format 3 of attnblocks 9\.1 is newer"),
         ({"format": float("nan")}, ValueError, "format nan is no number of a format"),
         ({"format": -1}, ValueError, "format -1 is no number of a format"),
         ({"format": True}, ValueError, "format True is no number of a format"),
@@ -76,7 +76,7 @@ ARGUMENTS = {"kernel_size": 3, "gate_layer": "Sigmoid"}
     ("changes", "message"),
     [
         ({"block": "os.system"}, "the recipe does not fit: .* not .*os.system"),
-        ({"block": ["Eca"]}, "an entry of a recipe has site, block, channels, arguments; got"),
+        ({"block": ["Eca"]}, "an entry of a recipe has site, block, channels, arguments, and"),
         ({"site": "../x"}, r"no site '\.\./x' in the network"),
         ({"site": "__class__"}, "no site '__class__' in the network"),
         ({"channels": 10**12}, "has 16 channels, not 10{12}"),

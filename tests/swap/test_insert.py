@@ -184,13 +184,13 @@ def test_the_homes_of_blocks_in_dictionaries_sequences_and_loops():
     within = nn.Sequential(Chain(nn.Conv2d(3, 4, 1)))
     # Never in a layer of a block, with which it would go.
     blocks = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), SE(4)), nn.Flatten())
-    assert homes(blocks, "0.1", IMAGES) == [("0.0.attention", "0.1")]
+    assert homes(blocks, "0.1", IMAGES) == [("0.0.0_1_attention", "0.1")]
     insert(blocks, "CaCo", after="0.0", example=IMAGES)
     insert(blocks, "CBAM", after=["0", "0.1"], example=IMAGES)
     assert names(blocks) == [
         ("0.0.attention", "0.0"),
-        ("0.0.attention_2", "0.1"),
-        ("0.0.attention_3", "0"),
+        ("0.0.0_1_attention", "0.1"),
+        ("0.0.attention_2", "0"),
         ("0.1", None),
     ]
     assert homes(within, "0", IMAGES) == [("0.part0.attention", "0")]

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import Dim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from attnblocks import find_se, insert, remove
+from attnblocks import SE, find_se, insert, remove
 from tests.swap.inserted import IMAGES, Net, anatomy, net, same_anatomy, same_bits
 from tests.swap.two_processes import train_in_two
 
@@ -158,6 +158,13 @@ def test_traced():
     model = attended()
     torch.testing.assert_close(torch.jit.trace(model, IMAGES)(OTHER), model(OTHER))
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(OTHER), model(OTHER))
+    # Its name begins with a digit.
+    digits = nn.Sequential(nn.Conv2d(3, 8, 3), SE(8)).eval()
+    insert(digits, "Eca", after="1", example=IMAGES, init="fresh")
+    assert places(digits)[0] == ("0.1_attention", "1")
+    program = torch.export.export(digits, (OTHER,)).module()
+    for traced in (torch.jit.trace(digits, IMAGES), torch.fx.symbolic_trace(digits), program):
+        torch.testing.assert_close(traced(OTHER), digits(OTHER))
 
 
 def test_functions_of_the_parameters():

@@ -81,7 +81,7 @@ def finished_models():
         r"model\.compile": compiled_in_place,
         "ExportedProgram": exported,
         "ScriptModule": torch.jit.script(SEModule(16)),
-        "skip_mul.*then quantize": quantizable,
+        "quantizable network .with .*then quantize": quantizable,
     }
 
 

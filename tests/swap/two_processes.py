@@ -1,7 +1,7 @@
 """Processes that train one network together, as torchrun starts them."""
 
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import torch
@@ -12,7 +12,9 @@ from attnblocks import find_se
 
 def train_in_two(processes: int, folder: Path) -> None:
     """Take a step on what is in ``start``, and write the network of each process to RANK.pt."""
-    context = get_context("spawn")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])
     children = [
         context.Process(target=_step, args=(rank, processes, folder)) for rank in range(processes)
     ]

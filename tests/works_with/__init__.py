@@ -1,0 +1,1 @@
+"""Networks of other libraries, with blocks inserted."""
