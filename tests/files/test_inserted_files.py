@@ -199,3 +199,15 @@ def test_only_files_that_version_0_1_0_cannot_read_have_the_new_format(tmp_path)
     ):
         save_model(model, tmp_path / "m")
         assert header(tmp_path / "m")["format"] == number
+
+
+def test_a_recipe_that_fails_at_a_swap_takes_the_inserted_blocks_out_again():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), SE(8))
+    made_of = recipe(insert(copy.deepcopy(model), "Eca", after="0", example=IMAGES))
+    for entry in made_of:
+        if entry["block"] == "SE":
+            entry["arguments"] = {"nope": 1}
+    before = anatomy(model)
+    with pytest.raises(ValueError, match="site '1' cannot be made"):
+        apply_recipe(model, made_of)
+    assert same_anatomy(model, before)
