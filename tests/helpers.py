@@ -29,13 +29,13 @@ def random_block(name: str, channels: int, *, seed: int = 0, **kwargs) -> nn.Mod
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every weight and running statistic of the model a random value, in place."""
+    """Give every weight, gain and running statistic of the model a random value, in place."""
     generator = torch.Generator().manual_seed(seed)
     for key, value in model.state_dict().items():
         if not value.is_floating_point():
             continue
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        if key.endswith("running_var"):
+        if key.endswith(("running_var", "gain")):
             noise = noise.abs() + 0.5
         elif value.dim() > 1:
             noise = noise / value[0].numel() ** 0.5

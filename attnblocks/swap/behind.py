@@ -134,6 +134,8 @@ def why_not_behind(model: nn.Module, after: str, name: str) -> str | None:
     above, _, own = name.rpartition(".")
     if after not in modules or not after:
         return f"no module {after!r} in the network, which {name!r} is to stand behind"
+    if not own:
+        return f"{name!r} is no name for a block"
     if above not in modules:
         return f"no module {above!r} in the network, which is to hold {name!r}"
     if hasattr(modules[above], own):

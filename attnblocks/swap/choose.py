@@ -33,6 +33,8 @@ def choose(
     names: set[str] = set()
     for pattern in [after] if isinstance(after, str) else after:
         names |= _names(seen, places, pattern)
+    if not names:
+        raise LookupError(f"after names no module, got {after!r}")
     return [place for place in places if place.name in names]
 
 

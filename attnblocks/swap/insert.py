@@ -24,6 +24,7 @@ from attnblocks.swap.choose import choose
 from attnblocks.swap.observe import observe, run, undisturbed
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
 from attnblocks.swap.places import Place, places_in
+from attnblocks.swap.runs import where_it_runs
 from attnblocks.swap.wrappers import check_changeable
 
 
@@ -103,7 +104,9 @@ def insert(
         raise ValueError(f"init must be 'identity' or 'fresh', got {init!r}")
     check_changeable(model, "insert")
     seen = observe(model, example)
-    places = places_in(seen)
+    # Behind a module come all of its blocks in their order, so none stands behind another one.
+    there = {one.name for one in list_inserted(model)}
+    places = [place for place in places_in(seen) if place.name not in there]
     start = Start(inherits=False, options=block_kwargs)
     makers = assign(places, block, after, start, partial(choose, seen))
     new = {
@@ -191,7 +194,7 @@ def _build(model: nn.Module, place: Place, maker: Maker, init: str) -> nn.Module
 
     def make() -> nn.Module:
         new = maker.make(place)
-        if init == "identity":
+        if init == "identity" and isinstance(new, nn.Module):
             if not isinstance(new, AttentionBlock):
                 raise TypeError(
                     f"a {type(new).__name__} is no AttentionBlock, which could start as an "
@@ -231,7 +234,7 @@ def _check(model: nn.Module, example: Any, new: Mapping[Place, nn.Module], init:
         for place, block in new.items():
             hooks.enter_context(block.register_forward_hook(partial(check, place)))
         try:
-            run(model, example)
+            run(model, where_it_runs(model, example))
         except Exception as error:
             raise ValueError(f"the network does not run with the new blocks: {error}") from error
     for place in new:

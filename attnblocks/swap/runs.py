@@ -43,8 +43,7 @@ def trace_sizes(model: nn.Module, example: Any, forward: Forward) -> list[Trace]
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if any(p.is_meta for p in model.parameters()):
-        example = tree_map_only(Tensor, lambda t: t.to("meta"), example)
+    example = where_it_runs(model, example)
     network = model
     # A function in place of a method may hold modules of the network, which a copy would not have.
     if not any(isinstance(vars(module).get("forward"), FunctionType) for module in model.modules()):
@@ -77,6 +76,13 @@ def _no_log_of_failures() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def where_it_runs(model: nn.Module, example: Any) -> Any:
+    """The example, without data if the network is on the meta device."""
+    if any(p.is_meta for p in model.parameters()):
+        return tree_map_only(Tensor, lambda t: t.to("meta"), example)
+    return example
 
 
 def _sizes(network: nn.Module, example: Any, forward: Forward) -> list[Trace]:
