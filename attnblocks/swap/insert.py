@@ -224,7 +224,8 @@ def _check(model: nn.Module, example: Any, new: Mapping[Place, nn.Module], init:
         (x,) = args
         if init == "fresh" or x.is_meta:
             return
-        if not torch.allclose(x, output, rtol=1e-3, equal_nan=True):
+        finite = x.isfinite().flatten(1).all(1)  # means of NaN are NaN, and so are their gates
+        if not torch.allclose(x[finite], output[finite], rtol=1e-3):
             raise ValueError(f"the block behind {place.name!r} does not start as an identity")
         waking.add(place.name)  # runs the block
         wake(block, x)
