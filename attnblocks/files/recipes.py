@@ -8,8 +8,9 @@ from torch import nn
 from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import block_name, list_blocks
 from attnblocks.files.arguments import arguments_of, build_block
-from attnblocks.swap.behind import Inserted, put_behind, take_out, why_not_behind
+from attnblocks.swap.behind import put_behind, undone_on_error
 from attnblocks.swap.build import build_one, modules_around
+from attnblocks.swap.homes import why_not_behind
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.wrappers import check_unwrapped, unwrap
@@ -102,8 +103,7 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
         raise ValueError(f"the recipe does not fit: {'; '.join(found)}")
     new = {name: _new_block(model, entry) for name, entry in entries.items() if name not in sites}
     ours = {name for name in sites if entries[name]["block"] in list_blocks()}
-    done: list[Inserted] = []
-    try:
+    with undone_on_error(model) as done:
         for name, block in new.items():
             done.append(put_behind(model, entries[name]["after"], block, name))
         if not ours:
@@ -111,10 +111,6 @@ def apply_recipe(model: nn.Module, recipe: Sequence[Mapping[str, Any]]) -> nn.Mo
         return replace_se(
             model, lambda site: _built(entries[site.name]), where=lambda site: site.name in ours
         )
-    except BaseException:
-        for one in reversed(done):
-            take_out(one)
-        raise
 
 
 def _misfit(model: nn.Module, entry: Mapping[str, Any], site: SESite | None) -> str | None:
@@ -136,11 +132,14 @@ def _misfit(model: nn.Module, entry: Mapping[str, Any], site: SESite | None) -> 
 def _checked(recipe: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """The recipe itself, if it is well formed."""
     kinds = {"site": str, "block": str, "channels": int, "arguments": dict}
+    if not isinstance(recipe, Sequence) or isinstance(recipe, str):
+        raise ValueError(f"a recipe is a list of entries, got {recipe!r}")
     for entry in recipe:
         well_formed = (
             isinstance(entry, Mapping)
             and entry.keys() - {"after"} == kinds.keys()
             and all(isinstance(entry[key], kind) for key, kind in kinds.items())
+            and not isinstance(entry["channels"], bool)
             and isinstance(entry.get("after", ""), str)
         )
         if not well_formed:

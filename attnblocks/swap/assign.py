@@ -130,7 +130,9 @@ def _maker(block: Block, start: Start) -> Maker:
     if factory is not None:
         return _from_channels(factory, start)
     if isinstance(block, (type, nn.Module)) or not callable(block):
-        raise TypeError(f"block must be a class, a name or a function of the site, got {block!r}")
+        raise TypeError(
+            f"block must be a class, a name or a function of the site or place, got {block!r}"
+        )
     given = sorted(start.options) + ["match_rd_channels"] * start.match_rd_channels
     if given:
         raise TypeError(f"{given} go with a block class or name; a function gets the site alone")

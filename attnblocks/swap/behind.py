@@ -1,57 +1,60 @@
-"""Blocks behind modules of a network: a child module, and the forward hook that runs it.
+"""Blocks behind modules of a network: a forward hook, and the block that it runs as a child.
 
-The module keeps its class, and everything in the network its name. A record in the parent of the
-module tells where a block should run, so that one whose hook is gone is found: what replaces
-modules, as ``convert_sync_batchnorm`` and fusions do, takes no hooks along.
+The module keeps its class, and everything in the network its name. The hook tells what runs; what
+replaces modules, as ``convert_sync_batchnorm`` and fusions do, takes no hooks along, so a record in
+the parent of the module tells what should.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from attnblocks.blocks.base import AttentionBlock
-from attnblocks.swap.adapters import known_adapters
+from attnblocks.swap.homes import join, new_name
 
 _RECORD = "_attention_behind"
 """Attribute of a parent: the hooks that should be on its children, by the child's name."""
-
-_ITERATES = {"children", "named_children", "modules", "named_modules", "_modules"}
-"""Names in the code of a ``forward`` that may run any child."""
 
 
 class Behind:
     """The forward hook that runs a block on what a module returns.
 
     It finds the block by name: whatever takes its place there, such as another block or a wrapper,
-    runs.
+    runs. It names no module of the network where it can, so that parts of the network that are
+    taken out, copied or replicated have the block with them.
 
     Args:
-        name: of the block in its home.
-        home: the module whose child the block is; None for the module behind which it runs.
+        path: the names that lead from its home to the block.
+        home: where they start; None for the module behind which the block runs.
     """
 
-    def __init__(self, name: str, home: nn.Module | None) -> None:
-        self.name = name
+    def __init__(self, path: tuple[str, ...], home: nn.Module | None = None) -> None:
+        self.path = path
         self.home = home
         self.handle: Any = None  # kept, as unpickling one reserves its number for no other hook
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Run the block; called by the module."""
-        return getattr(self.home_of(module), self.name)(output)
+        block = self.block(module)
+        if block is None:
+            raise RuntimeError(
+                f"the {'.'.join(self.path)!r} inserted behind this {type(module).__name__} is "
+                "gone with the module that held it: take it out with attnblocks.remove"
+            )
+        return block(output)
 
-    def home_of(self, module: nn.Module) -> nn.Module:
-        """The module whose child the block is, for the module behind which it runs."""
-        return module if self.home is None else self.home
+    def block(self, module: nn.Module | None) -> Any:
+        """The block behind a module; None if it is not there."""
+        found: Any = module if self.home is None else self.home
+        for name in self.path:
+            found = getattr(found, name, None)
+        return found
 
     def attach(self, module: nn.Module) -> None:
         """Run the block behind a module from now on."""
         self.handle = module.register_forward_hook(self)
-
-    def is_on(self, module: nn.Module | None) -> bool:
-        """Whether the module runs the block."""
-        return module is not None and any(hook is self for hook in module._forward_hooks.values())
 
 
 @dataclass(frozen=True)
@@ -59,52 +62,86 @@ class Inserted:
     """A block that was inserted.
 
     Attributes:
-        name: qualified name of the block.
-        after: qualified name of the module behind which it was put.
-        block: the block; None if it went with the module.
-        runs: whether the module that is there now runs it.
+        name: qualified name of the block, or that which it had.
+        after: qualified name of the module behind which it runs, or ran.
+        block: the block; None if it went with another module.
+        problem: why it does not run as a part of this network; None if it does.
         hook: what runs it.
-        parent: the module that holds the record.
+        module: the module behind which it runs, or which is there now.
     """
 
     name: str
     after: str
     block: nn.Module | None
-    runs: bool
+    problem: str | None
     hook: Behind
-    parent: nn.Module
+    module: nn.Module | None
 
 
 def list_inserted(model: nn.Module) -> Iterator[Inserted]:
-    """The inserted blocks of a network, those whose hook is gone too."""
+    """The inserted blocks of a network, those that were lost too."""
     names = {module: name for name, module in model.named_modules()}
+    running: set[Behind | tuple[str, tuple[str, ...]]] = set()
+    for after, module in model.named_modules():
+        for hook in hooks_on(module):
+            running.add((after, hook.path))
+            running.add(hook)
+            block, problem = hook.block(module), None
+            if block is None:
+                problem = f"the block behind {after!r} went with the module that held it"
+            elif block not in names:
+                problem = (
+                    f"the block behind {after!r} is held by a module of the network that this part "
+                    "was taken out of"
+                )
+            yield Inserted(_name(hook, after, block, names), after, block, problem, hook, module)
     for path, parent in model.named_modules():
         for child, hooks in vars(parent).get(_RECORD, {}).items():
-            after = _join(path, child)
+            after = join(path, child)
             module = parent._modules.get(child)
             for hook in hooks:
-                home = module if hook.home is None else hook.home
-                block = None if home is None else home._modules.get(hook.name)
-                runs = block in names and hook.is_on(module)
-                name = names.get(block, _join(after, hook.name)) if block is not None else after
-                yield Inserted(name, after, block, runs, hook, parent)
+                if hook in running or (after, hook.path) in running:
+                    continue
+                block = hook.block(module)
+                problem = (
+                    f"the block behind {after!r} runs no more, as that module was replaced after "
+                    "the insertion, for example by convert_sync_batchnorm or a fusion"
+                )
+                yield Inserted(
+                    _name(hook, after, block, names), after, block, problem, hook, module
+                )
+
+
+def hooks_on(module: nn.Module) -> list[Behind]:
+    """The hooks that run blocks behind a module, in their order."""
+    return [hook for hook in module._forward_hooks.values() if isinstance(hook, Behind)]
 
 
 def places_of_blocks(model: nn.Module) -> dict[nn.Module, str]:
     """The name of the module behind which each inserted block runs.
 
     Raises:
-        ValueError: a block was inserted, but runs no more.
+        ValueError: a block was inserted, but does not run as a part of this network.
     """
     found = list(list_inserted(model))
-    if lost := [repr(one.after) for one in found if not one.runs]:
+    if problems := [one.problem for one in found if one.problem is not None]:
         raise ValueError(
-            f"the blocks inserted behind {', '.join(lost)} run no more: these modules were "
-            "replaced after the insertion, as by convert_sync_batchnorm or a fusion with batch "
-            "norm. Do that first, or insert behind a module that stays, such as the one around "
-            "them; remove(model) takes such blocks out"
+            f"{'; '.join(problems)}. Replace modules and take networks apart first, or insert "
+            "behind a module that stays; remove(model) takes such blocks out"
         )
     return {one.block: one.after for one in found if one.block is not None}
+
+
+@contextmanager
+def undone_on_error(model: nn.Module) -> Iterator[list[Inserted]]:
+    """Blocks that are put behind modules meanwhile, and listed, are taken out again on an error."""
+    done: list[Inserted] = []
+    try:
+        yield done
+    except BaseException:
+        for one in reversed(done):
+            take_out(model, one)
+        raise
 
 
 def put_behind(model: nn.Module, after: str, block: nn.Module, name: str | None = None) -> Inserted:
@@ -116,113 +153,60 @@ def put_behind(model: nn.Module, after: str, block: nn.Module, name: str | None 
         block: what runs there.
         name: qualified name for the block; None for a new one.
     """
-    path, _, child = after.rpartition(".")
-    parent, module = model.get_submodule(path), model.get_submodule(after)
-    name = _new_name(model, after) if name is None else name
+    module = model.get_submodule(after)
+    name = new_name(model, after) if name is None else name
     above, _, own = name.rpartition(".")
     home = model.get_submodule(above)
-    hook = Behind(own, None if home is module else home)
+    if name.startswith(f"{after}."):
+        hook = Behind(tuple(name.removeprefix(f"{after}.").split(".")))
+    else:
+        hook = Behind((own,), home)
     home.add_module(own, block)
     hook.attach(module)
-    vars(parent).setdefault(_RECORD, {}).setdefault(child, []).append(hook)
-    return Inserted(name, after, block, True, hook, parent)
+    path, _, child = after.rpartition(".")
+    record = vars(model.get_submodule(path)).setdefault(_RECORD, {})
+    record.setdefault(child, []).append(hook)
+    return Inserted(name, after, block, None, hook, module)
 
 
-def why_not_behind(model: nn.Module, after: str, name: str) -> str | None:
-    """Why a block cannot stand behind a module under a given name; None if it can."""
-    modules = dict(model.named_modules())
-    above, _, own = name.rpartition(".")
-    if after not in modules or not after:
-        return f"no module {after!r} in the network, which {name!r} is to stand behind"
-    if not own:
-        return f"{name!r} is no name for a block"
-    if above not in modules:
-        return f"no module {above!r} in the network, which is to hold {name!r}"
-    if hasattr(modules[above], own):
-        return f"{name!r} is in the network already"
-    if _runs_children(modules[above]):
-        return f"{above!r} may run all of its children, and cannot hold {name!r}"
-    return None
-
-
-def take_out(one: Inserted) -> None:
+def take_out(model: nn.Module, one: Inserted) -> None:
     """Take an inserted block out; nothing of it stays."""
-    child = one.after.rpartition(".")[2]
-    records = vars(one.parent)[_RECORD]
-    records[child].remove(one.hook)
-    if not records[child]:
-        del records[child]
-    if not records:
-        delattr(one.parent, _RECORD)
     one.hook.handle.remove()
-    module = one.parent._modules.get(child)
-    home = module if one.hook.home is None else one.hook.home
-    if home is not None and one.block is not None:
-        del home._modules[one.hook.name]
+    holder: Any = one.module if one.hook.home is None else one.hook.home
+    for name in one.hook.path[:-1]:
+        holder = getattr(holder, name, None)
+    if holder is not None:
+        holder._modules.pop(one.hook.path[-1], None)
+    for path, parent in model.named_modules():
+        record = vars(parent).get(_RECORD, {})
+        for child, hooks in list(record.items()):
+            same = join(path, child) == one.after
+            hooks[:] = [
+                hook
+                for hook in hooks
+                if not (hook is one.hook or (same and hook.path == one.hook.path))
+            ]
+            if not hooks:
+                del record[child]
+        if _RECORD in vars(parent) and not record:
+            delattr(parent, _RECORD)
 
 
 def move_hooks(old: nn.Module, new: nn.Module) -> None:
     """Let the blocks behind one module run behind another one, which takes its place.
 
-    Those that are its children become children of the new one.
+    Those that are within the old one become children of the new one.
     """
-    for hook in list(old._forward_hooks.values()):
-        if isinstance(hook, Behind):
-            if hook.home is None:
-                new.add_module(hook.name, old._modules[hook.name])
-            hook.handle.remove()
-            hook.attach(new)
+    for hook in hooks_on(old):
+        if hook.home is None:
+            block = hook.block(old)
+            hook.path = hook.path[-1:]
+            new.add_module(hook.path[0], block)
+        hook.handle.remove()
+        hook.attach(new)
 
 
-def _new_name(model: nn.Module, after: str) -> str:
-    """A free name for a block, under a module that does not run all of its children."""
-    home, stem = _home(model, after)
-    taken, name, count = model.get_submodule(home), stem, 1
-    while hasattr(taken, name):
-        count += 1
-        name = f"{stem}_{count}"
-    return _join(home, name)
-
-
-def _home(model: nn.Module, after: str) -> tuple[str, str]:
-    """The name of the module that takes a block in, and how the block is called there.
-
-    It is the module itself, the nearest one around it, a layer within it, or one elsewhere.
-    """
-    parts = after.split(".")
-    for count in range(len(parts), -1, -1):
-        home = ".".join(parts[:count])
-        if not _runs_children(model.get_submodule(home)):
-            return home, "_".join([*parts[count:], "attention"])
-    layers = list(_layers(model))
-    inner = [name for name in layers if name.startswith(f"{after}.")]
-    if inner:
-        return inner[-1], "attention"
-    if layers:
-        return layers[0], "_".join([*parts, "attention"])
-    raise ValueError(f"no module of the network can hold a block behind {after!r}")
-
-
-def _layers(module: nn.Module, name: str = "") -> Iterator[str]:
-    """The modules that do not run all of their children, without blocks and what is in them."""
-    if not _runs_children(module):
-        yield name
-    if not isinstance(module, _blocks()):
-        for child, inner in module.named_children():
-            yield from _layers(inner, _join(name, child))
-
-
-def _runs_children(module: nn.Module) -> bool:
-    """Whether a module may run a child that it does not know, or is a block with its own layers."""
-    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_blocks())):
-        return True
-    code = getattr(type(module).forward, "__code__", None)
-    return code is not None and not _ITERATES.isdisjoint(code.co_names)
-
-
-def _blocks() -> tuple[type[nn.Module], ...]:
-    return (AttentionBlock, *known_adapters())
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _name(hook: Behind, after: str, block: Any, names: dict[nn.Module, str]) -> str:
+    """The name of a block; that which it had, if it is gone or in no module of the network."""
+    start = after if hook.home is None else names.get(hook.home, "")
+    return names.get(block, join(start, ".".join(hook.path)))

@@ -42,6 +42,8 @@ def _names(seen: Mapping[str, Seen], places: Sequence[Place], pattern: str) -> s
     """The names of the places that one pattern names."""
     if pattern in ROLES:
         found = {place.name for place in places if pattern in place.roles}
+        if not found:
+            raise LookupError(f"the network has no place that is the {ROLES[pattern]}: {pattern!r}")
     else:
         found = {place.name for place in places if fnmatchcase(place.name, pattern)}
         for name, one in seen.items():

@@ -5,26 +5,22 @@ run the network to check them. If a step fails, the network is as it was.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from attnblocks.blocks.base import AttentionBlock
-from attnblocks.blocks.waking import wake
 from attnblocks.swap.assign import Block, Maker, Start, Where, assign, select
-from attnblocks.swap.behind import Inserted, list_inserted, put_behind, take_out
+from attnblocks.swap.behind import list_inserted, put_behind, take_out, undone_on_error
 from attnblocks.swap.build import build_one, modules_around
 from attnblocks.swap.choose import choose
-from attnblocks.swap.observe import observe, run, undisturbed
+from attnblocks.swap.observe import observe
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
 from attnblocks.swap.places import Place, places_in
-from attnblocks.swap.runs import where_it_runs
+from attnblocks.swap.trial import output_of, try_out
 from attnblocks.swap.wrappers import check_changeable
 
 
@@ -44,7 +40,7 @@ def insert(
     only the keys of the new blocks are added, as ``layer1.0.bn2.attention.fc1.weight`` behind
     ``layer1.0.bn2``. Pre-trained weights fit before and after. A block is a child of the module
     behind which it runs, or, where that runs all of its children, as ``nn.Sequential`` does, of the
-    nearest module around it that does not; a forward hook of the module calls it.
+    last module within it that does not; a forward hook of the module calls it.
 
     With ``init="identity"`` the network computes what it did before, to the bit for the blocks of
     this library: the last layer before each gate starts at zero, so that the gate is at the middle
@@ -117,28 +113,24 @@ def insert(
     if len({*new.values(), *model.modules()}) < len(new) + len(list(model.modules())):
         raise ValueError("block must make a new module for each place, got one several times")
     before = names_of_parameters(model)
-    done: list[Inserted] = []
-    try:
+    wanted = output_of(model, example) if init == "identity" else None
+    with undone_on_error(model) as done:
         for place, one in new.items():
             done.append(put_behind(model, place.name, one))
-        _check(model, example, new, init)
+        try_out(model, example, new, wanted)
         handover = plan_handover(
             optimizers,
             before,
             names_of_parameters(model),
             [_move(model, place, one) for place, one in new.items()],
         )
-    except BaseException:
-        for inserted in reversed(done):
-            take_out(inserted)
-        raise
-    handover.make()
-    if repeated := [place.name for place in new if place.calls > 1]:
-        warnings.warn(
-            f"{', '.join(repeated)} run several times in a forward pass, and so do the blocks "
-            "behind them",
-            stacklevel=2,
-        )
+        if repeated := [place.name for place in new if place.calls > 1]:
+            warnings.warn(
+                f"{', '.join(repeated)} run several times in a forward pass, and so do the blocks "
+                "behind them",
+                stacklevel=2,
+            )
+        handover.make()
     return model
 
 
@@ -184,7 +176,7 @@ def remove(
     moves = [Move([set(block.parameters())]) for block in gone]
     handover = plan_handover(optimizers, before, rest, moves)
     for one in chosen:
-        take_out(one)
+        take_out(model, one)
     handover.make()
     return model
 
@@ -210,38 +202,3 @@ def _build(model: nn.Module, place: Place, maker: Maker, init: str) -> nn.Module
 def _move(model: nn.Module, place: Place, new: nn.Module) -> Move:
     around = modules_around(model, place.name)
     return Move([set(module.parameters()) for module in around], [*new.parameters()])
-
-
-def _check(model: nn.Module, example: Any, new: Mapping[Place, nn.Module], init: str) -> None:
-    """Run the network once: no hidden unit of an identity starts dead, and each block runs."""
-    calls: Counter[str] = Counter()
-    waking: set[str] = set()
-
-    def check(place: Place, block: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        if place.name in waking:
-            return
-        calls[place.name] += 1
-        (x,) = args
-        if init == "fresh" or x.is_meta:
-            return
-        finite = x.isfinite().flatten(1).all(1)  # means of NaN are NaN, and so are their gates
-        if not torch.allclose(x[finite], output[finite], rtol=1e-3):
-            raise ValueError(f"the block behind {place.name!r} does not start as an identity")
-        waking.add(place.name)  # runs the block
-        wake(block, x)
-        waking.remove(place.name)
-
-    with undisturbed(model), ExitStack() as hooks:
-        for place, block in new.items():
-            hooks.enter_context(block.register_forward_hook(partial(check, place)))
-        try:
-            run(model, where_it_runs(model, example))
-        except Exception as error:
-            raise ValueError(f"the network does not run with the new blocks: {error}") from error
-    for place in new:
-        if calls[place.name] != place.calls:
-            raise ValueError(
-                f"in a forward pass {place.name!r} runs {place.calls} times, and the block behind "
-                f"it {calls[place.name]} times: a module around it runs all of its children; "
-                "insert it behind another module"
-            )

@@ -1,5 +1,6 @@
 """Runs a network without changing it, to learn what each of its modules returns."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ def observe(model: nn.Module, example: Any) -> dict[str, Seen]:
         By name, in the order of ``named_modules()``.
 
     Raises:
-        ValueError: the network does not run on the example, or has lazy layers.
+        ValueError: the network does not run on the example, has lazy layers, or the example has an
+            empty tensor.
         TypeError: the example holds no tensor.
     """
     _check(model, example)
@@ -86,12 +88,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Let a network run so that nothing of it is changed afterwards.
 
     It is in eval mode, without gradients and not compiled; afterwards the mode and the attributes
-    of each module, the values of its buffers, and the random state of PyTorch are what they were.
+    of each module, with the items of its dicts, lists and sets, the values of its buffers, and the
+    random state of PyTorch are what they were.
 
     Args:
         model: the network.
     """
-    members = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    members = [(vars(m), dict(vars(m))) for m in model.modules()]
+    # Those that are changed in place: caches, counters, and the dicts that a module is made of.
+    containers = [
+        (value, type(value)(value))
+        for _, attributes in members
+        for value in attributes.values()
+        if type(value) in (dict, OrderedDict, list, set)
+    ]
     buffers = [buffer for buffer in model.buffers() if not is_lazy(buffer) and not buffer.is_meta]
     values = [buffer.clone() for buffer in buffers]
     devices: dict[str, set[int]] = {}
@@ -108,18 +118,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
-        for module, attributes, own in members:
-            _put_back(vars(module), attributes)
-            _put_back(module._buffers, own)
+        for now, before in (*members, *containers):
+            now.clear()
+            now.extend(before) if isinstance(now, list) else now.update(before)
         with torch.no_grad():
             for buffer, value in zip(buffers, values, strict=True):
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
-
-
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    now.clear()
-    now.update(before)
 
 
 @contextmanager
@@ -141,6 +146,8 @@ def _check(model: nn.Module, example: Any) -> None:
             "example must be what the network is called with: a tensor, a tuple of arguments or a "
             f"mapping of keyword arguments; got {example!r}"
         )
+    if any(tensor.numel() == 0 for tensor in tensors_in(example)):
+        raise ValueError("example must have at least one sample, and got an empty tensor")
     lazy = next((name for name, p in model.named_parameters() if is_lazy(p)), None)
     if lazy is not None:
         raise ValueError(

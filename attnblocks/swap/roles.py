@@ -40,7 +40,7 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
     operations lie between, what enters the module in which the size falls: a block that first
     widens the map at the old size, a transition that normalizes it. What comes after the size rose,
     as in a decoder, is left aside. The last stage ends with the last map before the output if that
-    has no map, as in a classifier, or else with the last map of the smallest size if it rises then.
+    is vectors, as of a classifier, or else with the last map of the smallest size.
 
     Args:
         trace: a run of the network.
@@ -77,7 +77,7 @@ def stage_ends(trace: Trace, modules: Mapping[str, nn.Module]) -> set[str]:
         ends.append(min(entering, key=lambda node: node.level, default=last))
     if output := trace.calls[""][0].vectors:
         ends += [node for node in meet(output).upwards() if node in sizes][:1]
-    elif any(node.rose for node in sizes) and down:
+    elif down:
         ends.append(min(down, key=lambda node: (area(node), -node.number)))
     names = [_returned_by(node, modules) for node in ends]
     first = {of_one[0] for of_one in names}

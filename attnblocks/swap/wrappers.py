@@ -40,6 +40,9 @@ _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
     ("timm.utils.model_ema", "ModelEmaV3"): _average("module"),
     ("torch.jit", "ScriptModule"): _Wrapper("take the network that was scripted or traced"),
     ("torch.export", "ExportedProgram"): _Wrapper("take the network that was exported"),
+    ("torch.export._unlift", "_StatefulGraphModule"): _Wrapper(
+        "it was exported: take the network that was exported"
+    ),
     ("torch.distributed.fsdp", "FullyShardedDataParallel"): _Wrapper(
         "its tensors are spread over processes: take the network before it was wrapped"
     ),
@@ -91,7 +94,7 @@ def check_changeable(model: nn.Module, caller: str) -> None:
             raise TypeError(
                 f"{caller} cannot change a network after model.compile(): change, then compile"
             )
-        if hasattr(part, "skip_mul") or isinstance(part, stub):
+        if "skip_mul" in part._modules or isinstance(part, stub):
             raise TypeError(
                 f"{caller} cannot change a quantizable network (with {type(part).__name__}): "
                 "change the float network of torchvision.models, then quantize it"

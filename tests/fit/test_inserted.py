@@ -117,7 +117,7 @@ def test_a_swap_of_inserted_blocks():
     torch.testing.assert_close(same(IMAGES), expected)
     swapped = replace_se(model, CaCo, where="bn.*", inplace=False)
     assert {site.name: site.after for site in find_se(swapped)} == before
-    assert (type(swapped.bn.attention), type(swapped.stem_attention)) == (CaCo, SE)
+    assert (type(swapped.bn.attention), type(swapped.stem[2].stem_attention)) == (CaCo, SE)
     assert [type(site.module) for site in find_se(model)] == [SE, SE]
     assert torch.equal(model(IMAGES), expected)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -145,8 +145,8 @@ def test_the_summary_beside_the_network_without_them():
 def test_maps_of_inserted_blocks():
     model = attended("bn", "stem", block=CaCo)
     maps = attention_maps(model, IMAGES)
-    assert set(maps) == {"bn.attention", "stem_attention"}
-    assert list(maps) == ["stem_attention", "bn.attention"]  # in the order in which they run
+    assert set(maps) == {"bn.attention", "stem.2.stem_attention"}
+    assert list(maps) == ["stem.2.stem_attention", "bn.attention"]  # in the order in which they run
     entered: list[torch.Tensor] = []
     hook = model.bn.attention.register_forward_pre_hook(lambda m, args: entered.append(args[0]))
     model(IMAGES)

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from attnblocks import CBAM, SE, CaCo, CoordAtt, Eca, find_se, insert, remove, replace_se
-from attnblocks.swap.behind import Behind
+from attnblocks.swap.behind import hooks_on
 from tests.helpers import BLOCKS, FORMATS, randomized
 from tests.swap.inserted import IMAGES, Net, anatomy, lively, net, same_anatomy, same_bits
 
@@ -120,12 +120,14 @@ def test_the_homes_of_blocks_behind_modules_that_run_their_children():
     x = torch.rand(2, 3, 32, 32)
     basic = torchvision.models.resnet.BasicBlock
     resnet = lively(torchvision.models.ResNet(basic, [1, 1, 1, 1]))
-    assert homes(resnet, "layer1", x) == [("layer1_attention", "layer1")]
+    assert homes(resnet, "layer1", x) == [("layer1.0.layer1_attention", "layer1")]
     mobile = lively(torchvision.models.mobilenet_v2(width_mult=0.25))
-    assert homes(mobile, "features.0", x) == [("features_0_attention", "features.0")]
+    assert homes(mobile, "features.0", x) == [("features.0.2.features_0_attention", "features.0")]
     dense = lively(torchvision.models.DenseNet(8, (2, 2), 16))
     found = homes(dense, "features.denseblock1", x)
-    assert found == [("features_denseblock1_attention", "features.denseblock1")]
+    assert found == [
+        ("features.denseblock1.denselayer2.features_denseblock1_attention", "features.denseblock1")
+    ]
     found = homes(dense, "features.denseblock1.denselayer1", x)
     assert found == [
         ("features.denseblock1.denselayer1.attention", "features.denseblock1.denselayer1")
@@ -142,7 +144,7 @@ def test_the_homes_of_blocks_in_the_lists_of_a_unet():
         ("decoder.blocks.1.attention", "decoder.blocks.1")
     ]
     assert homes(unet, "decoder.blocks.0.conv2", x) == [
-        ("decoder.blocks.0.conv2_attention", "decoder.blocks.0.conv2")
+        ("decoder.blocks.0.conv2.2.decoder_blocks_0_conv2_attention", "decoder.blocks.0.conv2")
     ]
 
 
@@ -178,9 +180,9 @@ def test_the_homes_of_blocks_in_dictionaries_sequences_and_loops():
     assert homes(root, "0.branches.a", IMAGES) == [("0.branches.a.attention", "0.branches.a")]
     # The module has an attribute of that name; and all around are sequences.
     assert homes(root, "0", IMAGES) == [("0.attention_2", "0")]
-    assert homes(root, "1", IMAGES) == [("1.1.attention", "1")]
+    assert homes(root, "1", IMAGES) == [("1.1.1_attention", "1")]
     loop = Chain(nn.Conv2d(3, 4, 1), Chain(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
-    assert homes(loop, "part1", IMAGES) == [("part1.part1.attention", "part1")]
+    assert homes(loop, "part1", IMAGES) == [("part1.part1.part1_attention", "part1")]
     within = nn.Sequential(Chain(nn.Conv2d(3, 4, 1)))
     # Never in a layer of a block, with which it would go.
     blocks = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), SE(4)), nn.Flatten())
@@ -190,10 +192,10 @@ def test_the_homes_of_blocks_in_dictionaries_sequences_and_loops():
     assert names(blocks) == [
         ("0.0.attention", "0.0"),
         ("0.0.0_1_attention", "0.1"),
-        ("0.0.attention_2", "0"),
+        ("0.0.0_attention", "0"),
         ("0.1", None),
     ]
-    assert homes(within, "0", IMAGES) == [("0.part0.attention", "0")]
+    assert homes(within, "0", IMAGES) == [("0.part0.0_attention", "0")]
 
 
 def test_several_behind_one_module_run_in_the_order_in_which_they_came():
@@ -219,10 +221,10 @@ def test_several_behind_one_module_run_in_the_order_in_which_they_came():
 
     assert torch.equal(model(IMAGES), run(first, second, third))
     assert not torch.allclose(model(IMAGES), run(second, first, third))
-    assert [hook.name for hook in model.bn._forward_hooks.values() if isinstance(hook, Behind)] == [
-        "attention",
-        "attention_2",
-        "attention_3",
+    assert [hook.path for hook in hooks_on(model.bn)] == [
+        ("attention",),
+        ("attention_2",),
+        ("attention_3",),
     ]
     remove(model, "bn.attention")
     assert torch.equal(model(IMAGES), run(second, third))

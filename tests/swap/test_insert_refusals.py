@@ -117,7 +117,7 @@ BN = {"after": "bn"}
         (nn.Identity, BN, ValueError, "Identity is no AttentionBlock.*init='fresh'"),
         (Plain, BN, ValueError, "Plain has no stage with a gain"),
         (Half, BN, ValueError, "the block behind 'bn' does not start as an identity"),
-        (Narrow, {**BN, "init": "fresh"}, ValueError, "does not run with the new blocks"),
+        (Narrow, {**BN, "init": "fresh"}, ValueError, "cannot run with the new blocks"),
         (SE, {**BN, "example": "word"}, TypeError, "example must be what the network is called"),
         (SE, {**BN, "example": nn.ReLU()}, TypeError, "example must be what the network"),
         (SE, {**BN, "example": torch.rand(2, 4, 16, 16)}, ValueError, "does not run on example"),

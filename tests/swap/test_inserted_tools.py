@@ -64,7 +64,7 @@ def test_a_copy_runs_its_own_blocks(trip):
     assert places(copied) == places(model)
     assert same_bits(copied(OTHER), model(OTHER))
     with torch.no_grad():
-        for p in copied.stem_attention.parameters():
+        for p in copied.stem[2].stem_attention.parameters():
             p.add_(1)
         expected = model(OTHER)
         assert not torch.allclose(copied(OTHER), expected)
@@ -206,7 +206,7 @@ def test_channels_last():
     model = attended().to(memory_format=torch.channels_last)
     x = OTHER.contiguous(memory_format=torch.channels_last)
     seen: list[torch.Tensor] = []
-    model.stem_attention.register_forward_hook(lambda m, args, output: seen.append(output))
+    model.stem[2].stem_attention.register_forward_hook(lambda m, args, output: seen.append(output))
     torch.testing.assert_close(model(x), attended()(OTHER))
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
