@@ -1,7 +1,7 @@
 """The attention of a network: its gates at every site, on the image, and how open they are.
 
-A block multiplies its map by gates between 0 and 1. Gates for rows, columns or positions say where
-the block looks; channel gates weight features.
+A block multiplies its map by gates between 0 and 1, or between 0 and their gain. Gates for rows,
+columns or positions say where the block looks; channel gates weight features.
 """
 
 import threading
@@ -55,7 +55,8 @@ class GateStatistics:
         spread: standard deviation over images and positions, averaged over the channels. At 0 the
             gate does not depend on its input: it is a fixed scale, which a weight could absorb.
         closed: share of the values below 0.1.
-        open: share of the values above 0.9.
+        open: share of the values above 0.9; of a gate with a gain, which runs up to it, look at the
+            spread instead.
     """
 
     site: str

@@ -13,7 +13,7 @@ INK, PALE, PAPER = "#222222", "#666666", "#fafafa"
 OLD, NEW, OPEN = "#ececec", "#d9efd5", "#c62828"
 
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
-LEFT, BOX = 34, 130
+LEFT, BOX, FIRST = 34, 130, 60  # of the modules, from the left and the top
 STEP, TALL = 44, 26
 PLOT = (40, 360, 372, 548)  # left, right, top, bottom
 
@@ -49,7 +49,7 @@ def _network() -> list[str]:
         "layer1.0.bn2.attention.",
     )
     for number, name in enumerate(names):
-        new, y = name == "attention", 48 + STEP * number
+        new, y = name == "attention", FIRST + STEP * number
         wide = TALL if name == "+" else BOX
         x = LEFT + (BOX - wide) / 2
         parts.append(
@@ -63,13 +63,13 @@ def _network() -> list[str]:
             parts.append(_text(LEFT + BOX + 30, y + 12, keys[number], mono=True))
         if new:
             parts.append(_text(LEFT + BOX + 30, y + 27, "conv1.weight, ... (added)", mono=True))
-    middle = 48 + STEP * names.index("+") + TALL / 2
-    parts.append(_line(f"M{LEFT + BOX / 2} 38V48"))
-    parts.append(_line(f"M{LEFT + BOX / 2} 40H14V{middle}H{LEFT + (BOX - TALL) / 2 - 8}"))
+    middle = FIRST + STEP * names.index("+") + TALL / 2
+    parts += _arrow(LEFT + BOX / 2, FIRST - 22, FIRST)
+    parts.append(_line(f"M{LEFT + BOX / 2} {FIRST - 16}H14V{middle}H{LEFT + (BOX - TALL) / 2 - 8}"))
     parts.append(
         f'<path d="M{LEFT + (BOX - TALL) / 2} {middle}l-9 -5v10z" fill="{INK}"/>',
     )
-    parts.append(_text(LEFT + BOX / 2 + 9, 48 + 3 * STEP - 5, "forward hook of bn2", pale=True))
+    parts.append(_text(LEFT + BOX / 2 + 9, FIRST + 3 * STEP - 5, "hook of bn2", pale=True))
     return parts
 
 
@@ -93,10 +93,11 @@ def _gates() -> list[str]:
         x, y = point(start, gain / (1 + math.exp(-start)))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}"/>')
     x, y = point(0, 1)
+    parts.append(_text(x - 12, y - 26, "with a gain of 2:", anchor="end"))
     parts.append(_text(x - 12, y - 8, f"2{SIGMA}(0) = 1, slope 0.5", anchor="end"))
-    parts.append(
-        _text(right, point(5, 0.3)[1], f"{SIGMA}(5) = 0.993, slope 0.007", anchor="end", color=OPEN)
-    )
+    below = point(5, 0.1)[1]
+    parts.append(_text(right, below - 18, "without, open:", anchor="end", color=OPEN))
+    parts.append(_text(right, below, f"{SIGMA}(5) = 0.993, slope 0.007", anchor="end", color=OPEN))
     return parts
 
 
