@@ -25,7 +25,8 @@ MODEL = "timm/test_resnet"
 OPTIONS = ["--model", MODEL, "--image-size", "32", "--loss", "ldam"]  # whose head is drawn last
 INSERT = ["--attention", "CoordAtt", "--insert", "residual", "layer[12]"]
 PLACES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn3", "layer4.0.bn2", "layer1", "layer2"]
-BLOCKS = [f"{name}.attention" for name in PLACES[:4]] + ["layer1.0.layer1_attention", "layer2.0.layer2_attention"]
+HOMES = ["layer1.0.layer1_attention", "layer2.0.layer2_attention"]
+BLOCKS = [f"{name}.attention" for name in PLACES[:4]] + HOMES
 
 
 def config(*options: str):
