@@ -98,7 +98,7 @@ def test_old_weights_give_a_gain_of_one_and_say_so(name):
     x = random_map(2, C, 5, 4)
     network = nn.ModuleDict({"block": gained})
     given = {f"block.{key}": value for key, value in block.state_dict().items()}
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="which was set to 1") as said:
         network.load_state_dict(given)
     assert all((gained.state_dict()[key] == 1).all() for key in keys(name))
     assert len(given) == len(block.state_dict())  # the caller's own dict is left alone
