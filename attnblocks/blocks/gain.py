@@ -5,6 +5,7 @@ a gain the product of a block can be 1 nevertheless: at logits of 0 a sigmoid is
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -142,8 +143,17 @@ class GainedStage(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Give weights that were saved without a gain the gain 1, with which they computed."""
-        saved = next((value for key, value in state_dict.items() if key.startswith(prefix)), None)
-        if self.gain is not None and f"{prefix}gain" not in state_dict and saved is not None:
-            state_dict[f"{prefix}gain"] = saved.new_ones(self.gain.shape)
+        """Give weights that were saved without a gain the gain 1, with which they computed.
+
+        They are those of a whole stage: single keys, such as statistics alone, leave the gain.
+        """
+        key = f"{prefix}gain"
+        own = [f"{prefix}{name}" for name, _ in self.named_parameters()]
+        if self.gain is not None and key not in state_dict and own and state_dict.keys() >= {*own}:
+            state_dict[key] = state_dict[own[0]].new_ones(self.gain.shape)
+            warnings.warn(
+                f"the state dict has the weights of a block and no {key}, which was set to 1; "
+                "a state dict with buffers, such as model.state_dict(), has it",
+                stacklevel=2,
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -21,14 +21,17 @@ def wake(block: nn.Module, x: Tensor) -> None:
     """Turn round the hidden units of a fresh block that are switched off on all of some maps.
 
     Such a unit, below 0 in front of a ReLU or below -3 in front of a Hardswish, gets its weights
-    and bias negated, which are as likely in the published initialisation. A unit that is 0 on every
-    map gets a small bias. Nothing is drawn, and all other units stay as they are to the bit; so
-    does one that has no slope on the other side either, such as a unit far out in both directions
-    before a ReLU6.
+    and bias negated. Layers draw them symmetrically around 0, so these are as likely. A unit that
+    is 0 on every map gets a small bias where its layer has biases. Nothing is drawn, and all other
+    units keep their weights to the bit; so does one that has no slope on the other side either,
+    such as a unit far out in both directions before a ReLU6.
+
+    A norm over several units, such as GroupNorm, takes one mean of them all, and turning one unit
+    changes it for the others: also a start, but they no longer compute what was drawn for them.
 
     Args:
         block: the block, changed in place; it runs in eval mode, and is left in its own.
-        x: maps (N, C, H, W) as they come to the block.
+        x: maps (N, C, H, W) as they come to the block; without any the block stays as it is.
 
     Example:
         >>> from attnblocks import SE
@@ -37,6 +40,8 @@ def wake(block: nn.Module, x: Tensor) -> None:
         >>> bool((block.fc1(x.mean((2, 3), keepdim=True)) > 0).any())
         True
     """
+    if len(x) == 0:
+        return
     modes = {module: module.training for module in block.modules()}
     # Eval mode keeps running statistics as they are. In train mode a batch norm in front of the
     # activation gives every unit the mean 0 over the batch, so that none is off on all of it; in
@@ -70,10 +75,11 @@ def _entering(act: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
 def _wake(layer: nn.Module, act: nn.Module, values: Tensor) -> None:
     """Turn the sleeping outputs of a layer round; no value is read, as on meta there is none."""
     asleep = ~_has_slope(act, values)
-    weight, bias = cast(Tensor, layer.weight), cast(Tensor, layer.bias)
+    weight, bias = cast(Tensor, layer.weight), cast(Tensor | None, layer.bias)
     sign = 1 - 2 * (asleep & _has_slope(act, -values)).to(weight.dtype)
     weight.mul_(sign.view(-1, *[1] * (weight.dim() - 1)))
-    bias.mul_(sign).masked_fill_(asleep & (values == 0).all(1), SMALL)
+    if bias is not None:
+        bias.mul_(sign).masked_fill_(asleep & (values == 0).all(1), SMALL)
 
 
 def _has_slope(act: nn.Module, values: Tensor) -> Tensor:

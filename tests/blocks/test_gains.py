@@ -93,19 +93,44 @@ def test_one_gain_for_all_channels_and_equal_gains_are_the_same(name):
 
 
 @every_block
-def test_old_weights_give_a_gain_of_one_and_no_weights_leave_it(name):
+def test_old_weights_give_a_gain_of_one_and_say_so(name):
     block, gained = random_block(name, C), gained_block(name)
     x = random_map(2, C, 5, 4)
-    before = {key: gained.state_dict()[key].clone() for key in keys(name)}
-    network = nn.ModuleDict({"block": gained, "head": nn.Linear(2, 2)})
-    head = {key: v for key, v in network.state_dict().items() if key.startswith("head")}
-    network.load_state_dict(head, strict=False)
-    assert all(torch.equal(gained.state_dict()[key], before[key]) for key in keys(name))
+    network = nn.ModuleDict({"block": gained})
     given = {f"block.{key}": value for key, value in block.state_dict().items()}
-    network.load_state_dict({**given, **head})
+    with pytest.warns(UserWarning, match="which was set to 1") as said:
+        network.load_state_dict(given)
     assert all((gained.state_dict()[key] == 1).all() for key in keys(name))
     assert len(given) == len(block.state_dict())  # the caller's own dict is left alone
     assert torch.equal(gained(x), block(x))
+    assert [str(warning.message) for warning in said] == [
+        f"the state dict has the weights of a block and no block.{key}, which was set to 1; "
+        "a state dict with buffers, such as model.state_dict(), has it"
+        for key in keys(name)
+    ]
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    with pytest.warns(UserWarning, match="set to 1"):
+        network.load_state_dict(parameters, strict=False)
+
+
+@pytest.mark.filterwarnings("error")
+@every_block
+def test_a_gain_stays_unless_all_weights_of_its_stage_come(name):
+    """Its own, statistics alone and all weights but one do not tell how the block computed."""
+    gained = gained_block(name)
+    network = nn.ModuleDict({"block": gained, "head": nn.Linear(2, 2)})
+    state = network.state_dict()
+    before = {key: state[f"block.{key}"].clone() for key in keys(name)}
+    without = {key: value for key, value in state.items() if not key.endswith("gain")}
+    parameters = {key for key, _ in network.named_parameters()}
+    parts = [state, {key: v for key, v in without.items() if key not in parameters}]
+    parts += [{key: v for key, v in without.items() if key.startswith("head")}]
+    for stage in {key.rpartition("gain")[0] for key in keys(name)}:
+        own = [key for key in without if key.startswith(f"block.{stage}") and key in parameters]
+        parts += [{k: v for k, v in without.items() if k in own and k != left} for left in own]
+    for part in parts:
+        network.load_state_dict(part, strict=False)
+        assert all(torch.equal(gained.state_dict()[key], before[key]) for key in keys(name))
 
 
 @every_block

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from attnblocks import CBAM, SE, CaCo, CoordAtt, SeCo
+from attnblocks.blocks.gain import GainedStage
 from attnblocks.blocks.waking import wake
 from tests.helpers import random_map, snapshot, unchanged
 
@@ -99,6 +100,36 @@ def test_a_unit_that_is_off_on_both_sides_stays():
     block.fc1.bias.data = torch.tensor([7.0, -1.0])
     wake(block, maps(0))
     assert block.fc1.bias.tolist() == [7.0, 1.0]
+
+
+class WithoutBias(GainedStage):
+    """A block of one's own, whose hidden layer has no bias."""
+
+    hidden_names = ("down", "act")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(C, 3, 1, bias=False)
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.down(x.mean((2, 3), keepdim=True)))
+
+
+def test_a_layer_without_bias_has_its_weights_turned():
+    block = WithoutBias()
+    with torch.no_grad():
+        block.down.weight.copy_(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, C, 1, 1))
+    wake(block, torch.ones(2, C, 4, 4))
+    assert block.down.weight[:, :, 0, 0].tolist() == [[1.0] * C, [0.0] * C, [1.0] * C]
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_without_maps_nothing_changes(kind):
+    block = fresh(kind, 0)
+    before = snapshot(block)
+    wake(block, torch.empty(0, C, 4, 4))
+    assert unchanged(block, before)
 
 
 @pytest.mark.parametrize("act", [nn.SiLU, nn.Identity, lambda: nn.ReLU(inplace=True)])

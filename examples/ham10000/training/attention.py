@@ -73,7 +73,8 @@ class Change:
             with torch.random.fork_rng(devices=[]):
                 insert(model, self.attention, after=after, example=self._images(), init=init)
         except LookupError as error:
-            raise ValueError(f"--insert: {error.args[0]}. {self._places(model)}") from error
+            wrong = error.args[0].partition("; find_places")[0]  # they are listed here
+            raise ValueError(f"--insert: {wrong}. {self._places(model)}") from error
         except ValueError as error:
             raise ValueError(f"--insert {self.insert}: {error}") from error
 
@@ -89,10 +90,11 @@ class Change:
         except ValueError as error:
             return f"Its places are not known: {error}"
         kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
-        listed = [f"{kind} ({_some(names)})" for kind, names in kinds.items() if names]
-        return f"Places: {', '.join(listed) or _some([p.name for p in found]) or 'none'}"
+        listed = [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
+        return f"Places: {', '.join(listed) or some([p.name for p in found]) or 'none'}"
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -171,21 +171,21 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
             )
         load_backbone(changed, weights)
         return replace(changed, loaded=True)
-    give = weights.inserted(changed.model)
-    raise _others(network, weights, change, give) or _misfit(weights, problems)
+    there = weights.inserted(changed.model) or _swapped(network, weights)
+    if there is None:
+        raise _misfit(weights, problems)
+    give = f"give {there[1]}, or weights of the network as it is built"
+    raise ValueError(f"{file} holds {there[0]}; {change} was asked for: {give}")
 
 
-def _others(network: Network, weights: Weights, change: Change, give: str) -> ValueError | None:
-    """The error for weights with other blocks than those asked for; None if none are found."""
-    has, count = "inserted blocks", 0 if give else len(find_se(network.model))
-    for other in (*list_blocks(), "identity") if count else ():
-        if not misfits(_changed(network, Change(other), copied=True), weights):
-            none = other == "identity"
-            has = f"no blocks at {count} SE sites" if none else f"blocks {other} at {count} sites"
-            give = f"--attention {other}"
-            break
-    problem = f"the weights of {weights.source} have {has}, {change} was asked for: give {give}, "
-    return ValueError(f"{problem}or weights of the network as it is built") if give else None
+def _swapped(network: Network, weights: Weights) -> tuple[str, str] | None:
+    """Which blocks a file has at the SE sites, and the option for them; None where none fit."""
+    count = len(find_se(network.model))
+    for block in (*list_blocks(), "identity") if count else ():
+        if not misfits(_changed(network, Change(block), copied=True), weights):
+            kind = "no" if block == "identity" else block
+            return f"{kind} blocks at {count} SE sites", f"--attention {block}"
+    return None
 
 
 def _changed(network: Network, change: Change, *, copied: bool = False) -> Network:

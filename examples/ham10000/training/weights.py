@@ -1,6 +1,7 @@
 """Files of weights, as torchvision, timm, Lightning and this library write them."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnblocks import list_blocks, recipe
+from examples.ham10000.training.attention import some
 from examples.ham10000.training.checkpoint import read_checkpoint
 
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
@@ -33,28 +35,34 @@ class Weights:
         blocks: the library's blocks as ``attnblocks.recipe`` lists them, of a run inserted ones;
             None where the file does not say, and names and shapes have to.
         of_run: whether it is a checkpoint of a run of this example.
+        asked: the ``--insert`` of that run; "" where there is none.
     """
 
     state: dict[str, Tensor]
     source: str
     blocks: SITES | None = None
     of_run: bool = False
+    asked: str = ""
 
-    def inserted(self, model: nn.Module) -> str:
-        """The options of ``train`` that insert the blocks of the file.
+    def inserted(self, model: nn.Module) -> tuple[str, str] | None:
+        """Which inserted blocks the file has, and the options of ``train`` that insert them.
 
         Args:
             model: the network, with the blocks that it was asked to have.
 
         Returns:
-            The options; "" where the file lists no blocks in this network, or those asked for.
+            None where the file lists no blocks in this network, those asked for, or several kinds,
+            which ``train`` cannot insert.
         """
         names = {name for name, _ in model.named_modules()}
         found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
-        if not found or found == {e.get("after"): e["block"] for e in blocks_of(recipe(model))}:
-            return ""
-        kinds = ", ".join(dict.fromkeys(found.values()))
-        return f"--attention {kinds} --insert {' '.join(found)}"
+        own = {e.get("after"): e["block"] for e in blocks_of(recipe(model))}
+        kinds = set(found.values())
+        if len(kinds) != 1 or found == own:
+            return None
+        block = kinds.pop()
+        after = " ".join(map(shlex.quote, self.asked.split() or found))
+        return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
@@ -90,7 +98,11 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
             f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
-    return Weights(state, source, blocks, bool(_description(content)))
+    description = _description(content)
+    options = description.get("options")
+    asked = options.get("insert") if isinstance(options, Mapping) else None
+    asked = asked if isinstance(asked, str) else ""
+    return Weights(state, source, blocks, bool(description), asked)
 
 
 def blocks_of(entries: SITES) -> SITES:

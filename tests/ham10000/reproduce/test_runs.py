@@ -59,8 +59,8 @@ def test_weights_with_blocks_are_for_the_rows_that_have_them(call, launched, tmp
     assert [(c.attention, c.init) for c in launched] == [("CaCo", "loaded")]
     found = call(rows=["SeCo", "CaCo + joint loss"], **options)
     assert list(found.failures) == ["SeCo"]
-    assert "have blocks CaCo at 9 sites, --attention SeCo was asked" in found.failures["SeCo"]
-    assert "SeCo: the weights of" in (tmp_path / "out" / "table-5-lesion.md").read_text()
+    assert "holds CaCo blocks at 9 SE sites; --attention SeCo was asked" in found.failures["SeCo"]
+    assert f"SeCo: {weights} holds" in (tmp_path / "out" / "table-5-lesion.md").read_text()
     assert [(c.loss, c.init) for c in launched[1:]] == [("joint", "loaded")]
     weights.unlink()
     assert call(rows=["CaCo", "CaCo + joint loss"], **options).failures == {}

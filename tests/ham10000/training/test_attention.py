@@ -155,9 +155,28 @@ def test_the_blocks_of_a_run_are_loaded_where_they_are_asked_for(inserted):
     other = {"attention": "none"}, {"attention": "CBAM", "insert": "residual layer[12]"}
     other += ({"attention": "CoordAtt", "insert": "residual"},)
     for asked in other:
-        with pytest.raises(ValueError, match="have inserted blocks, --attention") as caught:
+        with pytest.raises(ValueError, match="holds CoordAtt blocks behind") as caught:
             build_network(MODEL, 7, file, **asked, image_size=32)
-        assert f"give --attention CoordAtt --insert {' '.join(PLACES)}, or" in str(caught.value)
+        behind = f" --insert {asked['insert']}" if "insert" in asked else ""
+        assert str(caught.value) == (
+            f"{file} holds CoordAtt blocks behind layer1.0.bn2, layer2.0.bn2, layer3.0.bn3 and 3 "
+            f"more; --attention {asked['attention']}{behind} was asked for: give --attention "
+            "CoordAtt --insert residual 'layer[12]', or weights of the network as it is built"
+        )
+
+
+def test_inserted_blocks_of_no_run_are_asked_for_by_their_places(tmp_path):
+    model, example = timm.create_model("test_resnet"), torch.rand(1, 3, 32, 32)
+    file = tmp_path / "w.safetensors"
+    insert(model, "Eca", after=["layer1", "layer2"], example=example)
+    save_model(model, file)
+    with pytest.raises(ValueError, match="holds Eca blocks behind layer1, layer2; --att") as caught:
+        build_network(MODEL, 7, str(file), "none", image_size=32)
+    assert "give --attention Eca --insert layer1 layer2, or" in str(caught.value)
+    insert(model, "CBAM", after="layer3", example=example)  # not to be had with these options
+    save_model(model, file)
+    with pytest.raises(ValueError, match=r"do not fit .*'CBAM'.* is in the file alone"):
+        build_network(MODEL, 7, str(file), "none", image_size=32)
 
 
 def test_inserted_blocks_of_other_arguments_are_named(tmp_path):
@@ -196,7 +215,10 @@ def test_blocks_are_inserted_beside_the_se_blocks_of_a_network():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"insert": "layer9.*"}, r"--insert: 'layer9\.\*' names no module .* residual \(layer1"),
+        (
+            {"insert": "layer9.*"},
+            r"'layer9\.\*' names no module that returns a map\. Places: resid",
+        ),
         ({"insert": "fc"}, "--insert fc: no block can be put behind 'fc'.* it returns a tensor"),
         ({"insert": "layer1", "attention": "none"}, "--insert puts .* one of CBAM.*, not none"),
     ],

@@ -244,10 +244,14 @@ def test_the_blocks_of_a_run_begin_as_they_are_in_it(run):
 @pytest.mark.parametrize(
     ("has", "asked", "message"),
     [
-        ("CaCo", "SeCo", r"have blocks CaCo at 9 sites, --attention SeCo was .* --attention CaCo,"),
-        ("CaCo", "SE", r"have blocks CaCo at 9 sites, --attention SE was asked for"),
-        ("Eca", "none", r"have blocks Eca at 9 sites, --attention none"),
-        ("identity", "CaCo", r"have no blocks at 9 SE sites, .* give --attention identity"),
+        (
+            "CaCo",
+            "SeCo",
+            r"w\.\w+ holds CaCo blocks at 9 SE sites; --attention SeCo was .* --attention CaCo,",
+        ),
+        ("CaCo", "SE", r"holds CaCo blocks at 9 SE sites; --attention SE was asked for"),
+        ("Eca", "none", r"holds Eca blocks at 9 SE sites; --attention none"),
+        ("identity", "CaCo", r"holds no blocks at 9 SE sites; .* give --attention identity"),
     ],
 )
 def test_other_blocks_than_those_asked_for_are_named(has, asked, message, original, tmp_path):
