@@ -107,7 +107,7 @@ def test_the_network_of_a_run_is_built_from_what_it_says(inserted, tmp_path):
     description["options"]["insert"] = "depthwise"
     file.write_text(json.dumps(description))
     assert [*load_best(tmp_path / "run").state_dict()] == [*load_best(inserted).state_dict()]
-    for said, problem in ((None, "'NoneType'"), ([{"site": "a"}], "an entry of a recipe has")):
+    for said, problem in ((None, "got None"), ([{"site": "a"}], "an entry of a recipe has")):
         file.write_text(json.dumps(description | {"recipe": said}))
         with pytest.raises(ValueError, match=rf"config\.json does not say which .*: .*{problem}"):
             load_best(tmp_path / "run")
@@ -159,7 +159,7 @@ def test_the_blocks_of_a_run_are_loaded_where_they_are_asked_for(inserted):
             build_network(MODEL, 7, file, **asked, image_size=32)
         behind = f" --insert {asked['insert']}" if "insert" in asked else ""
         assert str(caught.value) == (
-            f"{file} holds CoordAtt blocks behind layer1.0.bn2, layer2.0.bn2, layer3.0.bn3 and 3 "
+            f"{file} holds CoordAtt blocks behind layer1.0.bn2, layer1, layer2.0.bn2 and 3 "
             f"more; --attention {asked['attention']}{behind} was asked for: give --attention "
             "CoordAtt --insert residual 'layer[12]', or weights of the network as it is built"
         )
