@@ -63,7 +63,7 @@ class AttentionBlock(nn.Module):
       None for no norm.
     - ``gain``: constant factor of the gates, a number or one per channel, kept in a buffer and in
       recipes and state dicts; None, the published block, for none. State dicts without it load into
-      a block with it, as a gain of 1.
+      a block with it as a gain of 1, with a warning.
     - ``device``, ``dtype``: where and in which type to create the parameters.
 
     Args:
