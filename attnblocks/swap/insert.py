@@ -89,7 +89,7 @@ def insert(
         UserWarning: a module runs several times in a forward pass, and so does the block behind it.
 
     Example:
-        >>> import torchvision
+        >>> import torch, torchvision
         >>> model = torchvision.models.resnet18()
         >>> _ = insert(model, "CoordAtt", after="residual", example=torch.rand(1, 3, 64, 64))
         >>> from attnblocks import find_se
@@ -158,6 +158,7 @@ def remove(
         TypeError: a compiled, scripted, exported, wrapped or quantizable network.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3))
         >>> _ = insert(model, "SE", after="0", example=torch.rand(1, 3, 8, 8))
         >>> remove(model)

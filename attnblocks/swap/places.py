@@ -86,7 +86,7 @@ def find_places(model: nn.Module, example: Any) -> Places:
         place  class      channels  height x width  what it is
         0      Conv2d            8         32 x 32
         1      ReLU              8         32 x 32  end of a stage
-        2      MaxPool2d         8         16 x 16
+        2      MaxPool2d         8         16 x 16  end of a stage
     """
     return places_in(observe(unwrap(model, "find_places"), example))
 

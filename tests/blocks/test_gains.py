@@ -172,7 +172,17 @@ def test_gains_follow_copies_pickles_and_moves(name):
         torch.testing.assert_close(block(x), block(x.double().float()), rtol=0, atol=0)
 
 
-@every_block
+# CBAM and CaCo have the stages of the others.
+exported_block = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("SeCo", "CoordAtt")))
+        for name in BLOCKS
+    ],
+)
+
+
+@exported_block
 @pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
 )
@@ -190,7 +200,7 @@ def test_gained_blocks_compile_export_and_trace(name):
         torch.testing.assert_close(form(other), block(other))
 
 
-@every_block
+@exported_block
 def test_gained_blocks_run_in_onnx(name, tmp_path):
     block, other = gained_block(name), random_map(3, C, 12, 9)
     sizes = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}
