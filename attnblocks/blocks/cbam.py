@@ -45,6 +45,7 @@ class ChannelGate(GainedStage):
         torch.Size([2, 64, 1, 1])
     """
 
+    gate_names = ("channel",)
     logit_names = ("fc2",)
     hidden_names = ("fc1", "act")
 
@@ -106,6 +107,8 @@ class SpatialGate(GainedStage):
         >>> SpatialGate()(torch.rand(2, 2, 14, 14)).shape
         torch.Size([2, 1, 14, 14])
     """
+
+    gate_names = ("positions",)
 
     def __init__(
         self,

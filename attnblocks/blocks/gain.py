@@ -22,6 +22,7 @@ class GainedStage(nn.Module):
     """A module that makes gates, which may have a gain.
 
     Attributes:
+        gate_names: what its gates are for: ``channel``, ``rows``, ``columns`` or ``positions``.
         gain: the factor of its gates, a buffer of shape () or (C,); None for none.
         gate: the function from logits to gates.
         logit_names: names of the layers whose output are the logits.
@@ -29,6 +30,7 @@ class GainedStage(nn.Module):
             where it has none.
     """
 
+    gate_names: ClassVar[tuple[str, ...]] = ()
     logit_names: ClassVar[tuple[str, ...]] = ()
     hidden_names: ClassVar[tuple[str, str] | None] = None
     gain: Tensor | None
