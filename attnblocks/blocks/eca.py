@@ -86,7 +86,7 @@ class Eca(AttentionBlock, GainedStage):
         return SELayers(self.channels, self.gate)
 
     def inherit(self, old: OldGate) -> float:
-        """The usual gates of the site, as gains: shared weights cannot hold one for each channel."""
+        """The usual gates of the site, as gains: no weight of its own belongs to a channel."""
         if self.can_start_at_one():
             self.take_gain(old.usual_gates() / self.gate_at_zero())
         self.conv.weight.mul_(FRESH_SHARE)

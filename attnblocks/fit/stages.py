@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnblocks.blocks.gain import GainedStage
+from attnblocks.fit.gains import Gains
 from attnblocks.fit.pair import Pair
 from attnblocks.fit.targets import Goal, Target, Targets, squared_error
 
@@ -83,6 +83,7 @@ def _ratios(sums: Tensor) -> list[float]:
 def descend(
     pair: Pair,
     sites: Sequence[str],
+    gains: Gains,
     targets: Targets,
     epochs: tuple[int, int],
     lr: tuple[float, float],
@@ -93,7 +94,7 @@ def descend(
     generator = torch.Generator("cpu").manual_seed(seed)
     blocks = [pair.block(site) for site in sites]
     parameters = [p.requires_grad_(True) for block in blocks for p in block.parameters()]
-    gains = Gains(blocks)
+    gains.scale(pair, targets)
     stages = [(_site_loss, epochs[0], lr[0]), (_network_loss, epochs[1], lr[1])]
     with _progress(len(targets) * sum(epochs), progress) as count_step:
         for loss, count, rate in stages if parameters else ():
@@ -116,25 +117,6 @@ def descend(
                     count_step()
     gains.leave()
     _set_statistics(pair, blocks, targets.batches)
-
-
-class Gains:
-    """The gains of blocks while they are fitted: by their logarithms, so that they stay above 0."""
-
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        modules = {m: None for block in blocks for m in block.modules()}
-        self._stages = [m for m in modules if isinstance(m, GainedStage) and m.gain is not None]
-        self.logarithms = [cast(Tensor, m.gain).log().requires_grad_(True) for m in self._stages]
-
-    def put_in(self) -> None:
-        """Compute the gains from their logarithms, for one forward and backward pass."""
-        for stage, logarithm in zip(self._stages, self.logarithms, strict=True):
-            stage.gain = logarithm.exp()
-
-    @torch.no_grad()
-    def leave(self) -> None:
-        """Leave the gains as plain buffers."""
-        self.put_in()
 
 
 def _site_loss(pair: Pair, sites: Sequence[str], _: Any, target: Target) -> Tensor:

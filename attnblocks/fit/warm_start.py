@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks.fit.batches import Forward, plain_forward, read_batches
+from attnblocks.fit.gains import Gains
 from attnblocks.fit.pair import Pair, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
@@ -61,8 +62,8 @@ def warm_start(
     *,
     forward: Forward | None = None,
     head: str | None = None,
-    epochs: tuple[int, int] = (10, 20),
-    lr: tuple[float, float] = (1e-2, 3e-3),
+    epochs: tuple[int, int] = (3, 5),
+    lr: tuple[float, float] = (2e-2, 1e-2),
     seed: int = 0,
     target_gib: float = 2.0,
     progress: bool = True,
@@ -151,16 +152,23 @@ def _fit(
     with _ready(pair):
         before = errors(pair, targets)
         sites = inexact(pair, targets)
-        blocks = [pair.block(site) for site in sites]
-        kept = [copy.deepcopy(block.state_dict()) for block in blocks]
+        blocks = {site: pair.block(site) for site in sites}
+        kept = [copy.deepcopy(block.state_dict()) for block in blocks.values()]
+        gains = Gains(blocks)
+
+        def put_back() -> None:
+            gains.put_back()
+            for block, state in zip(blocks.values(), kept, strict=True):
+                block.load_state_dict(state)
+
         try:
-            descend(pair, sites, targets, epochs, lr, seed, progress)
+            descend(pair, sites, gains, targets, epochs, lr, seed, progress)
             after = errors(pair, targets)
         except BaseException:
-            _put_back(blocks, kept)
+            put_back()
             raise
         if blocks and not after[-1] < before[-1]:
-            _put_back(blocks, kept)
+            put_back()
             warnings.warn(
                 f"the features came no nearer ({before[-1]:.3g} before, {after[-1]:.3g} after): "
                 "the blocks are as they were; try more batches or a lower lr",
@@ -202,11 +210,6 @@ def _check_gradients(model: nn.Module) -> None:
                 f"{name!r} of model was made in inference mode, and can have no gradients: pass a "
                 "deep copy that was made outside of it"
             )
-
-
-def _put_back(blocks: Sequence[nn.Module], states: Sequence[dict[str, Any]]) -> None:
-    for block, state in zip(blocks, states, strict=True):
-        block.load_state_dict(state)
 
 
 @contextmanager

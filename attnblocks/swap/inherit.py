@@ -56,7 +56,7 @@ class _Old:
 
     def usual_gates(self) -> Tensor:
         """The old gates for usual means, times their gain; (C,), at least ``LEAST_GATE``."""
-        usual = self.gate(self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024))).mean(0)
+        usual: Tensor = self.gate(self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024))).mean(0)
         return (usual if self.gain is None else usual * self.gain).clamp(min=LEAST_GATE)
 
     def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:

@@ -10,19 +10,19 @@ from examples.ham10000.data.dataset import SkinLesions
 from examples.ham10000.progress import shows_bars
 from examples.ham10000.training.models import Network
 
-IMAGES = 512
+IMAGES = 2048
 BATCH = 64
 
 
 def fit_blocks(
     network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
 ) -> WarmStart:
-    """Fit the swapped blocks to the original on 512 training images and their mirror images.
+    """Fit the swapped blocks to the original on 2,048 training images.
 
     Args:
         network: after the swap; its blocks are changed in place.
         original: before it.
-        part: the training images, fewer than 512 if there are no more.
+        part: the training images, fewer if there are no more.
         image_size: side of the crop that the networks see.
         seed: of the choice of images and of the order of the batches.
 
@@ -39,8 +39,7 @@ def fit_blocks(
         return warm_start(
             network.model.to(device),
             original.model.to(device),
-            [*images, *(batch.flip(3) for batch in images)],
-            epochs=(5, 10),
+            images,
             seed=seed,
             progress=shows_bars() and processes.rank() == 0,
         )
