@@ -14,7 +14,7 @@ from benchmarks.learning.arms import ARMS, Arm
 from benchmarks.learning.data import FOLDS
 from benchmarks.learning.report import report
 from benchmarks.learning.results import read_trials
-from benchmarks.learning.work import Plan, work, work_together
+from benchmarks.learning.work import FAILED, Plan, work, work_together
 
 AGAINST = "SeCo inherit x1"
 
@@ -29,7 +29,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="HAM10000 folder")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--folds", type=int, nargs="*", default=[0, 1, 2], help="of 0 to 4")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        nargs="*",
+        default=[0, 1, 2],
+        help="of 0 to 4; none for the report alone",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", default=["*"], metavar="PATTERN", help="such as SeCo*")
     parser.add_argument("--epochs", type=int, default=8)
@@ -48,11 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
             f"argument --epochs: {options.out} has trials of {min(others)} epochs, not "
             f"{options.epochs}: give them, or another --out"
         )
+    arms = _chosen(options.arms, parser)
+    if short := [arm.name for arm in arms if arm.warmup_epochs >= options.epochs]:
+        parser.error(f"argument --epochs: must be above the warm-up of {short[0]!r}")
     plan = Plan(
         options.data,
         options.weights,
         options.out,
-        _chosen(options.arms, parser),
+        arms,
         options.folds,
         options.seeds,
         options.epochs,
@@ -60,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         None if options.minutes is None else time.time() + 60 * options.minutes,
     )
     options.out.mkdir(parents=True, exist_ok=True)
+    for file in options.out.glob(f"fold * seed */*{FAILED}"):  # they are tried again
+        file.unlink()
     try:
         if options.processes == 1:
             work(plan)
@@ -67,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
             work_together(plan, options.processes)
     finally:
         report(options.out, options.against)
+    if failed := sorted(options.out.glob(f"fold * seed */*{FAILED}")):
+        parser.exit(1, f"{len(failed)} trials failed, such as {failed[0]}, which says why\n")
 
 
 def _chosen(patterns: list[str], parser: argparse.ArgumentParser) -> list[Arm]:

@@ -13,8 +13,16 @@ from examples.ham10000.files import write_json
 from examples.ham10000.training.models import Network
 
 
-class BeingFittedError(Exception):
-    """Another process fits this network just now."""
+def is_being_fitted(start: Arm, folder: Path) -> bool:
+    """Whether a network has to be fitted first, and another process is at it."""
+    file = _fitted_file(start, folder)
+    if start.init != "fitted" or file.exists():
+        return False
+    try:
+        with FileLock(_lock_of(file), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def network(start: Arm, weights: Path, seed: int, lesions: Lesions, folder: Path) -> Network:
@@ -26,21 +34,23 @@ def network(start: Arm, weights: Path, seed: int, lesions: Lesions, folder: Path
         seed: of the head and of the fit.
         lesions: the images of the fold.
         folder: of the fold, which keeps what is fitted.
-
-    Raises:
-        BeingFittedError: it has to be fitted, and another process is at it.
     """
+    own = original(weights, seed)
+    new = swapped(own, start)
     if start.init != "fitted":
-        return swapped(original(weights, seed), start)
-    file = folder / f"{start.name}.safetensors"
-    try:
-        with FileLock(file.with_suffix(".fit.lock"), timeout=0):
-            own = original(weights, seed)
-            new = swapped(own, start)
-            if not file.exists():
-                print(f"{file.parent.name}: fitting {start.name}", flush=True)
-                write_json(file.with_suffix(".fit"), fit(new, own, lesions, seed))
-                save_model(new.model, file, base=MODEL, base_kwargs={"num_classes": len(CLASSES)})
-    except Timeout as error:
-        raise BeingFittedError(file.name) from error
+        return new
+    file = _fitted_file(start, folder)
+    with FileLock(_lock_of(file)):
+        if not file.exists():
+            print(f"{folder.name}: fitting {start.name}", flush=True)
+            write_json(file.with_suffix(".fit"), fit(new, own, lesions, seed))
+            save_model(new.model, file, base=MODEL, base_kwargs={"num_classes": len(CLASSES)})
     return replace(new, model=load_model(file))
+
+
+def _fitted_file(start: Arm, folder: Path) -> Path:
+    return folder / f"{start.name}.safetensors"
+
+
+def _lock_of(file: Path) -> Path:
+    return file.with_suffix(".fit.lock")

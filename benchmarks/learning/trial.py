@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnblocks.visualize import attention_maps, site_statistics
 from benchmarks.learning.arms import OWN, Arm
@@ -15,11 +15,30 @@ from examples.ham10000.data.dataset import evaluation_loader, training_loader
 from examples.ham10000.evaluation.evaluate import new_trainer
 from examples.ham10000.reporting.attention import share_inside
 from examples.ham10000.training.epoch_log import EpochLog
-from examples.ham10000.training.lit import LesionClassifier
+from examples.ham10000.training.lit import Batch, LesionClassifier
 from examples.ham10000.training.models import Network
 
 SCHEDULE = "constant"
 FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
+
+
+class AugmentedOnCPU(LesionClassifier):
+    """The same training, with images that stay on the CPU until they are cropped and augmented.
+
+    On a GPU augmentation is some 200 small kernels and 20 waits in each step, which slow down all
+    processes that share it; cores to do it instead are there.
+    """
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move all but the pixels."""
+        pixels, labels, positions = batch
+        return pixels, labels.to(device), positions
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Move the pixels, and normalise them."""
+        return super().normalise(pixels.to(self.device))
 
 
 def finetune(
@@ -41,7 +60,7 @@ def finetune(
         not finite; ``epochs`` has those before, and ``after`` is None.
     """
     began = time.perf_counter()
-    module = LesionClassifier(
+    module = AugmentedOnCPU(
         network,
         nn.CrossEntropyLoss(),
         image_size=IMAGE_SIZE,
@@ -91,7 +110,7 @@ def read_gates(arm: Arm, module: LesionClassifier, shown: Shown) -> dict[str, di
     if arm.start == OWN.start:
         return {}
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    maps = attention_maps(module.model, module.normalise(shown.pixels.to(module.device)))
+    maps = attention_maps(module.model, module.normalise(shown.pixels))
     found: dict[str, dict[str, Any]] = {
         name: {"mean": {}, "spread": {}, "on_lesion": None} for name in maps
     }

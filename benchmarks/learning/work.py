@@ -3,9 +3,10 @@
 import logging
 import os
 import time
+import traceback
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from torch import multiprocessing
@@ -13,10 +14,13 @@ from torch import multiprocessing
 from benchmarks.jobs import job
 from benchmarks.learning.arms import Arm
 from benchmarks.learning.data import Shown, load_fold, show
-from benchmarks.learning.start import BeingFittedError, network
+from benchmarks.learning.start import is_being_fitted, network
 from benchmarks.learning.trial import finetune
 from benchmarks.warm_start.setup import Lesions
 from examples.ham10000.files import write_json
+
+FAILED = ".failed"
+"""Ending of the file with the traceback of a trial that failed."""
 
 
 @dataclass(frozen=True)
@@ -76,49 +80,55 @@ def work_together(plan: Plan, count: int) -> None:
 def work(plan: Plan, number: int = 0) -> None:
     """Do what no other process does; what Lightning prints goes to a log file."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    waiting = plan.trials
-    while waiting:
-        later = []
-        for trial in waiting:
+    log = plan.out / f"process {number}.log"
+    while True:
+        # From the first again after each trial: one that had to wait for a fit is next.
+        for trial in plan.trials:
             if plan.until is not None and time.time() > plan.until:
                 return
-            if not _done(plan, *trial, log=plan.out / f"process {number}.log"):
-                later.append(trial)
-        waiting = later
-        time.sleep(0.5 if waiting else 0)
+            if _try(plan, *trial, log=log):
+                break
+        else:
+            folders = [(arm.start, folder_of(plan.out, f, seed)) for f, seed, arm in plan.trials]
+            if not any(is_being_fitted(start, folder) for start, folder in folders):
+                return
+            time.sleep(0.5)
 
 
-def _done(plan: Plan, fold: int, seed: int, arm: Arm, log: Path) -> bool:
-    """Do one trial, unless it is done or another process is at it.
-
-    Returns:
-        False where the trial has to wait for a fit in another process.
-    """
+def _try(plan: Plan, fold: int, seed: int, arm: Arm, log: Path) -> bool:
+    """Do a trial, unless it is done, failed, another process is at it, or it waits for a fit."""
     folder = folder_of(plan.out, fold, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with job(folder / f"{arm.name}.json") as file:
-        if file is None:
-            return True
+        if file is None or file.with_suffix(FAILED).exists() or is_being_fitted(arm.start, folder):
+            return False
         lesions, shown = _load(plan.data, plan.out / "cache", fold, seed, plan.masks)
         try:
-            start = network(arm.start, plan.weights, seed, lesions, folder)
-        except BeingFittedError:
-            return False
-        # Without a terminal Lightning draws no bars.
-        with log.open("a") as stream, redirect_stdout(stream):
-            print(f"{folder.name}: {arm.name}", flush=True)
-            epoch_log = file.with_suffix(".csv")
-            found = finetune(
-                arm, start, lesions, shown, seed=seed, epochs=plan.epochs, log=epoch_log
-            )
+            # Without a terminal Lightning draws no bars.
+            with log.open("a") as stream, redirect_stdout(stream):
+                print(f"{folder.name}: {arm.name}", flush=True)
+                start = network(arm.start, plan.weights, seed, lesions, folder)
+                found = finetune(
+                    arm,
+                    start,
+                    lesions,
+                    shown,
+                    seed=seed,
+                    epochs=plan.epochs,
+                    log=file.with_suffix(".csv"),
+                )
+        except Exception:  # whatever it is, the other trials go on
+            file.with_suffix(FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+            print(f"{folder.name}: {arm.name} failed", flush=True)
+            return True
         about = {"arm": arm.name, "fields": asdict(arm), "fold": fold, "seed": seed}
-        write_json(file, {**about, "masks": plan.masks, "of_epochs": plan.epochs, **found})
+        write_json(file, {**about, "of_epochs": plan.epochs, **found})
         print(f"{folder.name}: {arm.name} ({found['seconds']:.0f} s)", flush=True)
     return True
 
 
-@lru_cache(maxsize=1)
+@cache
 def _load(data: Path, cache: Path, fold: int, seed: int, masks: bool) -> tuple[Lesions, Shown]:
-    """The images of a fold, kept until another is asked for."""
+    """The images of a fold, which are mapped from a file."""
     lesions = load_fold(data, cache, fold, seed)
     return lesions, show(lesions, data if masks else None)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from filelock import FileLock
+from torch import nn
 
 from attnblocks import find_se
 from benchmarks.learning import data, work
@@ -16,10 +18,14 @@ from benchmarks.learning.arms import ARMS, CONTROLS, OWN
 from benchmarks.learning.gate_table import TIMES, learned, on_lesion, spread
 from benchmarks.learning.report import STUDENT_T, by_arm, loss_table, report
 from benchmarks.learning.results import Trial, lost_start, read_trials
+from benchmarks.learning.start import is_being_fitted
+from benchmarks.learning.trial import AugmentedOnCPU
 from benchmarks.warm_start import setup
+from benchmarks.warm_start.setup import Arm as Start
 from benchmarks.warm_start.setup import Lesions
 from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.data.splits import draw_split
+from examples.ham10000.training.lit import LesionClassifier
 
 MODEL, SIZE, EPOCHS = "timm/mobilenetv3_small_050", 32, 2
 TRIED = ["own SE x1", "own SE x10", "SeCo inherit x10 warm-up 1 clip 1", "Eca fitted x1"]
@@ -99,9 +105,76 @@ def test_a_loss_that_is_not_finite_is_a_result(tiny, tmp_path, monkeypatch):
     assert "| own SE x1 | not finite |" in (tmp_path / "report.md").read_text()
 
 
+def test_one_trial_that_fails_keeps_no_other(tiny, tmp_path, monkeypatch, capsys):
+    def fails(network, *_, **__):
+        raise RuntimeError("out of memory")
+
+    options = [*tiny, "--folds", "0", "--arms", "own SE x1", "Eca fitted x1"]
+    with monkeypatch.context() as broken:
+        broken.setattr("benchmarks.learning.start.fit", fails)
+        with pytest.raises(SystemExit, match="1"):
+            main(options)
+    assert "Eca fitted x1.failed" in capsys.readouterr().err
+    assert "out of memory" in (tmp_path / "fold 0 seed 0" / "Eca fitted x1.failed").read_text()
+    assert [trial.arm for trial in read_trials(tmp_path)] == ["own SE x1"]
+    main(options)  # tries it again
+    assert len(read_trials(tmp_path)) == 2
+
+
+def test_a_trial_waits_for_the_fit_of_another_process(tiny, tmp_path, monkeypatch):
+    """The others are done first, and then the one that waited."""
+    folder = tmp_path / "fold 0 seed 0"
+    folder.mkdir()
+    lock = FileLock(folder / "Eca published fitted.fit.lock")
+    lock.acquire()
+    assert is_being_fitted(Start("Eca"), folder)
+    assert not is_being_fitted(Start("Eca", init="inherit"), folder)
+    waited = []
+
+    def sleep(seconds):
+        waited.extend(trial.arm for trial in read_trials(tmp_path))
+        lock.release()
+
+    monkeypatch.setattr(work.time, "sleep", sleep)
+    main([*tiny, "--folds", "0", "--arms", "Eca fitted x1", "own SE x1"])
+    assert waited == ["own SE x1"]
+    assert {trial.arm for trial in read_trials(tmp_path)} == {"own SE x1", "Eca fitted x1"}
+
+
+def test_augmentation_on_the_cpu_changes_no_number(tiny, tmp_path, monkeypatch):
+    found = []
+    for kind in (AugmentedOnCPU, LesionClassifier):
+        monkeypatch.setattr("benchmarks.learning.trial.AugmentedOnCPU", kind)
+        out = tmp_path / kind.__name__
+        main([*tiny, "--folds", "0", "--arms", "own SE x1", "--out", str(out)])
+        found += [trial.epochs for trial in read_trials(out)]
+    assert found[0] == found[1]
+    module = AugmentedOnCPU(setup.original("none", 0), nn.CrossEntropyLoss(), image_size=SIZE)
+    batch = (torch.zeros(1, 3, 4, 4), torch.zeros(1), torch.zeros(1))
+    moved = module.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert [part.device.type for part in moved] == ["cpu", "meta", "cpu"]
+    assert module.to("meta").normalise(batch[0]).device.type == "meta"
+
+
 def test_nothing_is_begun_when_the_time_is_over(tiny, tmp_path):
-    main([*tiny, "--minutes", "0"])
+    main([*tiny, "--minutes", "0", "--arms", "own*"])
     assert read_trials(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--folds", "0", "5"], "argument --folds: must be 0 to 4, got 5"),
+        (["--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
+        (["--processes", "0"], "argument --processes: must be at least 1, got 0"),
+        (["--arms", "Nix*"], "argument --arms: 'Nix*' fits none of"),
+        (["--epochs", "1"], "must be above the warm-up of 'SeCo inherit x10 warm-up 1'"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_named(tiny, options, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*tiny, *options])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
