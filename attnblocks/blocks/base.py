@@ -31,6 +31,10 @@ class OldGate(Protocol):
         """Its gain, of shape () or (C,), float64, on the CPU; None for none."""
         ...
 
+    def usual_gates(self) -> Tensor:
+        """The old gates for usual means, gain included; (C,), above 0, float64, on the CPU."""
+        ...
+
     def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:
         """Logits at which the product of ``count`` equal gates is the old gate for usual means.
 

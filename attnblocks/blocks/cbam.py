@@ -136,7 +136,10 @@ class SpatialGate(GainedStage):
         return [self.conv if getattr(self.bn, "weight", None) is None else self.bn]
 
     def open(self) -> float:
-        """Let almost everything through, which needs a norm with a bias; returns the gate."""
+        """Let everything through; returns the gate."""
+        if self.can_start_at_one():
+            self.start_at_one()
+            return 1.0
         self.conv.weight.mul_(FRESH_SHARE)
         weight, bias = getattr(self.bn, "weight", None), getattr(self.bn, "bias", None)
         if weight is None or bias is None:

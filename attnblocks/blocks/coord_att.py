@@ -117,8 +117,11 @@ class CoordAtt(AttentionBlock, GainedStage):
 
     def inherit(self, old: OldGate) -> float:
         """Both gates start nearly constant; their product is the usual gate of the site."""
-        self.take_gain(old.gain, count=2)
-        self._start_at(old.usual_logits(self.gate, count=2, gain=self.gain))
+        if self.can_start_at_one():
+            self.take_gain(old.usual_gates() / self.gate_at_zero() ** 2, count=2)
+            self._start_at(torch.zeros(()))
+        else:
+            self._start_at(old.usual_logits(self.gate, count=2, gain=self.gain))
         return 1.0
 
     def _start_at(self, logits: Tensor) -> None:
@@ -153,7 +156,10 @@ class CoordGate(CoordAtt):
         return self.coordinate_gates(means * channel, height)
 
     def open(self) -> float:
-        """Let almost everything through; returns the product of both gates."""
+        """Let everything through; returns the product of both gates."""
+        if self.can_start_at_one():
+            self.start_at_one()
+            return 1.0
         logit, gate = open_logit(self.gate, self.mean_gain())
         self._start_at(torch.tensor(logit))
         return gate**2 * self.mean_gain(2)

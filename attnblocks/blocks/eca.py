@@ -86,8 +86,9 @@ class Eca(AttentionBlock, GainedStage):
         return SELayers(self.channels, self.gate)
 
     def inherit(self, old: OldGate) -> float:
-        """Gates start near 1/2, times a gain: shared weights cannot hold one for each channel."""
-        self.take_gain(old.gain)
+        """The usual gates of the site, as gains: shared weights cannot hold one for each channel."""
+        if self.can_start_at_one():
+            self.take_gain(old.usual_gates() / self.gate_at_zero())
         self.conv.weight.mul_(FRESH_SHARE)
         return 1.0
 

@@ -93,6 +93,10 @@ class GainedStage(nn.Module):
         """The layers with which all logits are 0 while their parameters are 0."""
         return [self.get_submodule(name) for name in self.logit_names]
 
+    def can_start_at_one(self) -> bool:
+        """Whether it has no gain yet, and its gate at a logit of 0 can be brought to 1 by one."""
+        return self.gain is None and 0 < self.gate_at_zero() < math.inf
+
     @torch.no_grad()
     def start_at_one(self) -> None:
         """Start with gates that are exactly 1, at the middle of their range, for every map.

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnblocks.blocks.gain import GainedStage
 from attnblocks.fit.pair import Pair
 from attnblocks.fit.targets import Goal, Target, Targets, squared_error
 
@@ -92,12 +93,13 @@ def descend(
     generator = torch.Generator("cpu").manual_seed(seed)
     blocks = [pair.block(site) for site in sites]
     parameters = [p.requires_grad_(True) for block in blocks for p in block.parameters()]
+    gains = Gains(blocks)
     stages = [(_site_loss, epochs[0], lr[0]), (_network_loss, epochs[1], lr[1])]
     with _progress(len(targets) * sum(epochs), progress) as count_step:
         for loss, count, rate in stages if parameters else ():
             if not count:
                 continue
-            optimizer = torch.optim.Adam(parameters, lr=rate)
+            optimizer = torch.optim.Adam([*parameters, *gains.logarithms], lr=rate)
             steps = max(3, count * len(targets))  # with fewer, its formula divides by zero
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
@@ -107,11 +109,32 @@ def descend(
             for _ in range(count):
                 for i in torch.randperm(len(targets), generator=generator).tolist():
                     optimizer.zero_grad()
+                    gains.put_in()
                     torch.autograd.backward(loss(pair, sites, targets.batches[i], targets[i]))
                     optimizer.step()
                     schedule.step()
                     count_step()
+    gains.leave()
     _set_statistics(pair, blocks, targets.batches)
+
+
+class Gains:
+    """The gains of blocks while they are fitted: by their logarithms, so that they stay above 0."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        modules = {m: None for block in blocks for m in block.modules()}
+        self._stages = [m for m in modules if isinstance(m, GainedStage) and m.gain is not None]
+        self.logarithms = [cast(Tensor, m.gain).log().requires_grad_(True) for m in self._stages]
+
+    def put_in(self) -> None:
+        """Compute the gains from their logarithms, for one forward and backward pass."""
+        for stage, logarithm in zip(self._stages, self.logarithms, strict=True):
+            stage.gain = logarithm.exp()
+
+    @torch.no_grad()
+    def leave(self) -> None:
+        """Leave the gains as plain buffers."""
+        self.put_in()
 
 
 def _site_loss(pair: Pair, sites: Sequence[str], _: Any, target: Target) -> Tensor:

@@ -20,6 +20,9 @@ from attnblocks.blocks.layers import LOGITS, float64_copy
 from attnblocks.blocks.se_layers import MAX_OVER_MEAN, SELayers, linear_weight
 from attnblocks.swap.sites import SESite, holds, own_layers
 
+LEAST_GATE = 1e-3
+"""What a gate that is usually closed counts as: gains are above 0."""
+
 _F64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
@@ -50,6 +53,11 @@ class _Old:
     mlp: _MLP
     gate: nn.Module
     gain: Tensor | None = None
+
+    def usual_gates(self) -> Tensor:
+        """The old gates for usual means, times their gain; (C,), at least ``LEAST_GATE``."""
+        usual = self.gate(self.mlp.logits(_probes(self.mlp.w1.shape[1], 1024))).mean(0)
+        return (usual if self.gain is None else usual * self.gain).clamp(min=LEAST_GATE)
 
     def usual_logits(self, gate: nn.Module, count: int = 1, gain: Tensor | None = None) -> Tensor:
         """Logits (C,) at which ``count`` equal gates multiply to the old gate for usual means."""

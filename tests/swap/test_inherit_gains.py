@@ -151,7 +151,9 @@ def test_a_block_without_gains_matches_the_gate_times_their_mean():
 def test_coordatt_shares_the_gain_between_its_gates(gain):
     old, x = constant(gain), maps()
     new = replace_se(copy.deepcopy(old), CoordAtt).eval()
-    torch.testing.assert_close(new.gain**2, torch.as_tensor(gain, dtype=torch.float64))
+    usual = torch.sigmoid(torch.tensor(1.5, dtype=torch.float64))
+    wanted = (usual * torch.as_tensor(gain, dtype=torch.float64)).expand(C)
+    torch.testing.assert_close((new.gain / 2) ** 2, wanted)
     error = gates(new, x) / gates(old, x) - 1
     assert error.abs().max() < 0.15
 
@@ -165,10 +167,12 @@ def test_coordatt_with_a_given_gain_starts_at_the_usual_gates_too(old_gain):
 
 
 @every_gain
-def test_eca_takes_the_gain(gain):
-    new = replace_se(gained(gain=gain), Eca)
-    wanted = torch.as_tensor(gain, dtype=torch.float64).view(-1, 1, 1) / 2
-    assert (gates(new, maps()) / wanted - 1).abs().max() < 0.2
+def test_eca_takes_the_usual_gates_with_their_gain(gain):
+    old = constant(gain)
+    new = replace_se(copy.deepcopy(old), Eca)
+    assert (gates(new, maps()) / gates(old, maps()) - 1).abs().max() < 0.2
+    given = replace_se(copy.deepcopy(old), Eca, gain=1.25)
+    assert float(given.gain) == 1.25
 
 
 @pytest.mark.parametrize(
