@@ -29,10 +29,14 @@ _FURTHER = (
     "focal_weight",
     "ldam_weight",
     "drw_start",
+    "warmup",
     "clip_grad_norm",
     "precision",
 )
 """Options that it does not give; named where they are not our defaults."""
+
+_OF_GATES = {"gate_lr": "lr", "gate_weight_decay": "weight_decay"}
+"""Options for the layers that make gates; named where they are not those of the other layers."""
 
 
 def caption(results: Results) -> list[str]:
@@ -90,6 +94,10 @@ def choices(runs: list[Finished]) -> str:
     configs = [run.config for run in runs]
     said = [_option(name, configs, None) for name in _CHOSEN]
     said += [_option(name, configs, DEFAULTS[name]) for name in _FURTHER]
+    for name, rest in _OF_GATES.items():
+        said.append(
+            _option(name, [c for c in configs if getattr(c, name) != getattr(c, rest)], None)
+        )
     sentences = [f"Chosen here, because the paper does not say: {', '.join(filter(None, said))}."]
     if any(config.init == "fitted" for config in configs):
         sentences.append("Fitted blocks start as near to the network's own SE as they get.")

@@ -7,6 +7,7 @@ from typing import Any
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.configure import LOSSES_WITH, train_config
 from examples.ham10000.reproduce.rows import BACKBONE, Row
+from examples.ham10000.training.attention import gates_with_rate
 
 
 def finished(run: Path) -> bool:
@@ -47,6 +48,8 @@ def row_config(
         given["weights"] = options.get("weights", "imagenet") if own else "imagenet"
     if row.attention in ("SE", "none"):
         given.pop("init", None)
+    if not gates_with_rate(row.attention):
+        given = {k: v for k, v in given.items() if k not in ("gate_lr", "gate_weight_decay")}
     given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
     from_file = given["weights"] not in ("none", "imagenet")
     if from_file and "init" not in given and row.attention not in ("SE", "none"):
@@ -91,6 +94,10 @@ def check_same_options(config: Config) -> None:
     if config.protocol == "lesion" and config.split_file is None and "same_lesion" not in known:
         raise ValueError(
             f"{config.out} was split before lesions with two ids were joined: name another --out"
+        )
+    if "warmup" not in known:
+        raise ValueError(
+            f"{config.out} was begun when biases and norms decayed too: name another --out"
         )
     for name, value in vars(config).items():
         # Where the data lie and who loads them makes no difference.
