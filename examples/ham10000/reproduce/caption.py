@@ -50,16 +50,9 @@ def caption(results: Results) -> list[str]:
         return ["No run is finished."]
     images, data = (_listed(run.test[name] for run in runs) for name in ("images", "data"))
     differ = "; ".join(differences(results))
-    # Older versions did not know the option.
-    unjoined = sum("same_lesion" not in run.description["options"] for run in runs)
-    older = (
-        f"{unjoined} of {len(runs)} runs are from before lesions with two ids were joined: their "
-        "leak and intervals are by lesion_id alone."
-    )
     return [
         f"{data}, split {SPLITS[results.protocol]} (leak {_leak(runs)}), test part of {images} "
         "images.",
-        *([older] if unjoined else []),
         f"Not as in the paper: {differ}. So the two are not comparable as equals."
         if differ
         else "All settings that can be read in the paper are as there.",

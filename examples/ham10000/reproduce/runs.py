@@ -86,18 +86,15 @@ def begun_seeds(config: Config) -> list[int]:
 
 
 def check_same_options(config: Config) -> None:
-    """Raise ValueError where the folder of a run has one with other options, or an older split."""
+    """Raise ValueError where a run folder has one with other options, or of an older version."""
     try:
         begun, known = read_options(config.out), read_description(config.out)["options"]
     except FileNotFoundError:  # not looked for first: another process may be taking it away
         return
-    if config.protocol == "lesion" and config.split_file is None and "same_lesion" not in known:
-        raise ValueError(
-            f"{config.out} was split before lesions with two ids were joined: name another --out"
-        )
     if "warmup" not in known:
         raise ValueError(
-            f"{config.out} was begun when biases and norms decayed too: name another --out"
+            f"{config.out} was begun by an older version, in which biases and norms decayed and "
+            "lesions with two ids were not joined: name another --out"
         )
     for name, value in vars(config).items():
         # Where the data lie and who loads them makes no difference.
