@@ -12,6 +12,7 @@ from attnblocks.blocks.se import SE
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
+from attnblocks.fit.param_groups import param_groups
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
 from attnblocks.swap.adapters import register_se
 from attnblocks.swap.insert import insert, remove
@@ -42,6 +43,7 @@ __all__ = [
     "insert",
     "list_blocks",
     "load_model",
+    "param_groups",
     "recipe",
     "register_block",
     "register_se",

@@ -7,21 +7,18 @@ Several hours on two cores.
 import argparse
 import itertools
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from attnblocks import load_model, save_model
+from benchmarks.jobs import job
 from benchmarks.warm_start.features import fit, measure
-from benchmarks.warm_start.finetune import finetune
 from benchmarks.warm_start.report import report
 from benchmarks.warm_start.setup import (
     COMPARED,
-    FINETUNED,
     MODEL,
     Arm,
     Lesions,
@@ -46,20 +43,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     lesions = load_lesions(options.data, options.out / "cache")
     seeds = range(options.seeds)
-    for seed, arm in itertools.product(seeds, FINETUNED):
-        with _job(options.out / f"{arm.name} {seed}.csv") as file:
-            if file is not None:
-                start = network(arm, options.weights, seed, lesions, options.out)
-                finetune(start, lesions, seed, file)
     for seed, arm in itertools.product(seeds, COMPARED):
-        with _job(options.out / f"{arm.name} {seed}.json") as file:
+        with job(options.out / f"{arm.name} {seed}.json") as file:
             if file is not None:
+                print(file.name, flush=True)
                 start = network(arm, options.weights, seed, lesions, options.out)
                 write_json(file, measure(start, original(options.weights, seed), lesions))
-    files = [
-        *(options.out / f"{arm.name} {seed}.csv" for seed in seeds for arm in FINETUNED),
-        *(options.out / f"{arm.name} {seed}.json" for seed in seeds for arm in COMPARED),
-    ]
+    files = [options.out / f"{arm.name} {seed}.json" for seed in seeds for arm in COMPARED]
     if missing := [file.name for file in files if not file.exists()]:
         print(f"another process is at {', '.join(missing)}: start again for the report")
     else:
@@ -78,20 +68,6 @@ def network(arm: Arm, weights: Path, seed: int, lesions: Lesions, out: Path) -> 
                 save_model(new.model, file, base=MODEL, base_kwargs={"num_classes": len(CLASSES)})
         new = replace(new, model=load_model(file).to(memory_format=torch.channels_last))
     return new
-
-
-@contextmanager
-def _job(file: Path) -> Iterator[Path | None]:
-    """The file to write; None where it is there, or another process is at it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(file.with_suffix(f"{file.suffix}.lock"), timeout=0))
-        except Timeout:
-            yield None
-            return
-        if not file.exists():
-            print(file.name, flush=True)
-        yield None if file.exists() else file
 
 
 if __name__ == "__main__":

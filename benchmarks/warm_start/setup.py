@@ -53,14 +53,6 @@ WIDTHS = [
 COMPARED = [OWN, *(Arm(block, width, init) for block, width in WIDTHS for init in INITS)]
 """Those whose features are measured."""
 
-FINETUNED = [
-    OWN,
-    Arm("CaCo", "published", "fresh"),
-    Arm("CaCo"),
-    Arm("CaCo", "match"),
-    Arm("SeCo"),
-]
-
 
 @dataclass(frozen=True)
 class Lesions:

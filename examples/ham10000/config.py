@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from examples.ham10000.data.folds import check_folds
 from examples.ham10000.data.splits import PROTOCOLS
-from examples.ham10000.training.attention import ATTENTION
+from examples.ham10000.training.attention import ATTENTION, check_start, gates_with_rate
 from examples.ham10000.training.losses import LOSSES
 
 NOTICE = "Research code. Not a medical device; not for diagnosis."
@@ -58,7 +58,8 @@ class Config:
     ``data`` None stands for the synthetic set, ``split_file`` None for ``protocol`` and ``seed``,
     ``init`` None for a network without new blocks, ``clip_grad_norm`` None for no clipping,
     ``folds`` and ``fold`` None for a plain split, ``insert`` None for swapped blocks; its patterns
-    have spaces between. What has a default here is not in the files of older runs.
+    have spaces between. ``gate_lr`` and ``gate_weight_decay`` None stand for ``lr`` and
+    ``weight_decay``. What has a default here is not in the files of older runs.
     """
 
     data: Path | None
@@ -91,6 +92,9 @@ class Config:
     folds: int | None = None
     fold: int | None = None
     insert: str | None = None
+    gate_lr: float | None = None
+    gate_weight_decay: float | None = None
+    warmup: float = 0.0
 
     @property
     def same_lesion_copy(self) -> Path | None:
@@ -121,15 +125,16 @@ class Config:
                 raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
         if self.image_size > LARGEST_IMAGE:
             raise ValueError(f"--image-size must be at most {LARGEST_IMAGE}, got {self.image_size}")
-        for name in ("lr", "clip_grad_norm"):
+        for name in ("lr", "gate_lr", "clip_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{_flag(name)} must be above 0 and finite, got {value}")
-        for name in ("weight_decay", "focal_weight", "ldam_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{_flag(name)} must be finite and not below 0: {getattr(self, name)}"
-                )
+        for name in ("weight_decay", "gate_weight_decay", "warmup", "focal_weight", "ldam_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{_flag(name)} must be finite and not below 0: {value}")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"--warmup must be below the {self.epochs} epochs, got {self.warmup}")
         check_workers(self.workers)
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, got {self.seed}")
@@ -147,29 +152,18 @@ class Config:
             raise ValueError("--folds and --split-file both say what is tested: leave out one")
         if self.init not in (None, *INITS):
             raise ValueError(f"--init must be one of {', '.join(INITS)}; got {self.init!r}")
-        self._check_start()
+        check_start(self.init, self.attention, self.insert, self.weights)
+        if not gates_with_rate(self.attention):
+            for name in ("gate_lr", "gate_weight_decay"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{_flag(name)} is for gates of rows, columns or positions, or for SE; "
+                        f"--attention {self.attention} has none of them"
+                    )
         if self.focal_weight == self.ldam_weight == 0:
             raise ValueError("--focal-weight and --ldam-weight are both 0: one must be above 0")
         if self.data is not None:
             check_outside(self.out, self.data)
-
-    def _check_start(self) -> None:
-        """Raise ValueError for a start that the blocks cannot have."""
-        if self.insert is not None:
-            if not self.insert.split():
-                raise ValueError("--insert names no module: give patterns of names")
-            if self.init in ("inherit", "fitted"):
-                raise ValueError(
-                    f"--init {self.init} is for swapped blocks, not for those of --insert"
-                )
-        elif self.init == "identity":
-            raise ValueError("--init identity is for blocks of --insert, not for swapped ones")
-        elif self.init is not None and self.attention in ("SE", "none", "identity"):
-            raise ValueError(f"--init is for swapped blocks, not for --attention {self.attention}")
-        if self.init == "fitted" and self.weights == "none":
-            raise ValueError("--init fitted keeps what weights have learned: give --weights")
-        if self.init == "loaded" and self.weights in ("none", "imagenet"):
-            raise ValueError("--init loaded takes blocks from a file: give --weights FILE")
 
 
 def check_outside(out: Path, data: Path) -> None:

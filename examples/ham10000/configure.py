@@ -7,6 +7,7 @@ from typing import Any
 
 from examples.ham10000.config import PAPER, SYNTHETIC, Config, read_options
 from examples.ham10000.data.index import CLASSES
+from examples.ham10000.training.attention import gates_with_rate
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import PAPER_MODELS, build_network
 
@@ -29,6 +30,9 @@ DEFAULTS: dict[str, Any] = {
     "ldam_weight": 1.0,
     "drw_start": 0.8,
     "weight_decay": 5e-2,
+    "gate_lr": None,
+    "gate_weight_decay": None,
+    "warmup": 0.0,
     "schedule": "cosine",
     "clip_grad_norm": None,
     "precision": "32-true",
@@ -38,6 +42,16 @@ DEFAULTS: dict[str, Any] = {
     "workers": 0,
 }
 """Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
+
+GATE_LR_FACTOR: dict[str | None, float] = {
+    None: 1,  # the network's own SE
+    "fresh": 1,
+    "inherit": 1,
+    "fitted": 1,
+    "identity": 1,
+    "loaded": 1,
+}
+"""The default of ``gate_lr`` over ``lr``, by the start of the blocks."""
 
 LOSSES_WITH = {
     "class_weights": ("cross-entropy", "focal", "joint"),
@@ -74,6 +88,12 @@ def train_config(given: dict[str, Any]) -> Config:
         options["insert"] = " ".join(options["insert"])
     if options["init"] is None:
         options["init"] = _default_init(options)
+    if gates_with_rate(options["attention"]):
+        if options["gate_lr"] is None:
+            factor = GATE_LR_FACTOR.get(options["init"], 1)  # an unknown start is an error later
+            options["gate_lr"] = options["lr"] * factor
+        if options["gate_weight_decay"] is None:
+            options["gate_weight_decay"] = options["weight_decay"]
     if "out" not in options:
         time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")

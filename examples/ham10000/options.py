@@ -16,7 +16,7 @@ from examples.ham10000.config import (
     SCHEDULES,
     SYNTHETIC,
 )
-from examples.ham10000.configure import DEFAULTS
+from examples.ham10000.configure import DEFAULTS, GATE_LR_FACTOR
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
 from examples.ham10000.training.attention import ATTENTION
@@ -115,6 +115,10 @@ def _path(given: str) -> Path:
     return Path(_text(given))
 
 
+def _norm(given: str) -> float | None:
+    return None if given == "none" else float(given)
+
+
 def _add_data(options: argparse.ArgumentParser) -> None:
     options.add_argument("--data", type=_path, required=True, metavar="DIR", help="HAM10000 folder")
 
@@ -211,12 +215,30 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     _add(group, "--epochs", "", type=int)
     _add(group, "--batch-size", "images of a step, over all processes", type=int)
     _add(group, "--lr", "learning rate of AdamW", type=float)
-    _add(group, "--weight-decay", "of AdamW", type=float)
-    _add(group, "--schedule", "of the learning rate", choices=SCHEDULES)
-    text = "largest norm of the gradient; default: not clipped"
-    _add(group, "--clip-grad-norm", text, type=float)
+    _add(group, "--weight-decay", "of AdamW, on all but biases and norms", type=float)
+    text = "learning rate of the layers that make gates of rows, columns and positions; with "
+    text += f"--attention SE, of the SE blocks; default: --lr times {_factors()}"
+    _add(group, "--gate-lr", text, type=float)
+    text = "of these layers; default: that of --weight-decay"
+    _add(group, "--gate-weight-decay", text, type=float)
+    text = "epochs in which all learning rates rise, step by step; 0: none"
+    _add(group, "--warmup", text, type=float, metavar="EPOCHS")
+    _add(group, "--schedule", "of the learning rates", choices=SCHEDULES)
+    text = "largest norm of the gradient, or none"
+    text += "; default: none" if DEFAULTS["clip_grad_norm"] is None else ""
+    _add(group, "--clip-grad-norm", text, type=_norm, metavar="NORM")
     _add(group, "--precision", "of the training", choices=PRECISIONS)
     _add(group, "--monitor", "figure that chooses the checkpoint", choices=list(MONITORS))
     if not rows:
         text = "of split, initial weights, order, augmentation and dropout"
         _add(group, "--seed", text, type=int)
+
+
+def _factors() -> str:
+    """The factors of the default of ``--gate-lr``, with the starts where they differ."""
+    starts: dict[float, list[str]] = {}
+    for init, factor in GATE_LR_FACTOR.items():
+        starts.setdefault(factor, []).append("own SE" if init is None else init)
+    if len(starts) == 1:
+        return f"{next(iter(starts)):g}"
+    return "; ".join(f"{factor:g} ({', '.join(names)})" for factor, names in starts.items())

@@ -34,8 +34,12 @@ OPTIONS = {
     "same_lesion": None,
     "folds": None,
     "fold": None,
+    "warmup": 0.0,
 }
 """Those of the row SE of Table 5, with the defaults for the rest."""
+
+NEW = ("same_lesion", "folds", "fold", "gate_lr", "gate_weight_decay", "warmup")
+"""Those that the files of older runs do not have."""
 
 EPOCHS = [
     {"val_loss": 0.9, "val_accuracy": 0.70, "val_mean_recall": 0.50, "train_loss": 1.2},
@@ -55,6 +59,12 @@ CLASSES = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"]
 def begin(run: Path, **options: Any) -> None:
     """A run folder with nothing but its options."""
     options = {**OPTIONS, "out": str(run), **options}
+    if options["attention"] not in ("none", "identity", "Eca"):
+        options = {
+            "gate_lr": options["lr"],
+            "gate_weight_decay": options["weight_decay"],
+            **options,
+        }
     content = {"options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}}
     _put(run, "config.json", json.dumps(content))
 
@@ -104,10 +114,10 @@ def finish(
 
 
 def make_older(run: Path) -> None:
-    """As a version wrote it that did not know of lesions with two ids, nor of folds."""
+    """As a version wrote it that knew no lesions with two ids, no folds and no rate of gates."""
     description = json.loads((run / "config.json").read_text())
-    for name in ("same_lesion", "folds", "fold"):
-        del description["options"][name]
+    for name in NEW:
+        description["options"].pop(name, None)
     _put(run, "config.json", json.dumps(description))
 
 

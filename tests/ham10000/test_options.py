@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from examples.ham10000 import configure, options
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_description, read_options
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
+from examples.ham10000.training.attention import gates_with_rate
 from tests.ham10000.finished import finish
 from tests.ham10000.runs import QUICK
 
@@ -40,6 +43,62 @@ def test_blocks_start_fitted_where_there_are_weights():
     assert config("--weights", "imagenet", "--attention", "SE").init is None
     assert config("--attention", "identity").network_name.endswith("attention identity")
     assert config("--weights", "imagenet").network_name.endswith("attention CaCo (fitted)")
+
+
+def test_gates_have_the_rate_of_the_rest_unless_one_is_given(monkeypatch):
+    plain = config("--lr", "1e-3", "--weight-decay", "0.2")
+    assert (plain.gate_lr, plain.gate_weight_decay, plain.warmup) == (1e-3, 0.2, 0.0)
+    own = config("--attention", "SE", "--gate-lr", "0.01", "--gate-weight-decay", "0")
+    assert (own.gate_lr, own.gate_weight_decay) == (0.01, 0.0)
+    for attention in ("none", "identity", "Eca"):
+        without = config("--attention", attention)
+        assert (without.gate_lr, without.gate_weight_decay) == (None, None)
+        without.check()
+    monkeypatch.setattr(configure, "GATE_LR_FACTOR", {None: 2, "fresh": 3, "fitted": 4})
+    rates = [
+        config("--lr", "1e-3", *options).gate_lr
+        for options in (["--attention", "SE"], [], ["--weights", "imagenet"])
+    ]
+    assert rates == pytest.approx([2e-3, 3e-3, 4e-3])
+    assert config("--attention", "Eca").gate_lr is None
+
+
+@pytest.mark.parametrize(
+    ("attention", "gates"),
+    [
+        ("CBAM", ("positions",)),
+        ("CaCo", ("rows", "columns")),
+        ("CoordAtt", ("rows", "columns")),
+        ("Eca", ()),
+        ("SE", ("channel",)),
+        ("SeCo", ("rows", "columns")),
+        ("identity", ()),
+        ("none", ()),
+    ],
+)
+def test_gates_with_a_rate_of_their_own_are_those_of_places(attention, gates):
+    state = torch.get_rng_state()
+    assert gates_with_rate(attention) == gates
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_help_says_by_what_the_rate_of_gates_is_multiplied(monkeypatch, capsys):
+    def said() -> str:
+        with pytest.raises(SystemExit):
+            parse(["train", "--help"])
+        (found,) = re.findall(
+            r"default: --lr times (.*?) --gate", " ".join(capsys.readouterr().out.split())
+        )
+        return found
+
+    assert said() == "1"
+    monkeypatch.setattr(options, "GATE_LR_FACTOR", {None: 1, "fresh": 1, "fitted": 10})
+    assert said() == "1 (own SE, fresh); 10 (fitted)"
+
+
+def test_clipping_can_be_left_out():
+    assert config().clip_grad_norm is config("--clip-grad-norm", "none").clip_grad_norm is None
+    assert config("--clip-grad-norm", "2").clip_grad_norm == 2.0
 
 
 def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
@@ -74,6 +133,21 @@ def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
         (["--seed", "4294967296"], "--seed must be below 2**32"),
         (["--clip-grad-norm", "nan"], "--clip-grad-norm must be above 0 and finite, got nan"),
         (["--weight-decay", "inf"], "--weight-decay must be finite and not below 0: inf"),
+        (["--gate-lr", "0"], "--gate-lr must be above 0 and finite, got 0"),
+        (["--gate-lr", "nan"], "--gate-lr must be above 0 and finite, got nan"),
+        (
+            ["--gate-lr", "1", "--attention", "Eca"],
+            "--gate-lr is for gates of rows, columns or pos",
+        ),
+        (["--gate-lr", "1", "--attention", "none"], "--attention none has none of them"),
+        (
+            ["--gate-weight-decay", "0", "--attention", "identity"],
+            "--gate-weight-decay is for gates",
+        ),
+        (["--gate-weight-decay", "-1"], "--gate-weight-decay must be finite and not below 0: -1"),
+        (["--warmup", "-1"], "--warmup must be finite and not below 0: -1"),
+        (["--warmup", "inf"], "--warmup must be finite and not below 0: inf"),
+        (["--warmup", "3", "--epochs", "3"], "--warmup must be below the 3 epochs, got 3"),
         (["--drw-start", "nan", "--loss", "ldam"], "--drw-start is a share of the epochs"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--lr", "0"], "--lr must be above 0"),
@@ -146,9 +220,9 @@ def test_bad_images_are_an_error_or_left_out(run, tmp_path, capsys):
 
 
 def test_paths_are_kept_whole_so_that_a_run_can_be_resumed_from_anywhere():
-    options = config("--data", "x", "--split-file", "s.csv", "--weights", "w.pth")
-    assert (options.data, options.split_file) == (Path.cwd() / "x", Path.cwd() / "s.csv")
-    assert options.weights == str(Path.cwd() / "w.pth")
+    made = config("--data", "x", "--split-file", "s.csv", "--weights", "w.pth")
+    assert (made.data, made.split_file) == (Path.cwd() / "x", Path.cwd() / "s.csv")
+    assert made.weights == str(Path.cwd() / "w.pth")
     assert config("--weights", "imagenet").weights == "imagenet"
 
 

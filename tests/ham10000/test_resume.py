@@ -13,7 +13,7 @@ import torch
 
 from examples.ham10000.cli import main
 from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
-from tests.ham10000.finished import make_older
+from tests.ham10000.finished import NEW, make_older
 from tests.ham10000.runs import QUICK
 
 pytestmark = [
@@ -21,9 +21,11 @@ pytestmark = [
     pytest.mark.usefixtures("undrawn"),
 ]
 
-# Dropout, recomputed batch norm statistics, and class weights from the last epoch on.
+# Dropout, recomputed batch norm statistics, class weights from the last epoch on, and rates that
+# rise until the second epoch.
 OPTIONS = ["--model", "MobileNetV3-Small", "--image-size", "32", "--batch-size", "64"]
 OPTIONS += ["--epochs", "3", "--loss", "joint", "--drw-start", "0.67", "--clip-grad-norm", "5"]
+OPTIONS += ["--gate-lr", "5e-3", "--gate-weight-decay", "0.2", "--warmup", "1.5"]
 OPTIONS += ["--workers", "1"]  # it loads batches before the first step
 
 
@@ -138,8 +140,28 @@ def test_what_a_run_of_an_older_version_does_not_say_stays_unsaid(run, tmp_path)
     (out / "test.json").unlink()  # as if it had been killed before
     assert main(["train", "--resume", str(out)]) == 0
     after = json.loads((out / "config.json").read_text())["options"]
-    assert before == after | dict.fromkeys(("same_lesion", "folds", "fold"))
-    assert "same_lesion" not in after
+    assert after == {name: value for name, value in before.items() if name not in NEW}
+
+
+def test_a_run_whose_optimizer_had_one_group_is_told_apart(run, tmp_path, capsys):
+    """As in version 0.1.0, where all parameters decayed; what it has can be evaluated."""
+    older = copy_of(run, tmp_path / "older", out=str(tmp_path / "older"))
+    make_older(older)
+    checkpoint = torch.load(older / "last.ckpt", weights_only=True)
+    for state in checkpoint["callbacks"].values():
+        if "dirpath" in state:
+            state["dirpath"] = str(older.resolve())
+    (optimizer,) = checkpoint["optimizer_states"]
+    count = len(optimizer["state"])
+    optimizer["param_groups"] = [{**optimizer["param_groups"][0], "params": [*range(count)]}]
+    torch.save(checkpoint, older / "last.ckpt")
+    before = (older / "config.json").read_bytes()
+    assert main(["train", "--resume", str(older)]) == 2
+    message = capsys.readouterr().err
+    assert f"has the state of an optimizer with groups of [{count}] parameters" in message
+    assert "go on with the version of attnblocks that its config.json names" in message
+    assert (older / "config.json").read_bytes() == before
+    assert main(["evaluate", "--run", str(older), "--data", str(run / "synthetic")]) == 0
 
 
 def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):

@@ -29,10 +29,14 @@ _FURTHER = (
     "focal_weight",
     "ldam_weight",
     "drw_start",
+    "warmup",
     "clip_grad_norm",
     "precision",
 )
 """Options that it does not give; named where they are not our defaults."""
+
+_OF_GATES = {"gate_lr": "lr", "gate_weight_decay": "weight_decay"}
+"""Options for the layers that make gates; named where they are not those of the other layers."""
 
 
 def caption(results: Results) -> list[str]:
@@ -46,16 +50,9 @@ def caption(results: Results) -> list[str]:
         return ["No run is finished."]
     images, data = (_listed(run.test[name] for run in runs) for name in ("images", "data"))
     differ = "; ".join(differences(results))
-    # Older versions did not know the option.
-    unjoined = sum("same_lesion" not in run.description["options"] for run in runs)
-    older = (
-        f"{unjoined} of {len(runs)} runs are from before lesions with two ids were joined: their "
-        "leak and intervals are by lesion_id alone."
-    )
     return [
         f"{data}, split {SPLITS[results.protocol]} (leak {_leak(runs)}), test part of {images} "
         "images.",
-        *([older] if unjoined else []),
         f"Not as in the paper: {differ}. So the two are not comparable as equals."
         if differ
         else "All settings that can be read in the paper are as there.",
@@ -90,6 +87,10 @@ def choices(runs: list[Finished]) -> str:
     configs = [run.config for run in runs]
     said = [_option(name, configs, None) for name in _CHOSEN]
     said += [_option(name, configs, DEFAULTS[name]) for name in _FURTHER]
+    for name, rest in _OF_GATES.items():
+        said.append(
+            _option(name, [c for c in configs if getattr(c, name) != getattr(c, rest)], None)
+        )
     sentences = [f"Chosen here, because the paper does not say: {', '.join(filter(None, said))}."]
     if any(config.init == "fitted" for config in configs):
         sentences.append("Fitted blocks start as near to the network's own SE as they get.")

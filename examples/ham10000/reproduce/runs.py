@@ -7,6 +7,7 @@ from typing import Any
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.configure import LOSSES_WITH, train_config
 from examples.ham10000.reproduce.rows import BACKBONE, Row
+from examples.ham10000.training.attention import gates_with_rate
 
 
 def finished(run: Path) -> bool:
@@ -47,6 +48,8 @@ def row_config(
         given["weights"] = options.get("weights", "imagenet") if own else "imagenet"
     if row.attention in ("SE", "none"):
         given.pop("init", None)
+    if not gates_with_rate(row.attention):
+        given = {k: v for k, v in given.items() if k not in ("gate_lr", "gate_weight_decay")}
     given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
     from_file = given["weights"] not in ("none", "imagenet")
     if from_file and "init" not in given and row.attention not in ("SE", "none"):
@@ -83,14 +86,15 @@ def begun_seeds(config: Config) -> list[int]:
 
 
 def check_same_options(config: Config) -> None:
-    """Raise ValueError where the folder of a run has one with other options, or an older split."""
+    """Raise ValueError where a run folder has one with other options, or of an older version."""
     try:
         begun, known = read_options(config.out), read_description(config.out)["options"]
     except FileNotFoundError:  # not looked for first: another process may be taking it away
         return
-    if config.protocol == "lesion" and config.split_file is None and "same_lesion" not in known:
+    if "warmup" not in known:
         raise ValueError(
-            f"{config.out} was split before lesions with two ids were joined: name another --out"
+            f"{config.out} was begun by an older version, in which biases and norms decayed and "
+            "lesions with two ids were not joined: name another --out"
         )
     for name, value in vars(config).items():
         # Where the data lie and who loads them makes no difference.

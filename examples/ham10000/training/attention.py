@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnblocks import find_places, find_se, insert, list_blocks, replace_se
+from attnblocks import create_block, find_places, find_se, insert, list_blocks, replace_se
+from attnblocks.fit.param_groups import SPATIAL
 
 ATTENTION = (*list_blocks(), "none", "identity")
 
@@ -92,6 +93,36 @@ class Change:
         kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
         listed = [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
         return f"Places: {', '.join(listed) or some([p.name for p in found]) or 'none'}"
+
+
+def check_start(init: str | None, attention: str, insert: str | None, weights: str) -> None:
+    """Raise ValueError for a start that the blocks cannot have; the arguments are the options."""
+    if insert is not None:
+        if not insert.split():
+            raise ValueError("--insert names no module: give patterns of names")
+        if init in ("inherit", "fitted"):
+            raise ValueError(f"--init {init} is for swapped blocks, not for those of --insert")
+    elif init == "identity":
+        raise ValueError("--init identity is for blocks of --insert, not for swapped ones")
+    elif init is not None and attention in ("SE", "none", "identity"):
+        raise ValueError(f"--init is for swapped blocks, not for --attention {attention}")
+    if init == "fitted" and weights == "none":
+        raise ValueError("--init fitted keeps what weights have learned: give --weights")
+    if init == "loaded" and weights in ("none", "imagenet"):
+        raise ValueError("--init loaded takes blocks from a file: give --weights FILE")
+
+
+def gates_with_rate(attention: str) -> tuple[str, ...]:
+    """Which gates have a learning rate of their own; empty where the network has none of them.
+
+    Those of rows, columns and positions; of ``SE`` those of channels, as a control.
+    """
+    if attention not in list_blocks():
+        return ()
+    if attention == "SE":
+        return ("channel",)
+    block = create_block(attention, 8, device="meta")  # nothing is drawn
+    return tuple(name for name in getattr(block, "gate_names", ()) if name in SPATIAL)
 
 
 def some(names: list[str]) -> str:

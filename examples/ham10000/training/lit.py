@@ -1,5 +1,6 @@
 """What Lightning trains: a classifier of uint8 images."""
 
+import math
 from collections.abc import Sequence
 
 import lightning as L
@@ -9,6 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from attnblocks import param_groups
+from attnblocks.fit.param_groups import SPATIAL
 from examples.ham10000 import processes
 from examples.ham10000.config import SCHEDULES
 from examples.ham10000.data.augment import augment, center_crop
@@ -32,8 +35,12 @@ class LesionClassifier(L.LightningModule):
         seed: of every draw of the training: augmentation and dropout are functions of seed, epoch,
             step and process.
         lr: learning rate of AdamW.
-        weight_decay: of AdamW, on every parameter.
-        schedule: ``cosine`` lets the rate fall to 0 over all steps, ``constant`` keeps it.
+        weight_decay: of AdamW, on everything but biases and norms.
+        gate_lr: learning rate of the layers that make the gates ``gates``; default: ``lr``.
+        gate_weight_decay: their weight decay; default: ``weight_decay``.
+        gates: as of :func:`attnblocks.param_groups`.
+        schedule: ``cosine`` lets the rates fall to 0 over all steps, ``constant`` keeps them.
+        warmup_epochs: over so many epochs the rates rise first, by the same amount in each step.
         label: put before the name of every figure, such as ``SYNTHETIC_``.
         image_ids: by position, for the error of a batch whose loss is not finite.
     """
@@ -51,13 +58,19 @@ class LesionClassifier(L.LightningModule):
         seed: int = 0,
         lr: float = 5e-4,
         weight_decay: float = 5e-2,
+        gate_lr: float | None = None,
+        gate_weight_decay: float | None = None,
+        gates: Sequence[str] = SPATIAL,
         schedule: str = "cosine",
+        warmup_epochs: float = 0.0,
         label: str = "",
         image_ids: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+        if not 0 <= warmup_epochs < math.inf:
+            raise ValueError(f"warmup_epochs must be finite and not below 0, got {warmup_epochs}")
         # The faster of torch's two formats, for training on CPUs as on GPUs.
         self.model = network.model.to(memory_format=torch.channels_last)
         self.loss = loss
@@ -65,8 +78,16 @@ class LesionClassifier(L.LightningModule):
         self.register_buffer("mean", torch.tensor(network.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
         self.image_size, self.seed = image_size, seed
-        self.lr, self.weight_decay, self.schedule, self.label = lr, weight_decay, schedule, label
-        self.image_ids = image_ids
+        self.groups = param_groups(
+            self,
+            lr,
+            weight_decay,
+            gate_lr=gate_lr,
+            gate_weight_decay=gate_weight_decay,
+            gates=gates,
+        )
+        self.lr, self.schedule, self.warmup_epochs = lr, schedule, warmup_epochs
+        self.label, self.image_ids = label, image_ids
         self.val_counts = MulticlassConfusionMatrix(len(CLASSES))
         self.predictions = Predictions()
 
@@ -133,14 +154,40 @@ class LesionClassifier(L.LightningModule):
         self.predictions.update(positions, logits.float().softmax(dim=1))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over all parameters; the cosine falls step by step."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        if self.schedule == "constant":
+        """AdamW over all parameters, in groups; the rates change step by step."""
+        # An optimizer writes into the groups that it is given.
+        optimizer = torch.optim.AdamW([dict(group) for group in self.groups])
+        if self.schedule == "constant" and self.warmup_epochs == 0:
             return optimizer
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, int(self.trainer.estimated_stepping_batches)
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        assert epochs is not None
+        warmup = round(self.warmup_epochs * steps / epochs)
+        if warmup >= steps:
+            raise ValueError(
+                f"warmup_epochs must be below the {epochs} epochs of the training, got "
+                f"{self.warmup_epochs:g}"
+            )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: share_of_rate(step, steps=steps, warmup=warmup, schedule=self.schedule),
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def share_of_rate(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """By how much a learning rate is multiplied.
+
+    Args:
+        step: the number of the step, from 0.
+        steps: how many the training has.
+        warmup: in how many steps the rates rise: from 1 / (warmup + 1) to the 1 of the next one.
+        schedule: what follows: ``cosine`` falls to 0 behind the last step, ``constant`` stays.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

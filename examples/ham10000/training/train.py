@@ -22,7 +22,8 @@ from examples.ham10000.evaluation.evaluate import (
 from examples.ham10000.evaluation.plots import curves, save_picture
 from examples.ham10000.files import write_json
 from examples.ham10000.reporting.results import write_results
-from examples.ham10000.run import data_folder, describe, recomputes_bn
+from examples.ham10000.run import data_folder, describe
+from examples.ham10000.training.attention import gates_with_rate
 from examples.ham10000.training.batchnorm import RecomputeBatchNorm
 from examples.ham10000.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
@@ -44,12 +45,13 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         ValueError: the run cannot go on from where it was.
     """
     last = config.out / "last.ckpt"
-    if last.exists():
-        _check_checkpoints(config.out)
     description = describe(config, data, network)
+    module = _module(config, data, network, description)
+    if last.exists():
+        _check_checkpoints(config.out, module)
     if processes.rank() == 0:
         write_json(config.out / "config.json", description)
-    _fit(config, data, network, description, last if last.exists() else None)
+    _fit(config, data, module, description, last if last.exists() else None)
     best = load_best(config.out)
     folder = data_folder(config)
     leak = description["leak"]
@@ -62,9 +64,9 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     return evaluation.summary
 
 
-def _fit(
-    config: Config, data: Data, network: Network, description: dict[str, Any], last: Path | None
-) -> None:
+def _module(
+    config: Config, data: Data, network: Network, description: dict[str, Any]
+) -> LesionClassifier:
     counts = list(description["images"]["train"].values())
     weight = balanced_weights(counts) if config.class_weights == "balanced" else None
     loss, validation_loss = (
@@ -85,26 +87,42 @@ def _fit(
         seed=config.seed,
         lr=config.lr,
         weight_decay=config.weight_decay,
+        gate_lr=config.gate_lr,
+        gate_weight_decay=config.gate_weight_decay,
+        gates=gates_with_rate(config.attention),
         schedule=config.schedule,
+        warmup_epochs=config.warmup,
         label=data.label,
         image_ids=[image.image_id for image in data.images],
     )
     module.save_hyperparameters({"config": description}, logger=False)
+    return module
+
+
+def _fit(
+    config: Config,
+    data: Data,
+    module: LesionClassifier,
+    description: dict[str, Any],
+    last: Path | None,
+) -> None:
     parts = {name: data.part(name) for name in PARTS}
     log = EpochLog(config.out / "metrics.csv")
     callbacks: list[L.Callback] = [log, *_checkpoints(config, data)]
     if last is None:
         callbacks.append(Throughput(log))
-    if recomputes_bn(config, network):
+    if description["batch_norm_recomputed"]:
         callbacks.append(
             RecomputeBatchNorm(
                 parts["train"], config.batch_size, config.image_size, seed=config.seed
             )
         )
+    loss = module.loss
     if isinstance(loss, LDAM | Joint):
         ldam = loss if isinstance(loss, LDAM) else loss.ldam
         start = round(config.drw_start * config.epochs)
-        callbacks.append(DeferredReweighting(ldam, drw_weights(counts), start))
+        weights = drw_weights(list(description["images"]["train"].values()))
+        callbacks.append(DeferredReweighting(ldam, weights, start))
     trainer = new_trainer(
         max_epochs=config.epochs,
         callbacks=callbacks,
@@ -142,12 +160,24 @@ def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
     return [best, last]
 
 
-def _check_checkpoints(run: Path) -> None:
-    """Raise ValueError unless the best checkpoint so far will still be known at the end."""
+def _check_checkpoints(run: Path, module: LesionClassifier) -> None:
+    """Raise ValueError unless the run can go on from its last checkpoint.
+
+    The best one so far has to be known at the end, and the optimizer's state to fit.
+    """
     if not (run / "best.ckpt").exists():
         raise ValueError(f"{run / 'best.ckpt'} is gone: put it back, or begin a new run")
     # Lightning forgets which one it was when the folder has another path.
-    states = read_checkpoint(run / "last.ckpt")["callbacks"]
+    checkpoint = read_checkpoint(run / "last.ckpt")
+    states = checkpoint["callbacks"]
     for folder in {s["dirpath"] for name, s in states.items() if name.startswith("ModelCheck")}:
         if folder != os.path.realpath(run):
             raise ValueError(f"the run was moved: to resume it, move it back to {folder}")
+    begun = [len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"]]
+    groups = [len(group["params"]) for group in module.groups]
+    if begun != groups:
+        raise ValueError(
+            f"{run / 'last.ckpt'} has the state of an optimizer with groups of {begun} parameters, "
+            f"and this version trains groups of {groups}: go on with the version of attnblocks "
+            "that its config.json names, or begin a new run. What it has can be evaluated"
+        )

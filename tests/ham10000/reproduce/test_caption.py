@@ -5,7 +5,7 @@ import torchvision
 from examples.ham10000.data.index import ATTRIBUTION
 from examples.ham10000.reproduce.caption import caption, notes
 from examples.ham10000.reproduce.table import write_table
-from tests.ham10000.finished import CACO, SE, finish, make_older
+from tests.ham10000.finished import CACO, SE, finish
 
 
 def test_the_parameters_that_the_notes_correct(results):
@@ -33,17 +33,6 @@ def test_the_caption_of_the_papers_settings(results, tmp_path):
     ]
 
 
-def test_runs_from_before_lesions_were_joined_are_named(results, tmp_path):
-    for seed in range(3):
-        finish(tmp_path / f"{SE}-paper-seed{seed}", protocol="paper", seed=seed)
-    for seed in (0, 2):
-        make_older(tmp_path / f"{SE}-paper-seed{seed}")
-    assert caption(results("table", 5, protocol="paper"))[1] == (
-        "2 of 3 runs are from before lesions with two ids were joined: their leak and intervals "
-        "are by lesion_id alone."
-    )
-
-
 def test_the_caption_names_every_setting_that_differs(results, tmp_path):
     options = {
         "model": "timm/tf_mobilenetv3_small_075",
@@ -53,6 +42,9 @@ def test_the_caption_names_every_setting_that_differs(results, tmp_path):
         "batch_size": 64,
         "lr": 1e-3,
         "weight_decay": 0.01,
+        "gate_lr": 0.02,
+        "gate_weight_decay": 0.0,
+        "warmup": 1.0,
         "clip_grad_norm": 1.0,
         "class_weights": "balanced",
         "schedule": "constant",
@@ -80,7 +72,8 @@ def test_the_caption_names_every_setting_that_differs(results, tmp_path):
     ]
     assert found[2] == (
         "Chosen here, because the paper does not say: --schedule constant, --monitor "
-        "val_mean_recall, --recompute-bn auto, --class-weights balanced, --clip-grad-norm 1.0."
+        "val_mean_recall, --recompute-bn auto, --class-weights balanced, --warmup 1.0, "
+        "--clip-grad-norm 1.0, --gate-lr 0.02, --gate-weight-decay 0.0."
     )
     for file in write_table(results("table", 5, **options)):
         text = file.read_text()

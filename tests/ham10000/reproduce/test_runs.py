@@ -31,24 +31,29 @@ def call(folder, tmp_path, launched):
 
 
 @pytest.mark.parametrize(("make", "seed"), [(finish, 0), (begin, 0), (finish, 3)])
-def test_runs_with_an_older_split_by_lesion_are_refused_at_once(
-    make, seed, call, launched, tmp_path
+@pytest.mark.parametrize("protocol", ["lesion", "paper"])
+def test_runs_of_an_older_version_are_refused_at_once(
+    make, seed, protocol, call, launched, tmp_path
 ):
-    run = tmp_path / "out" / f"{SE}-lesion-seed{seed}"
-    make(run, seed=seed)
+    run = tmp_path / "out" / f"{SE}-{protocol}-seed{seed}"
+    make(run, seed=seed, protocol=protocol)
     make_older(run)
     for _ in range(2):
-        with pytest.raises(ValueError, match=f"{run} was split before lesions with two ids were j"):
-            call(table=5, rows=["CaCo"])
+        with pytest.raises(ValueError, match=f"{run} was begun by an older version, in which bias"):
+            call(table=5, rows=["CaCo"], protocol=protocol)
     assert launched == []
 
 
-def test_splits_by_image_are_as_they_were(call, launched, tmp_path):
-    run = tmp_path / "out" / f"{SE}-paper-seed0"
-    finish(run, protocol="paper")
-    make_older(run)
-    assert call(table=5, rows=["SE"], protocol="paper").failures == {}
-    assert launched == []
+def test_rates_of_gates_are_for_the_rows_that_have_them(call, launched):
+    options = {"gate_lr": 5e-3, "gate_weight_decay": 0.0, "warmup": 2.0}
+    assert call(table=5, rows=["SE", "Eca", "CaCo"], **options).failures == {}
+    assert call(table=3, rows=["ResNet18"], **options).failures == {}
+    assert [(c.attention, c.gate_lr, c.gate_weight_decay, c.warmup) for c in launched] == [
+        ("SE", 5e-3, 0.0, 2.0),
+        ("Eca", None, None, 2.0),
+        ("CaCo", 5e-3, 0.0, 2.0),
+        ("none", None, None, 2.0),
+    ]
 
 
 def test_weights_with_blocks_are_for_the_rows_that_have_them(call, launched, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,75 @@ def test_augmentation_and_dropout_are_functions_of_seed_epoch_and_step(monkeypat
         assert len(set(draws[:4])) == 4
         assert draws[4] == draws[0]
     assert all(images != dropout for images, dropout in seen)
+
+
+def rates(monkeypatch, steps: int, epochs: int, **options) -> dict[str, list[float]]:
+    """The rate of each group in each step of a training."""
+    trainer = SimpleNamespace(estimated_stepping_batches=steps, max_epochs=epochs)
+    monkeypatch.setattr(LesionClassifier, "trainer", trainer)
+    made = new_module(**options).configure_optimizers()
+    if isinstance(made, torch.optim.Optimizer):
+        return {group["name"]: [group["lr"]] * steps for group in made.param_groups}
+    scheduler = made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    seen = {group["name"]: [] for group in made["optimizer"].param_groups}
+    for _ in range(steps):
+        for group in made["optimizer"].param_groups:
+            seen[group["name"]].append(group["lr"])
+        made["optimizer"].step()
+        scheduler.step()
+    return seen
+
+
+def test_rates_rise_and_fall_step_by_step(monkeypatch):
+    """Three of eleven steps to warm up; then half a cosine over the other eight."""
+    seen = rates(monkeypatch, 11, 4, lr=0.4, gate_lr=4.0, gates=("channel",), warmup_epochs=1.1)
+    falls = [1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]
+    expected = [0.25, 0.5, 0.75, *falls]
+    assert [*seen] == ["weights", "no decay", "gates", "gates no decay"]
+    for name, found in seen.items():
+        full = 4.0 if name.startswith("gates") else 0.4
+        assert found == pytest.approx([full * share for share in expected], rel=1e-5)
+
+
+def test_without_warm_up_the_rates_are_those_of_torch(monkeypatch):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    expected = []
+    for _ in range(10):
+        expected.append(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    assert rates(monkeypatch, 10, 5, lr=0.4)["weights"] == pytest.approx(expected)
+
+
+def test_a_constant_rate_may_be_warmed_up(monkeypatch):
+    seen = rates(monkeypatch, 6, 3, lr=0.4, schedule="constant", warmup_epochs=0.5)["weights"]
+    assert seen == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.4, 0.4])
+    assert rates(monkeypatch, 6, 3, lr=0.4, schedule="constant")["no decay"] == [0.4] * 6
+
+
+@pytest.mark.parametrize("warmup", [-1, float("nan"), float("inf"), 3])
+def test_a_warm_up_that_leaves_no_epoch_is_refused(monkeypatch, warmup):
+    with pytest.raises(ValueError, match=f"warmup_epochs must be .* {warmup:g}"):
+        rates(monkeypatch, 6, 3, warmup_epochs=warmup)
+
+
+def test_layers_of_gates_and_biases_have_groups_of_their_own(monkeypatch):
+    """The network's own SE blocks, as the control of what makes gates of places."""
+    monkeypatch.setattr(LesionClassifier, "trainer", None)
+    options = {"lr": 1e-3, "weight_decay": 0.1, "schedule": "constant"}
+    module = new_module(**options, gate_lr=0.02, gate_weight_decay=0.3, gates=("channel",))
+    optimizer = module.configure_optimizers()
+    known = {p: name for name, p in module.named_parameters()}
+    assert {p for group in optimizer.param_groups for p in group["params"]} == known.keys()
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            of_gate, vector = ".se." in known[p], p.ndim == 1
+            assert group["lr"] == (0.02 if of_gate else 1e-3)
+            assert group["weight_decay"] == (0 if vector else 0.3 if of_gate else 0.1)
+    with pytest.raises(ValueError, match="gate_lr is for layers that make gates of rows"):
+        new_module(gate_lr=0.02)
 
 
 def test_recomputed_statistics_are_those_of_the_training_images():

@@ -1,0 +1,1 @@
+"""Which rate the gates of swapped-in blocks want: trials on folds of real images."""

@@ -1,0 +1,97 @@
+"""The arms of the trials: how a network starts, and at which rates it is trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.warm_start.setup import OWN as OWN_SE
+from benchmarks.warm_start.setup import Arm as Start
+
+LR = 5e-4
+WEIGHT_DECAY = 5e-2
+FACTORS = (1, 3, 10, 30)
+
+GATES = {
+    "spatial": ("rows", "columns", "positions"),
+    "channel": ("channel",),
+    "all": ("channel", "rows", "columns", "positions"),
+}
+"""The gates whose layers have a rate of their own."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network, and how it is trained.
+
+    Attributes:
+        start: the block, its squeeze width and how it starts.
+        factor: the rate of the layers that make gates, over that of all others.
+        decay_factor: their weight decay, over that of all others.
+        warmup_epochs: in which all rates rise from 0.
+        clip: largest norm of the gradient; None for any.
+        gates: key of :data:`GATES`.
+    """
+
+    start: Start
+    factor: float = 1
+    decay_factor: float = 1
+    warmup_epochs: float = 0
+    clip: float | None = None
+    gates: str = "spatial"
+
+    @property
+    def name(self) -> str:
+        """In tables and names of files."""
+        start = self.start.name.replace(" published", "")
+        parts = [
+            f"{start} x{self.factor:g}",
+            "" if self.decay_factor == 1 else f"decay x{self.decay_factor:g}",
+            f"warm-up {self.warmup_epochs:g}" if self.warmup_epochs else "",
+            "" if self.clip is None else f"clip {self.clip:g}",
+            "all gates" if self.gates == "all" else "",
+        ]
+        return " ".join(part for part in parts if part)
+
+    def rates(self) -> dict[str, Any]:
+        """The arguments of :class:`LesionClassifier` for the rates."""
+        return {
+            "lr": LR,
+            "weight_decay": WEIGHT_DECAY,
+            "gate_lr": None if self.factor == 1 else self.factor * LR,
+            "gate_weight_decay": (
+                None if self.decay_factor == 1 else self.decay_factor * WEIGHT_DECAY
+            ),
+            "gates": GATES[self.gates],
+            "warmup_epochs": self.warmup_epochs,
+        }
+
+
+OWN = Arm(OWN_SE)
+CONTROLS = [OWN, *(Arm(OWN_SE, factor, gates="channel") for factor in FACTORS[1:])]
+"""The network's own SE, with the rate of its gates at each of :data:`FACTORS`."""
+
+_SECO, _CACO = (Start(block, init="inherit") for block in ("SeCo", "CaCo"))
+_FITTED = Start("CaCo")
+
+ARMS = [
+    *CONTROLS,
+    *(Arm(_SECO, factor) for factor in FACTORS),
+    *(Arm(_SECO, factor, warmup_epochs=1) for factor in (10, 30)),
+    *(Arm(_SECO, factor, clip=1.0) for factor in (10, 30)),
+    *(Arm(_SECO, factor, warmup_epochs=1, clip=1.0) for factor in (10, 30)),
+    *(Arm(_CACO, factor) for factor in FACTORS),
+    *(Arm(_FITTED, factor) for factor in FACTORS),
+    *(Arm(_FITTED, factor, warmup_epochs=1, clip=1.0) for factor in (10, 30)),
+    *(Arm(Start("SeCo"), factor) for factor in (1, 10)),
+    Arm(_SECO, 10, decay_factor=0),
+    Arm(_FITTED, decay_factor=0),
+    Arm(Start("CaCo", init="fresh")),
+    Arm(_FITTED, 10, gates="all"),
+    *(
+        Arm(Start("CBAM", init=init), factor)
+        for init in ("inherit", "fitted")
+        for factor in (1, 10)
+    ),
+    *(Arm(Start("CoordAtt"), factor) for factor in (1, 10)),
+    Arm(Start("Eca")),
+]
+"""In the order in which they are tried."""

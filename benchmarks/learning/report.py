@@ -1,0 +1,129 @@
+"""Tables of the trials that are done."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.learning.arms import ARMS, CONTROLS, OWN
+from benchmarks.learning.gate_table import gate_table
+from benchmarks.learning.results import ABOVE_OWN, RISE, Trial, lost_start, read_trials
+from examples.ham10000.config import NOTICE
+from examples.ham10000.files import whole_file
+
+STUDENT_T = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
+"""97.5 % quantile of Student's t for 2, 3, ... 10 differences."""
+
+Trials = dict[str, dict[tuple[int, int], Trial]]
+"""By arm, in the order of the list, and by fold and seed."""
+
+
+def report(out: Path, against: str) -> None:
+    """Write ``report.md`` into the folder of the results.
+
+    Args:
+        out: that folder.
+        against: name of the arm to whose gates all others are compared.
+    """
+    trials = by_arm(read_trials(out))
+    lines = [
+        "Rates of the layers that make gates: tf_mobilenetv3_small_075, ImageNet weights, "
+        f"fine-tuned on HAM10000 at 200x150, shown at 112 px. {NOTICE}",
+        "",
+        *loss_table(trials),
+        "",
+        f"Log loss of the validation part after the last epoch. Differences are paired over folds, "
+        "with 95 % intervals (Student's t); the control is own SE with the same rate at its gates. "
+        f"Lost its start: more than {ABOVE_OWN} above own SE after the same epoch, or more than "
+        f"{RISE} above the epoch before.",
+        "",
+        *gate_table(trials, against),
+        "",
+        *_cost(trials),
+    ]
+    with whole_file(out / "report.md") as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+def by_arm(trials: Iterable[Trial]) -> Trials:
+    """Sort trials; arms that are in no list any more come last."""
+    found: Trials = {}
+    for trial in trials:
+        found.setdefault(trial.arm, {})[trial.run] = trial
+    order = [arm.name for arm in ARMS if arm.name in found]
+    return {name: found[name] for name in (*order, *sorted(found.keys() - set(order)))}
+
+
+def loss_table(trials: Trials) -> list[str]:
+    """Log loss by arm and fold, and what it is less the network's own SE."""
+    runs = sorted({run for found in trials.values() for run in found})
+    seeds = {seed for _, seed in runs}
+    heads = [f"fold {fold}" + (f" seed {seed}" if len(seeds) > 1 else "") for fold, seed in runs]
+    head = ["arm", *heads, "mean", "less own SE", "less control", "accuracy", "mean recall"]
+    lines = [f"| {' | '.join([*head, 'lost its start'])} |", "|---" * (len(head) + 1) + "|"]
+    by_factor = {arm.factor: arm.name for arm in CONTROLS}
+    controls = {arm.name: by_factor[arm.factor] for arm in ARMS}
+    own = trials.get(OWN.name, {})
+    for name, found in trials.items():
+        control = controls.get(name, OWN.name)
+        cells = [
+            *(_number(found[run].losses[-1]) if run in found else "" for run in runs),
+            _mean(trial.losses[-1] for trial in found.values()),
+            "" if name == OWN.name else difference(found, own),
+            "" if control in (name, OWN.name) else difference(found, trials.get(control, {})),
+            *(_last(found, figure) for figure in ("val_accuracy", "val_mean_recall")),
+            _lost(found, own),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def difference(found: dict[tuple[int, int], Trial], base: dict[tuple[int, int], Trial]) -> str:
+    """Mean of the paired differences of the last log loss, with its interval from two on."""
+    both = [run for run in found if run in base]
+    less = [found[run].losses[-1] - base[run].losses[-1] for run in both]
+    if not less or not all(map(math.isfinite, less)):
+        return "-"
+    mean = statistics.mean(less)
+    if len(less) == 1:
+        return f"{mean:+.3f}"
+    half = STUDENT_T[len(less) - 2] * statistics.stdev(less) / len(less) ** 0.5
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+def _lost(found: dict[tuple[int, int], Trial], own: dict[tuple[int, int], Trial]) -> str:
+    """The folds in which an arm lost its start, and after which epoch."""
+    said = []
+    for run, trial in sorted(found.items()):
+        if run not in own:
+            said.append(f"fold {run[0]}: own SE is not done")
+        elif epoch := lost_start(trial.losses, own[run].losses):
+            said.append(f"**fold {run[0]}, epoch {epoch}: {_number(trial.losses[epoch - 1])}**")
+    return "; ".join(said) or "no"
+
+
+def _last(found: dict[tuple[int, int], Trial], figure: str) -> str:
+    """Mean of a figure after the last epoch; a trial that broke off has none."""
+    if any(trial.error for trial in found.values()):
+        return "-"
+    return _mean(trial.epochs[-1][figure] for trial in found.values())
+
+
+def _mean(values: Iterable[float]) -> str:
+    return _number(statistics.mean(values))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "not finite"
+
+
+def _cost(trials: Trials) -> list[str]:
+    """How many trials each device did, and how long one took."""
+    done: Sequence[Trial] = [trial for found in trials.values() for trial in found.values()]
+    devices = Counter(trial.device for trial in done)
+    return [
+        f"{device}: {count} trials of {done[0].of_epochs} epochs, "
+        f"{statistics.median(t.seconds for t in done if t.device == device):.0f} s each (median)."
+        for device, count in devices.items()
+    ]

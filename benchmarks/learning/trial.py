@@ -1,0 +1,130 @@
+"""One trial: a network is fine-tuned, and its gates are read before and after."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks.visualize import attention_maps, site_statistics
+from benchmarks.learning.arms import OWN, Arm
+from benchmarks.learning.data import Shown
+from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
+from examples.ham10000.data.dataset import evaluation_loader, training_loader
+from examples.ham10000.evaluation.evaluate import new_trainer
+from examples.ham10000.reporting.attention import share_inside
+from examples.ham10000.training.epoch_log import EpochLog
+from examples.ham10000.training.lit import Batch, LesionClassifier
+from examples.ham10000.training.models import Network
+
+SCHEDULE = "constant"
+FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
+
+
+class AugmentedOnCPU(LesionClassifier):
+    """The same training, with images that stay on the CPU until they are cropped and augmented.
+
+    On a GPU augmentation is some 200 small kernels and 20 waits in each step, which slow down all
+    processes that share it; cores to do it instead are there.
+    """
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move all but the pixels."""
+        pixels, labels, positions = batch
+        return pixels, labels.to(device), positions
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Move the pixels, and normalise them."""
+        return super().normalise(pixels.to(self.device))
+
+
+def finetune(
+    arm: Arm, network: Network, lesions: Lesions, shown: Shown, *, seed: int, epochs: int, log: Path
+) -> dict[str, Any]:
+    """Train a network as an arm says.
+
+    Args:
+        arm: the rates.
+        network: at its start; trained in place.
+        lesions: the images.
+        shown: those on which gates are read.
+        seed: of the training.
+        epochs: how many.
+        log: a file for the log of the epochs, which is gone at the end.
+
+    Returns:
+        A dict for JSON. ``error`` is None, or says that the training broke off with a loss that is
+        not finite; ``epochs`` has those before, and ``after`` is None.
+    """
+    began = time.perf_counter()
+    module = AugmentedOnCPU(
+        network,
+        nn.CrossEntropyLoss(),
+        image_size=IMAGE_SIZE,
+        seed=seed,
+        schedule=SCHEDULE,
+        **arm.rates(),
+    )
+    epoch_log, error = EpochLog(log), None
+    before = read_gates(arm, module, shown)
+    trainer = new_trainer(
+        max_epochs=epochs,
+        callbacks=[epoch_log],
+        enable_checkpointing=False,
+        gradient_clip_val=arm.clip,
+    )
+    try:
+        trainer.fit(
+            module,
+            training_loader(lesions.part(lesions.train), BATCH_SIZE, seed=seed),
+            evaluation_loader(lesions.part(lesions.val), BATCH_SIZE),
+        )
+    except FloatingPointError as wrong:
+        error = str(wrong)
+    log.unlink(missing_ok=True)
+    return {
+        "epochs": [
+            {"epoch": row["epoch"], **{name: row[name] for name in FIGURES}}
+            for row in epoch_log.rows
+        ],
+        "error": error,
+        "before": before,
+        "after": read_gates(arm, module, shown) if error is None else None,
+        "lesion_area": shown.masks.double().mean().item() if shown.having else None,
+        "seconds": time.perf_counter() - began,
+        "device": _device_name(),
+    }
+
+
+def read_gates(arm: Arm, module: LesionClassifier, shown: Shown) -> dict[str, dict[str, Any]]:
+    """What each block does to the images; nothing of the network's own SE blocks.
+
+    Returns:
+        By site: ``mean`` and ``spread`` of each gate (see :class:`GateStatistics`), and
+        ``on_lesion``, the mean share of the attention that lies on the lesion; None for a block
+        that gates channels alone, and without masks.
+    """
+    if arm.start == OWN.start:
+        return {}
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    maps = attention_maps(module.model, module.normalise(shown.pixels))
+    found: dict[str, dict[str, Any]] = {
+        name: {"mean": {}, "spread": {}, "on_lesion": None} for name in maps
+    }
+    for gate in site_statistics(maps):
+        found[gate.site]["mean"][gate.gate] = gate.mean
+        found[gate.site]["spread"][gate.gate] = gate.spread
+    for name, site in maps.items():
+        if site.is_spatial and shown.having:
+            inside = share_inside(site.on_image[shown.having].cpu(), shown.masks)
+            found[name]["on_lesion"] = inside.mean().item()
+    return found
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
