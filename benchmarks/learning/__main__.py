@@ -10,13 +10,11 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmarks.learning.arms import ARMS, Arm
+from benchmarks.learning.arms import ARMS, OPEN, Arm
 from benchmarks.learning.data import FOLDS
 from benchmarks.learning.report import report
 from benchmarks.learning.results import read_trials
 from benchmarks.learning.work import FAILED, Plan, work, work_together
-
-AGAINST = "SeCo inherit x1"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="that share the work, or the GPU")
     parser.add_argument("--masks", action="store_true", help="measure the attention on lesions too")
     parser.add_argument("--minutes", type=float, help="begin no trial after so many")
-    parser.add_argument("--against", default=AGAINST, help="arm that spreads are compared to")
+    parser.add_argument("--against", default=OPEN.name, help="arm that spreads are compared to")
     options = parser.parse_args(arguments)
     if wrong := [fold for fold in options.folds if not 0 <= fold < FOLDS]:
         parser.error(f"argument --folds: must be 0 to {FOLDS - 1}, got {wrong[0]}")

@@ -69,11 +69,16 @@ OWN = Arm(OWN_SE)
 CONTROLS = [OWN, *(Arm(OWN_SE, factor, gates="channel") for factor in FACTORS[1:])]
 """The network's own SE, with the rate of its gates at each of :data:`FACTORS`."""
 
+OPEN = Arm(Start("CaCo", init="open fitted"))
+"""As version 0.1.0 started it: to its spread those of all others are compared."""
+
 _SECO, _CACO = (Start(block, init="inherit") for block in ("SeCo", "CaCo"))
 _FITTED = Start("CaCo")
 
 ARMS = [
     *CONTROLS,
+    OPEN,
+    Arm(Start("SeCo", init="open inherit")),
     *(Arm(_SECO, factor) for factor in FACTORS),
     *(Arm(_SECO, factor, warmup_epochs=1) for factor in (10, 30)),
     *(Arm(_SECO, factor, clip=1.0) for factor in (10, 30)),
@@ -81,7 +86,6 @@ ARMS = [
     *(Arm(_CACO, factor) for factor in FACTORS),
     *(Arm(_FITTED, factor) for factor in FACTORS),
     *(Arm(_FITTED, factor, warmup_epochs=1, clip=1.0) for factor in (10, 30)),
-    *(Arm(Start("SeCo"), factor) for factor in (1, 10)),
     Arm(_SECO, 10, decay_factor=0),
     Arm(_FITTED, decay_factor=0),
     Arm(Start("CaCo", init="fresh")),

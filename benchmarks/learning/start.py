@@ -16,7 +16,7 @@ from examples.ham10000.training.models import Network
 def is_being_fitted(start: Arm, folder: Path) -> bool:
     """Whether a network has to be fitted first, and another process is at it."""
     file = _fitted_file(start, folder)
-    if start.init != "fitted" or file.exists():
+    if not start.is_fitted or file.exists():
         return False
     try:
         with FileLock(_lock_of(file), timeout=0):
@@ -37,7 +37,7 @@ def network(start: Arm, weights: Path, seed: int, lesions: Lesions, folder: Path
     """
     own = original(weights, seed)
     new = swapped(own, start)
-    if start.init != "fitted":
+    if not start.is_fitted:
         return new
     file = _fitted_file(start, folder)
     with FileLock(_lock_of(file)):

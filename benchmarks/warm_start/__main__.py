@@ -60,7 +60,7 @@ def network(arm: Arm, weights: Path, seed: int, lesions: Lesions, out: Path) -> 
     """The network of an arm before it is trained; a fitted one is kept in a file."""
     own = original(weights, seed)
     new = swapped(own, arm)
-    if arm.init == "fitted":
+    if arm.is_fitted:
         file = out / f"{arm.name} {seed}.safetensors"
         with FileLock(file.with_suffix(".fit.lock")):
             if not file.exists():

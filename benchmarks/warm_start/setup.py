@@ -28,11 +28,20 @@ INITS = ("fresh", "inherit", "fitted")
 
 @dataclass(frozen=True)
 class Arm:
-    """One network of the comparison: a block, its squeeze width, and how it starts."""
+    """One network of the comparison: a block, its squeeze width, and how it starts.
+
+    ``init`` is ``fresh``, ``inherit`` or ``fitted``. With ``open`` in front of the last two, the
+    rows and columns of SeCo and CaCo start at sigmoid(5) instead, as they did in version 0.1.0.
+    """
 
     block: str
     width: str = "published"
     init: str = "fitted"
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the network is fitted to the one with its own SE."""
+        return self.init.endswith("fitted")
 
     @property
     def name(self) -> str:
@@ -110,5 +119,6 @@ def swapped(network: Network, arm: Arm) -> Network:
     model = copy.deepcopy(network.model)
     if arm != OWN:
         init = "fresh" if arm.init == "fresh" else "inherit"
-        replace_se(model, arm.block, init=init, match_rd_channels=arm.width == "match")
+        gains = {"coord_gain": 1.0} if arm.init.startswith("open") else {}
+        replace_se(model, arm.block, init=init, match_rd_channels=arm.width == "match", **gains)
     return Network(model, network.mean, network.std, network.head)
