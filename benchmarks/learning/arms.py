@@ -78,24 +78,20 @@ _FITTED = Start("CaCo")
 ARMS = [
     *CONTROLS,
     OPEN,
-    Arm(Start("SeCo", init="open inherit")),
     *(Arm(_SECO, factor) for factor in FACTORS),
     *(Arm(_SECO, factor, warmup_epochs=1) for factor in (10, 30)),
     *(Arm(_SECO, factor, clip=1.0) for factor in (10, 30)),
     *(Arm(_SECO, factor, warmup_epochs=1, clip=1.0) for factor in (10, 30)),
-    *(Arm(_CACO, factor) for factor in FACTORS),
     *(Arm(_FITTED, factor) for factor in FACTORS),
-    *(Arm(_FITTED, factor, warmup_epochs=1, clip=1.0) for factor in (10, 30)),
+    *(Arm(_FITTED, 10, warmup_epochs=warmup, clip=1.0) for warmup in (0, 1)),
+    *(Arm(_CACO, factor) for factor in (1, 10)),
+    *(Arm(Start(block)) for block in ("CBAM", "CoordAtt", "Eca")),
+    Arm(OWN_SE, warmup_epochs=1, clip=1.0),
+    Arm(Start("SeCo", init="open inherit")),
     Arm(_SECO, 10, decay_factor=0),
-    Arm(_FITTED, decay_factor=0),
-    Arm(Start("CaCo", init="fresh")),
+    Arm(_FITTED, 10, decay_factor=0),
     Arm(_FITTED, 10, gates="all"),
-    *(
-        Arm(Start("CBAM", init=init), factor)
-        for init in ("inherit", "fitted")
-        for factor in (1, 10)
-    ),
-    *(Arm(Start("CoordAtt"), factor) for factor in (1, 10)),
-    Arm(Start("Eca")),
+    Arm(Start("CaCo", init="fresh")),
+    *(Arm(Start(block), 10) for block in ("CBAM", "CoordAtt")),
 ]
 """In the order in which they are tried."""

@@ -35,8 +35,8 @@ def report(out: Path, against: str) -> None:
         "",
         f"Log loss of the validation part after the last epoch. Differences are paired over folds, "
         "with 95 % intervals (Student's t); the control is own SE with the same rate at its gates. "
-        f"Lost its start: more than {ABOVE_OWN} above own SE after the same epoch, or more than "
-        f"{RISE} above the epoch before.",
+        f"Lost its start: an epoch with a training loss more than {RISE} above that of the epoch "
+        f"before, or a log loss more than {ABOVE_OWN} above own SE at the end.",
         "",
         *gate_table(trials, against),
         "",
@@ -98,8 +98,8 @@ def _lost(found: dict[tuple[int, int], Trial], own: dict[tuple[int, int], Trial]
     for run, trial in sorted(found.items()):
         if run not in own:
             said.append(f"fold {run[0]}: own SE is not done")
-        elif epoch := lost_start(trial.losses, own[run].losses):
-            said.append(f"**fold {run[0]}, epoch {epoch}: {_number(trial.losses[epoch - 1])}**")
+        elif epoch := lost_start(trial, own[run]):
+            said.append(f"**fold {run[0]}, epoch {epoch}**")
     return "; ".join(said) or "no"
 
 

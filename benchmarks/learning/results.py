@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ABOVE_OWN = 0.1
-RISE = 0.15
+RISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,17 @@ class Trial:
     @property
     def losses(self) -> list[float]:
         """The validation log loss after each epoch; infinite where it was not finite any more."""
-        losses = [epoch["val_loss"] for epoch in self.epochs]
-        losses += [math.inf] * (self.of_epochs - len(losses))
-        return [loss if math.isfinite(loss) else math.inf for loss in losses]
+        return self._figure("val_loss")
+
+    @property
+    def training(self) -> list[float]:
+        """The mean training loss of each epoch, likewise."""
+        return self._figure("train_loss")
+
+    def _figure(self, name: str) -> list[float]:
+        found = [epoch[name] for epoch in self.epochs]
+        found += [math.inf] * (self.of_epochs - len(found))
+        return [value if math.isfinite(value) else math.inf for value in found]
 
 
 def read_trials(out: Path) -> list[Trial]:
@@ -58,19 +65,17 @@ def read_trials(out: Path) -> list[Trial]:
     return trials
 
 
-def lost_start(losses: Sequence[float], own: Sequence[float]) -> int | None:
-    """The first epoch, from 1, after which a trial had lost its start; None if it never did.
+def lost_start(trial: Trial, own: Trial) -> int | None:
+    """The epoch, from 1, after which a trial had lost its start; None if it never did.
 
-    That is: its log loss was more than 0.1 above that of the network's own SE after the same epoch,
-    or more than 0.15 above its own of the epoch before, or not finite.
-
-    Args:
-        losses: after each epoch.
-        own: those of the network's own SE, same fold, same seed.
+    That is: an epoch whose mean training loss is more than 0.1 above that of the epoch before, or
+    is not finite; or the last, if its validation loss is more than 0.1 above that of the network's
+    own SE, same fold, same seed. Validation losses in between do not count: batch norms lag behind
+    weights that still move fast, for own SE too.
     """
     last = math.inf
-    for number, (loss, base) in enumerate(zip(losses, own, strict=True), 1):
-        if not loss <= min(base + ABOVE_OWN, last + RISE) or math.isinf(loss):
+    for number, loss in enumerate(trial.training, 1):
+        if not loss <= last + RISE or math.isinf(loss):
             return number
         last = loss
-    return None
+    return trial.of_epochs if trial.losses[-1] > own.losses[-1] + ABOVE_OWN else None

@@ -18,7 +18,7 @@ from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.lit import Batch, LesionClassifier
 from examples.ham10000.training.models import Network
 
-SCHEDULE = "constant"
+SCHEDULE = "cosine"
 FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
 
 

@@ -51,8 +51,8 @@ class Plan:
 
     @property
     def trials(self) -> list[tuple[int, int, Arm]]:
-        """Folds outermost, so that all arms are compared within one as early as may be."""
-        return [(f, seed, arm) for f in self.folds for seed in self.seeds for arm in self.arms]
+        """Arms outermost: those that are done are done on all folds."""
+        return [(f, seed, arm) for arm in self.arms for seed in self.seeds for f in self.folds]
 
 
 def folder_of(out: Path, fold: int, seed: int) -> Path:

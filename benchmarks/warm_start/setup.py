@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -119,6 +120,6 @@ def swapped(network: Network, arm: Arm) -> Network:
     model = copy.deepcopy(network.model)
     if arm != OWN:
         init = "fresh" if arm.init == "fresh" else "inherit"
-        gains = {"coord_gain": 1.0} if arm.init.startswith("open") else {}
+        gains: dict[str, Any] = {"coord_gain": 1.0} if arm.init.startswith("open") else {}
         replace_se(model, arm.block, init=init, match_rd_channels=arm.width == "match", **gains)
     return Network(model, network.mean, network.std, network.head)
