@@ -115,7 +115,7 @@ class NormedLinear(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(5, 3))
-        self.bias = nn.Parameter(torch.ones(1, 5))
+        self.bias = nn.Parameter(torch.ones(2, 5))
 
 
 def test_biases_and_norms_of_any_shape_do_not_decay():
@@ -159,11 +159,15 @@ class Mixed(Rows):
     gate_names = ("channel", "rows")
 
 
+class Unsaid(Rows):
+    gate_names = ()
+
+
 def test_a_block_of_the_user_counts_if_all_its_gates_do():
-    model = nn.Sequential(Rows(8), Mixed(8), AttentionBlock(8))
+    model = nn.Sequential(Rows(8), Mixed(8), Unsaid(8))
     found = names(model)
     assert found["gates"] == {"0.layer.weight"}
-    assert found["weights"] == {"1.layer.weight"}
+    assert found["weights"] == {"1.layer.weight", "2.layer.weight"}
     assert names(model, gates=ALL)["gates"] == {"0.layer.weight", "1.layer.weight"}
 
 
