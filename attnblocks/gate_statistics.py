@@ -130,7 +130,7 @@ class GateSums:
         self.closed += int((gate < 0.1 * self.top).sum())
         self.open += int((gate > 0.9 * self.top).sum())
         if labels is not None:
-            for label in labels.unique().tolist():
+            for label in set(labels.tolist()):
                 chosen = means[labels == label]
                 summed, count = self.classes.get(label, (torch.zeros_like(mean), 0))
                 self.classes[label] = (summed + chosen.sum(dim=0), count + len(chosen))

@@ -199,7 +199,7 @@ def _check_labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
         raise TypeError(f"labels must be integers, one for each image, got {classes.dtype}")
     if classes.shape != (count,):
         raise ValueError(f"labels must be ({count},), as the images, got {tuple(classes.shape)}")
-    if len(classes.unique()) < 2:
+    if len(set(classes.tolist())) < 2:
         raise ValueError(f"labels must name at least two classes, got only {classes[0].item()}")
     return classes
 

@@ -66,9 +66,9 @@ def show_attention(image: Tensor, attention: SiteAttention, index: int = 0) -> "
     ends = _scale(on_image)
     colours = overlay.imshow(on_image.numpy(), "inferno", alpha=0.55, vmin=ends[0], vmax=ends[1])
     scale = make_axes_locatable(overlay).append_axes("right", "5%", pad=0.06)
-    bar = figure.colorbar(colours, cax=scale, label="factor of the map")
+    bar = figure.colorbar(colours, cax=scale)
     bar.set_ticks(ends, labels=_numbers(ends))
-    bar.ax.yaxis.label.set_size(8)
+    bar.set_label("factor of the map", size=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 
