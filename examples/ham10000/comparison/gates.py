@@ -53,8 +53,10 @@ def describe_gates(recorded: Sequence[RecordedGates]) -> dict[str, Any] | None:
     }
 
 
-def gate_rows(gates: dict[str, Any]) -> list[list[str]]:
-    """The kinds of gates of a run as cells below :data:`HEADER`."""
+def gate_rows(gates: dict[str, Any] | None) -> list[list[str]]:
+    """The kinds of gates of a run as cells below :data:`HEADER`; none where none are recorded."""
+    if gates is None:
+        return []
     return [
         [kind, f"{row['mean']:.3f}"]
         + ["-" if v is None else f"{v:.4f}" for name, v in row.items() if name != "mean"]
@@ -62,18 +64,21 @@ def gate_rows(gates: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def idle_blocks(gates: dict[str, Any]) -> str:
+def idle_blocks(gates: dict[str, Any] | None) -> str:
     """Such as ``2 of 9 blocks do nothing (9 at the start)``."""
+    if gates is None:
+        return "no gates recorded"
+    networks = f" in {gates['networks']} networks" if gates["networks"] > 1 else ""
     start = "" if gates["did_nothing"] is None else f" ({gates['did_nothing']} at the start)"
-    return f"{gates['do_nothing']} of {gates['blocks']} blocks do nothing{start}"
+    return f"{gates['do_nothing']} of {gates['blocks']} blocks{networks} do nothing{start}"
 
 
 def format_gates(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Lines for the terminal, of the runs that have recorded their gates; none if none has."""
-    known = {f"run {n}": run["gates"] for n, run in enumerate(runs, start=1) if run["gates"]}
-    if not known:
-        return []
+    known = {f"run {number}": run["gates"] for number, run in enumerate(runs, start=1)}
     rows = [[name, *row] for name, gates in known.items() for row in gate_rows(gates)]
+    if not rows:
+        return []
     table = lay_out([["run", *HEADER], *rows], words={"run", "gate"})
     idle = "; ".join(f"{name}: {idle_blocks(gates)}" for name, gates in known.items())
     return ["Gates", *(f"  {line}" for line in table.splitlines()), f"  {idle}"]
