@@ -217,7 +217,7 @@ def test_what_the_gates_do_is_that_of_the_layers(run, page):
     module = load_best(run).eval()
     images = read_index(run / "synthetic")
     data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
-    pixels = torch.from_numpy(data.pixels[data.split["test"]])[:, :, 3:51, 3:51]
+    pixels = torch.from_numpy(data.pixels[data.split["test"]])[:, :, 4:52, 4:52]
     site = table[1][0]
     kept = []
     block = module.model.get_submodule(site)

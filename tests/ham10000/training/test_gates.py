@@ -28,7 +28,7 @@ def data(run):
 def test_a_run_records_its_gates_at_the_start_and_at_the_end(run, data):
     recorded = read_gates(run)
     start, end = load_best(run, "start.ckpt"), load_best(run)
-    pixels = torch.from_numpy(data.pixels[sample(data, "train")])[:, :, 3:51, 3:51]
+    pixels = torch.from_numpy(data.pixels[sample(data, "train")])[:, :, 4:52, 4:52]
     images = end.normalise(pixels)
     wanted = gate_report(end.model, images, start.model, batch_size=64)
     assert len(wanted.sites) == 9
@@ -36,7 +36,7 @@ def test_a_run_records_its_gates_at_the_start_and_at_the_end(run, data):
     for gate, other in zip(recorded.end.gates, wanted.gates, strict=True):
         for name in ("mean", "spread", "moved"):
             assert getattr(gate, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-6)
-        assert gate.moved > 0.005
+        assert gate.moved > 0.001
         assert gate.between_classes > 0
     old = gate_report(start.model, images, batch_size=64)
     for gate, other in zip(recorded.start.gates, old.gates, strict=True):
