@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attnblocks import CBAM, AttentionBlock, CaCo, create_block, gate_report
+from attnblocks.blocks.se import SEGate
 from attnblocks.visualize import SiteAttention, attention_maps, site_statistics
 from tests.helpers import random_block, random_map
 
@@ -150,6 +151,21 @@ def test_gains_are_those_of_the_stages():
     gains = attention_maps(block, x)[""].gains
     assert {name: gain.item() for name, gain in gains.items()} == {"channel": 3, "positions": 1.5}
     assert attention_maps(CaCo(8), x)[""].gains == attention_maps(Planted(8), x)[""].gains == {}
+
+
+def test_a_gate_that_two_stages_make_has_the_product_of_their_gains():
+    class Twice(AttentionBlock):
+        gate_names = ("channel",)
+
+        def __init__(self, channels):
+            super().__init__(channels)
+            self.one, self.other = SEGate(channels, gain=2.0), SEGate(channels, gain=3.0)
+
+        def gates(self, x):
+            means = x.mean((2, 3), keepdim=True)
+            return [self.one(means) * self.other(means)]
+
+    assert attention_maps(Twice(8), torch.rand(2, 8, 4, 4))[""].gains["channel"] == 6
 
 
 @pytest.mark.parametrize(("width", "fixed"), [(0.0098, True), (0.0102, False)])
