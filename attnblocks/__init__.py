@@ -14,6 +14,7 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.param_groups import param_groups
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
+from attnblocks.gates import GateReport, SiteGates, gate_report
 from attnblocks.swap.adapters import register_se
 from attnblocks.swap.insert import insert, remove
 from attnblocks.swap.places import Place, Places, find_places
@@ -28,18 +29,21 @@ __all__ = [
     "CaCo",
     "CoordAtt",
     "Eca",
+    "GateReport",
     "Place",
     "Places",
     "SELayers",
     "SESite",
     "SeCo",
     "SiteFit",
+    "SiteGates",
     "WarmStart",
     "__version__",
     "apply_recipe",
     "create_block",
     "find_places",
     "find_se",
+    "gate_report",
     "insert",
     "list_blocks",
     "load_model",

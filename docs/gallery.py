@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2.functional import pad
 
-from attnblocks.visualize import attention_maps, show_attention, site_statistics
+from attnblocks import gate_report
+from attnblocks.visualize import attention_maps, show_attention
 from examples.ham10000.data.augment import augment
 from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import CLASSES, read_index
@@ -64,7 +65,7 @@ def draw(model: nn.Module, picture: Tensor, site: str, path: Path) -> None:
 
 
 def main(folder: Path = FOLDER, epochs: int = 30) -> None:
-    """Train, print how open the gates are, and write all pictures."""
+    """Train, print what the gates do, and write all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     # Half the size is enough, and four times as fast.
@@ -78,8 +79,7 @@ def main(folder: Path = FOLDER, epochs: int = 30) -> None:
     with torch.no_grad():
         right = model(as_input(shown)).argmax(dim=1) == labels
     print(f"accuracy on other synthetic pictures: {right.double().mean().item():.3f}")
-    for gate in site_statistics(attention_maps(model, as_input(shown[::4]))):
-        print(f"{gate.site}  {gate.gate:7}  mean {gate.mean:.2f}  spread {gate.spread:.3f}")
+    print(gate_report(model, as_input(shown[::4]), labels=labels[::4]))
     for number, site in enumerate((first, second, third), start=1):
         draw(model, samples["nv"], site, folder / f"block-{number}.jpg")
     for dx in ("mel", "bkl", "vasc"):

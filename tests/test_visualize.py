@@ -191,7 +191,8 @@ def test_statistics_of_gates_by_hand():
 
 def test_the_figure_shows_the_gates_where_their_lines_are():
     images = random_map(2, 3, 20, 30).sigmoid()
-    found = attention_maps(random_block("CaCo", 3), images)[""]
+    rows, columns = torch.rand(2, 5, 20, 1), torch.rand(2, 5, 1, 30)
+    found = SiteAttention({"rows": rows, "columns": columns}, (rows * columns).mean(dim=1))
     figure = show_attention(images[1], found, 1)
     picture, overlay, rows, columns, scale = figure.axes
     for axes, name, length in ((rows, "rows", 20), (columns, "columns", 30)):
@@ -201,25 +202,52 @@ def test_the_figure_shows_the_gates_where_their_lines_are():
         np.testing.assert_allclose(values, means, rtol=1e-6)
         np.testing.assert_allclose(edges, np.arange(length + 1) - 0.5)
         ends = [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        assert ends == [f"{means.min():.3f}", f"{means.max():.3f}"]
+        assert ends == [f"{means.min():#.3g}", f"{means.max():#.3g}"]
     assert (rows.get_ylabel(), columns.get_xlabel()) == ("rows", "columns")
     np.testing.assert_allclose(picture.images[0].get_array(), images[1].permute(1, 2, 0))
     # The first row is at the top, in both.
     assert rows.get_ylim() == picture.get_ylim() == (19.5, -0.5)
     np.testing.assert_array_equal(overlay.images[1].get_array(), found.on_image[1])
     ends = [label.get_text() for label in scale.get_yticklabels()]
-    assert ends == [f"{found.on_image[1].min():.3f}", f"{found.on_image[1].max():.3f}"]
+    assert ends == [f"{found.on_image[1].min():#.3g}", f"{found.on_image[1].max():#.3g}"]
+    assert scale.get_ylabel() == "factor of the map"
 
 
-@pytest.mark.parametrize("width", [0.0, 1e-6])
-def test_scales_of_gates_that_hardly_differ_keep_their_numbers(width):
-    rows = torch.linspace(0.5, 0.5 + width, 8)[None, None, :, None]  # (1, 1, 8, 1)
+@pytest.mark.parametrize(
+    ("low", "high", "ends", "texts"),
+    [
+        (0.5, 0.5, (0.495, 0.505), ["0.495", "0.505"]),
+        (0.9995, 1.0005, (0.99, 1.01), ["0.990", "1.01"]),  # of gates with a gain of 2
+        (4e-4, 4e-4, (3.96e-4, 4.04e-4), ["0.000396", "0.000404"]),
+        (0.98, 1.02, (0.98, 1.02), ["0.980", "1.02"]),
+        (0, 0, (-0.01, 0.01), ["-0.0100", "0.0100"]),
+    ],
+)
+def test_a_scale_spans_a_hundredth_to_either_side_of_its_middle(low, high, ends, texts):
+    rows = torch.linspace(low, high, 8, dtype=torch.float64)[None, None, :, None]  # (1, 1, 8, 1)
     found = SiteAttention({"rows": rows}, rows[:, 0].expand(-1, 8, 8))
     figure = show_attention(torch.rand(3, 8, 8), found)
     figure.canvas.draw()
-    scale = figure.axes[-1]
-    assert {label.get_text() for label in scale.get_yticklabels()} == {"0.500"}
+    _, overlay, bars, scale = figure.axes
+    assert overlay.images[1].get_clim() == pytest.approx(ends)
+    assert bars.get_xlim() == pytest.approx(ends[::-1])
+    assert bars.patches[0].get_data().baseline == pytest.approx(ends[0])
+    assert [label.get_text() for label in scale.get_yticklabels()] == texts
+    assert [label.get_text() for label in bars.get_xticklabels()] == texts
     assert scale.yaxis.get_offset_text().get_text() == ""  # numbers, and nothing to add to them
+
+
+def test_the_figure_shows_gates_with_their_gain():
+    block = CaCo(3)
+    block.start_as_identity()
+    image = torch.rand(3, 8, 8)
+    figure = show_attention(image, attention_maps(block, image[None])[""])
+    figure.canvas.draw()
+    _, overlay, rows, *_ = figure.axes
+    assert (overlay.images[1].get_array() == 1).all()
+    assert (rows.patches[0].get_data().values == 1).all()
+    even = overlay.images[1].norm(1.0)
+    assert even == pytest.approx(0.5)  # the middle of the colours, neither dark nor bright
 
 
 def test_the_figure_refuses_what_does_not_fit():

@@ -149,13 +149,19 @@ class GainedStage(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Give weights that were saved without a gain the gain 1, with which they computed.
+        """Take the gain of a state dict, whatever the stage had; 1 where it has none.
 
-        They are those of a whole stage: single keys, such as statistics alone, leave the gain.
+        Weights that were saved without a gain computed with 1. They are those of a whole stage:
+        single keys, such as statistics alone, leave the gain.
         """
         key = f"{prefix}gain"
         own = [f"{prefix}{name}" for name, _ in self.named_parameters()]
-        if self.gain is not None and key not in state_dict and own and state_dict.keys() >= {*own}:
+        like = next(self.parameters(), None)
+        saved = state_dict.get(key)
+        if isinstance(saved, Tensor) and like is not None and self._fits(saved):
+            if self.gain is None or self.gain.shape != saved.shape:
+                self.register_buffer("gain", like.detach().new_empty(saved.shape))
+        elif self.gain is not None and own and state_dict.keys() >= {*own} and saved is None:
             state_dict[key] = state_dict[own[0]].new_ones(self.gain.shape)
             warnings.warn(
                 f"the state dict has the weights of a block and no {key}, which was set to 1; "
@@ -163,3 +169,7 @@ class GainedStage(nn.Module):
                 stacklevel=2,
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _fits(self, gain: Tensor) -> bool:
+        """Whether a gain is one number, or one for each channel of the stage."""
+        return gain.shape in ((), (getattr(self, "channels", None),))

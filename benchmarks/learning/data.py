@@ -12,7 +12,8 @@ from examples.ham10000.data.cache import digest, load_all
 from examples.ham10000.data.images import file_digests
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.splits import draw_split
-from examples.ham10000.reporting.attention import MOST_IMAGES, read_masks
+from examples.ham10000.reporting.attention import read_masks
+from examples.ham10000.training.gates import MOST_IMAGES
 
 FOLDS = 5
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnblocks.gate_statistics import share_inside
 from attnblocks.visualize import attention_maps, site_statistics
 from benchmarks.learning.arms import OWN, Arm
 from benchmarks.learning.data import Shown
 from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
 from examples.ham10000.data.dataset import evaluation_loader, training_loader
 from examples.ham10000.evaluation.evaluate import new_trainer
-from examples.ham10000.reporting.attention import share_inside
 from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.lit import Batch, LesionClassifier
 from examples.ham10000.training.models import Network

@@ -114,16 +114,14 @@ class _Loaded(HTMLParser):
 
 
 def public_names() -> dict[str, object]:
-    """What a user may rely on: the package's ``__all__``, and what ``visualize`` defines."""
+    """What a user may rely on: ``__all__`` of the package and of ``visualize``."""
     package = importlib.import_module("attnblocks")
     visualize = importlib.import_module("attnblocks.visualize")
-    names = {f"attnblocks.{name}": getattr(package, name) for name in package.__all__}
-    names |= {
-        f"attnblocks.visualize.{name}": value
-        for name, value in vars(visualize).items()
-        if not name.startswith("_") and getattr(value, "__module__", "") == visualize.__name__
+    return {
+        f"{module.__name__}.{name}": getattr(module, name)
+        for module in (package, visualize)
+        for name in module.__all__
     }
-    return names
 
 
 def api_problems(page: str) -> list[str]:

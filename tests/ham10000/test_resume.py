@@ -32,7 +32,9 @@ OPTIONS += ["--workers", "1"]  # it loads batches before the first step
 def outcome(run):
     """All that a run ends with."""
     states = [torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("best", "last")]
-    texts = [(run / name).read_text() for name in ("metrics.csv", "test.csv", "test.json")]
+    texts = [
+        (run / name).read_text() for name in ("metrics.csv", "test.csv", "test.json", "gates.json")
+    ]
     return [state["state_dict"] for state in states], states[1]["epoch"], texts
 
 

@@ -117,6 +117,7 @@ def _pool(arm: Sequence[Tested]) -> Tested:
         probabilities=probabilities,
         folds=folds,
         summary=summarise(probabilities, labels, lesions, strata=folds),
+        gates=[gates for run in arm for gates in run.gates],
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from examples.ham10000.comparison.arms import differing_options, read_runs
+from examples.ham10000.comparison.gates import describe_gates
 from examples.ham10000.comparison.mcnemar import holm, mcnemar
 from examples.ham10000.comparison.tested import Tested
 from examples.ham10000.comparison.words import notes, verdict
@@ -133,4 +134,5 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "parameters": run.parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
+        "gates": describe_gates(run.gates),
     }

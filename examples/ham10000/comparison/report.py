@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from examples.ham10000.comparison import gates
 from examples.ham10000.comparison.picture import forest
 from examples.ham10000.comparison.words import NAMES, format_p, format_percent
 from examples.ham10000.evaluation.plots import save_picture
@@ -32,5 +33,6 @@ def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
         level=format_percent(comparison["bootstrap"]["level"]),
         names=NAMES,
         format_p=format_p,
+        gates=gates,
         picture=drawing(picture, "The differences with their intervals, as in the table below"),
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from examples.ham10000.data.same_lesion import join, read_pairs
 from examples.ham10000.data.split_file import COLUMNS
 from examples.ham10000.data.tables import read_header, read_table
 from examples.ham10000.evaluation.metrics import summarise
+from examples.ham10000.training.gates import RecordedGates, read_gates
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Tested:
         probabilities: of the classes, (N, 7).
         summary: see :func:`examples.ham10000.evaluation.metrics.summarise`.
         folds: the fold of every image, where those of several runs are pooled.
+        gates: what the gates of each network did in training, where it was recorded.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class Tested:
     probabilities: Tensor
     summary: dict[str, Any]
     folds: list[int] | None = None
+    gates: Sequence[RecordedGates] = ()
 
     @property
     def split_name(self) -> str:
@@ -122,6 +126,7 @@ def read_run(folder: Path) -> Tested:
         raise ValueError(f"{table} or split.csv beside it is damaged: {error}") from error
     if summary["confusion_counts"] != counts:
         raise ValueError(f"{table} and {report} have other figures: they are not of one test")
+    gates = read_gates(folder)
     return Tested(
         folder=folder,
         config=config,
@@ -136,6 +141,7 @@ def read_run(folder: Path) -> Tested:
         labels=labels,
         probabilities=probabilities,
         summary=summary,
+        gates=[] if gates is None else [gates],
     )
 
 

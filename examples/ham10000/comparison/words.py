@@ -3,6 +3,7 @@
 import textwrap
 from typing import Any
 
+from examples.ham10000.comparison import gates
 from examples.ham10000.evaluation.metrics import HEADLINES
 
 NAMES = {
@@ -108,8 +109,10 @@ def format_comparison(comparison: dict[str, Any]) -> str:
             f"{test['only_other_right']}; McNemar's exact {format_p(test['p'])}{holm}"
         )
         lines.append(_wrapped(pair["verdict"], "  "))
-    notes = [_wrapped(note, "") for note in comparison["notes"]]
-    return "\n".join([*lines, *notes, comparison["notice"]])
+    of_gates = gates.format_gates(comparison["runs"])
+    lines += of_gates
+    texts = [*comparison["notes"], *([gates.NOTE] if of_gates else [])]
+    return "\n".join([*lines, *(_wrapped(text, "") for text in texts), comparison["notice"]])
 
 
 def format_p(p: float) -> str:

@@ -92,15 +92,19 @@ def signals_raised(trainer: L.Trainer) -> Iterator[None]:
         raise SIGTERMException
 
 
-def load_best(run: Path) -> LesionClassifier:
+def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
     """The network of a run, with the weights that validated best.
 
+    Args:
+        run: the folder of the run.
+        name: of another checkpoint in it.
+
     Raises:
-        FileNotFoundError: there is no run, or it has no checkpoint yet.
+        FileNotFoundError: there is no run, or it has no such checkpoint yet.
         ValueError: its files are damaged or do not fit together.
     """
     config = read_options(run)
-    file = run / "best.ckpt"
+    file = run / name
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: the run has finished no epoch")
     network = new_network(config, empty=True)

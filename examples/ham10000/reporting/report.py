@@ -28,7 +28,7 @@ def write_report(file: Path, evaluation: Evaluation) -> None:
     attention = None
     if config.init is not None:  # with blocks of the library
         attention = read_attention(
-            evaluation.module, data, part, evaluation.folder, config.batch_size
+            evaluation.module, data, part, evaluation.folder, config.out, config.batch_size
         )
     write_page(
         file,

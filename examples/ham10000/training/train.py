@@ -28,6 +28,7 @@ from examples.ham10000.training.batchnorm import RecomputeBatchNorm
 from examples.ham10000.training.checkpoint import WholeCheckpointIO, read_checkpoint
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
 from examples.ham10000.training.epoch_log import EpochLog
+from examples.ham10000.training.gates import record_gates, save_start
 from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.losses import LDAM, DeferredReweighting, Joint, build_loss
 from examples.ham10000.training.models import Network
@@ -51,12 +52,16 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
         _check_checkpoints(config.out, module)
     if processes.rank() == 0:
         write_json(config.out / "config.json", description)
+        if config.init is not None and not last.exists():  # with blocks of the library
+            save_start(config.out, network.model)
     _fit(config, data, module, description, last if last.exists() else None)
     best = load_best(config.out)
     folder = data_folder(config)
     leak = description["leak"]
     evaluation = evaluate_part(best, data, "test", config, folder, config.workers, leak)
     if processes.rank() == 0:
+        if config.init is not None:
+            record_gates(config.out, best, data, config.batch_size)
         title = f"{data.name}, {config.split_name}\n{config.network_name}"
         picture = curves(config.out / "metrics.csv", data.label, title)
         save_picture(picture, config.out / "curves.png")

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from attnblocks import gates
 from attnblocks.visualize import attention_maps
 from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
@@ -26,7 +27,7 @@ from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import load_best
 from examples.ham10000.reporting import attention
-from examples.ham10000.reporting.attention import read_masks, share_inside
+from examples.ham10000.reporting.attention import read_masks
 from tests.ham10000.runs import EPOCHS, QUICK
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -206,6 +207,43 @@ def test_how_much_attention_is_on_the_lesion(run, page):
             assert float(row[-1]) == pytest.approx(np.mean(shares[row[0]]), abs=0.02)
 
 
+def test_what_the_gates_do_is_that_of_the_layers(run, page):
+    """Means and spreads, for one block, from what its gate layers return."""
+    table = page.tables[-2]
+    assert table[0][2:] == [
+        *("mean", "over images", "over positions", "between classes", "moved"),
+        *("closed", "open", "on the lesion"),
+    ]
+    module = load_best(run).eval()
+    images = read_index(run / "synthetic")
+    data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
+    pixels = torch.from_numpy(data.pixels[data.split["test"]])[:, :, 4:52, 4:52]
+    site = table[1][0]
+    kept = []
+    block = module.model.get_submodule(site)
+    block.coord.gate.register_forward_hook(lambda _, x, y: kept.append(y))
+    block.register_forward_hook(lambda _, x, y: kept.append(x[0].shape[2]))
+    with torch.no_grad():
+        module(pixels)
+    rows = kept[0][:, :, : kept[1], 0].double().numpy()
+    labels = np.array([data.images[i].label for i in data.split["test"]])
+    classes = [rows[labels == label].mean(axis=(0, 2)) for label in range(7)]
+    shown = dict(zip(table[0][2:], table[2][2:], strict=True))
+    assert table[2][:2] == ["", "rows"]
+    assert float(shown["mean"]) == pytest.approx(rows.mean(), abs=6e-4)
+    expected = {
+        "over images": rows.mean(axis=2).std(axis=0).mean(),
+        "over positions": np.sqrt(rows.var(axis=2).mean(axis=0)).mean(),
+        "between classes": np.std(classes, axis=0).mean(),
+    }
+    for name, value in expected.items():
+        assert float(shown[name]) == pytest.approx(value, abs=6e-5)
+        assert value > 0.001
+    recorded = json.loads((run / "gates.json").read_text())["end"]["sites"][0]["gates"][1]
+    assert shown["moved"] == f"{recorded['moved']:.4f}"
+    assert "No block does nothing" in page.text
+
+
 def square(image: Image.Image) -> torch.Tensor:
     """What the network of the run sees: 55 pixels high, and the centre 48; (channels, 48, 48)."""
     small = image.resize((round(image.width * 55 / image.height), 55), Image.Resampling.BILINEAR)
@@ -243,30 +281,22 @@ def test_attention_is_read_in_batches_of_the_run(run, batch_size, monkeypatch):
         sizes.append(len(images))
         return attention_maps(model, images)
 
-    monkeypatch.setattr(attention, "attention_maps", record)
+    monkeypatch.setattr(gates, "attention_maps", record)
     monkeypatch.setattr(attention, "show_attention", lambda *_: Figure())  # drawing takes long
     data = load_data(
         read_index(run / "synthetic"), run / "split.csv", 48, run.parent / "ham10000-cache"
     )
-    arguments = (load_best(run), data, "test", run / "synthetic")
-    found = attention.read_attention(*arguments, batch_size)
-    *batches, overlays = sizes
-    assert sum(batches) == found.images == 33
-    assert max(batches) <= batch_size
-    assert overlays == 7
-    once = attention.read_attention(*arguments, 33)
-    assert found.masks == once.masks > 0
-    assert found.lesion_area == pytest.approx(once.lesion_area)
+    arguments = (load_best(run), data, "test", run / "synthetic", run)
+    found = attention.read_attention(*arguments, batch_size).gates
+    assert sum(sizes) == found.images == 33
+    assert max(sizes) <= batch_size
+    once = attention.read_attention(*arguments, 33).gates
+    assert found.marked == once.marked > 0
+    assert found.area == pytest.approx(once.area)
     for site, other in zip(found.sites, once.sites, strict=True):
-        assert site.on_lesion == pytest.approx(other.on_lesion, rel=1e-5)
+        assert site.on_where == pytest.approx(other.on_where, rel=1e-5)
         for gate, wanted in zip(site.gates, other.gates, strict=True):
             assert (gate.mean, gate.spread) == pytest.approx((wanted.mean, wanted.spread), rel=1e-4)
-
-
-def test_the_share_inside_by_hand():
-    attention = torch.tensor([[[1.0, 3.0], [0.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]])
-    masks = torch.tensor([[[True, False], [False, True]], [[False, False], [True, False]]])
-    assert share_inside(attention, masks).tolist() == [5 / 8, 1 / 4]
 
 
 def test_roc_curves_are_those_of_scikit_learn():

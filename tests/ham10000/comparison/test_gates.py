@@ -1,0 +1,108 @@
+"""The gates of runs side by side: medians over sites and folds, by hand."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from attnblocks import GateReport, SiteGates
+from attnblocks.visualize import GateStatistics
+from examples.ham10000.cli import main
+from examples.ham10000.comparison.compare import compare
+from examples.ham10000.comparison.gates import describe_gates, format_gates
+from examples.ham10000.training.gates import RecordedGates
+
+
+def report(spreads, moved=None):
+    """One block for each pair of spreads, of rows and of columns; all means are 1."""
+    return GateReport(
+        tuple(
+            SiteGates(
+                str(number),
+                tuple(
+                    GateStatistics(str(number), kind, 1.0, spread, 0, 0, 0, 0, spread / 2, moved)
+                    for kind, spread in zip(("rows", "columns"), pair, strict=True)
+                ),
+            )
+            for number, pair in enumerate(spreads)
+        ),
+        images=256,
+    )
+
+
+START = report([(0.001, 0.002), (0.003, 0.02), (0.0, 0.0)])
+END = report([(0.01, 0.02), (0.03, 0.2), (0.001, 0.01)], moved=0.125)
+
+
+def test_medians_over_the_sites():
+    found = describe_gates([RecordedGates(START, END)])
+    assert found == {
+        "images": 256,
+        "networks": 1,
+        "blocks": 3,
+        "do_nothing": 1,  # the third: 0.001 and 0.01 are at most 1 % of 1
+        "did_nothing": 2,
+        "kinds": {
+            "rows": {
+                "mean": 1,
+                "spread_at_start": 0.001,
+                "spread": 0.01,
+                "between_classes": 0.005,
+                "moved": 0.125,
+            },
+            "columns": {
+                "mean": 1,
+                "spread_at_start": 0.002,
+                "spread": 0.02,
+                "between_classes": 0.01,
+                "moved": 0.125,
+            },
+        },
+    }
+
+
+def test_folds_are_pooled_and_an_unknown_start_is_left_open():
+    found = describe_gates([RecordedGates(None, END), RecordedGates(None, START)])
+    assert (found["networks"], found["blocks"]) == (2, 6)
+    assert (found["do_nothing"], found["did_nothing"]) == (3, None)
+    rows = found["kinds"]["rows"]
+    assert rows["spread"] == (0.001 + 0.003) / 2  # of 0, 0.001, 0.001, 0.003, 0.01, 0.03
+    assert rows["spread_at_start"] is None
+    assert rows["moved"] == 0.125  # of those that are known
+    assert describe_gates([]) is None
+
+
+def test_lines_for_the_terminal():
+    runs = [{"gates": None}, {"gates": describe_gates([RecordedGates(START, END)] * 2)}]
+    title, head, *rows, idle = format_gates(runs)
+    assert title == "Gates"
+    words = "run gate mean spread at the start spread between classes moved"
+    assert " ".join(head.split()) == words
+    assert [row.split() for row in rows] == [
+        ["run", "2", "rows", "1.000", "0.0010", "0.0100", "0.0050", "0.1250"],
+        ["run", "2", "columns", "1.000", "0.0020", "0.0200", "0.0100", "0.1250"],
+    ]
+    expected = "run 1: no gates recorded; run 2: 2 of 6 blocks in 2 networks do nothing"
+    assert idle == f"  {expected} (4 at the start)"
+    assert format_gates([{"gates": None}, {"gates": None}]) == []
+
+
+def test_runs_are_compared_with_and_without_recorded_gates(pair, tmp_path, capsys):
+    for run in compare(pair)["runs"]:
+        assert run["gates"] is None
+    assert main(["compare", *map(str, pair), "--out", str(tmp_path / "without")]) == 0
+    assert "Gates" not in capsys.readouterr().out
+    assert "<h2>Gates" not in (tmp_path / "without" / "comparison.html").read_text()
+    content = {"part": "train", "start": asdict(START), "end": asdict(END)}
+    (pair[1] / "gates.json").write_text(json.dumps(content))
+    first, second = compare(pair)["runs"]
+    assert first["gates"] is None
+    assert second["gates"] == describe_gates([RecordedGates(START, END)])
+    assert main(["compare", *map(str, pair), "--out", str(tmp_path / "with")]) == 0
+    assert "run 2: 1 of 3 blocks do nothing (2 at the start)" in capsys.readouterr().out
+    page = (tmp_path / "with" / "comparison.html").read_text()
+    assert "Run 1: no gates recorded" in page
+    assert "0.1250" in page
+    (pair[1] / "gates.json").write_text("{")
+    with pytest.raises(ValueError, match=r"gates\.json is damaged"):
+        compare(pair)

@@ -1,0 +1,102 @@
+"""What a run records of its gates: again from the files of the run, and of runs that lack them."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from attnblocks import gate_report
+from examples.ham10000.cli import main
+from examples.ham10000.data.index import read_index
+from examples.ham10000.data.load import load_data
+from examples.ham10000.evaluation.evaluate import load_best
+from examples.ham10000.training import gates
+from examples.ham10000.training.gates import read_gates, record_gates, sample
+from tests.ham10000.runs import QUICK
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def data(run):
+    images = read_index(run / "synthetic")
+    return load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
+
+
+def test_a_run_records_its_gates_at_the_start_and_at_the_end(run, data):
+    recorded = read_gates(run)
+    start, end = load_best(run, "start.ckpt"), load_best(run)
+    pixels = torch.from_numpy(data.pixels[sample(data, "train")])[:, :, 4:52, 4:52]
+    images = end.normalise(pixels)
+    wanted = gate_report(end.model, images, start.model, batch_size=64)
+    assert len(wanted.sites) == 9
+    assert recorded.end.images == recorded.start.images == len(images) <= 256
+    for gate, other in zip(recorded.end.gates, wanted.gates, strict=True):
+        for name in ("mean", "spread", "moved"):
+            assert getattr(gate, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-6)
+        assert gate.moved > 0.001
+        assert gate.between_classes > 0
+    old = gate_report(start.model, images, batch_size=64)
+    for gate, other in zip(recorded.start.gates, old.gates, strict=True):
+        assert (gate.site, gate.gate) == (other.site, other.gate)
+        assert gate.spread == pytest.approx(other.spread, rel=1e-2, abs=1e-6)
+        assert gate.moved is None
+    assert recorded.start.idle == old.idle
+    assert json.loads((run / "gates.json").read_text())["part"] == "train"
+
+
+def test_the_start_is_before_the_first_step(run):
+    """A fresh network of the seed of the run."""
+    state = torch.load(run / "start.ckpt", weights_only=True)["state_dict"]
+    best = torch.load(run / "best.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == {name for name in best if name.startswith("model.")}
+    counts = {int(v) for name, v in state.items() if name.endswith("num_batches_tracked")}
+    assert counts == {0}
+
+
+def test_the_sample_is_small_and_spread_over_the_part(data, monkeypatch):
+    part = data.split["train"]
+    assert sample(data, "train") == part[:: -(-len(part) // 256)]
+    monkeypatch.setattr(gates, "MOST_IMAGES", 10)
+    few = sample(data, "train")
+    assert len(few) <= 10
+    assert few[0] == part[0]
+    assert few[-1] in part[-(len(part) // 5) :]
+
+
+def test_a_run_that_an_older_version_began_has_no_start(run, data, tmp_path):
+    for name in ("best.ckpt", "config.json"):
+        shutil.copyfile(run / name, tmp_path / name)
+    assert read_gates(tmp_path) is None
+    record_gates(tmp_path, load_best(tmp_path), data, 64)
+    recorded = read_gates(tmp_path)
+    assert recorded.start is None
+    known = read_gates(run).end.gates
+    for gate, other in zip(recorded.end.gates, known, strict=True):
+        assert gate.moved is None
+        assert dataclasses.replace(other, moved=None).spread == pytest.approx(gate.spread, rel=1e-3)
+
+
+def test_a_run_without_blocks_records_nothing(run, tmp_path):
+    options = ["--data", str(run / "synthetic"), "--attention", "SE", "--batch-size", "64"]
+    assert main([*QUICK, *options, "--out", str(tmp_path / "r")]) == 0
+    assert not (tmp_path / "r" / "start.ckpt").exists()
+    assert read_gates(tmp_path / "r") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"start": null, "end": null}',
+        '{"start": null, "end": {"images": 3, "sites": [{"name": "a", "gates": [{"site": "a"}]}]}}',
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "gates.json").write_text(text)
+    with pytest.raises(ValueError, match=r"gates\.json is damaged: "):
+        read_gates(tmp_path)
