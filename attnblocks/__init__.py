@@ -14,7 +14,7 @@ from attnblocks.files.recipes import apply_recipe, recipe
 from attnblocks.files.saving import load_model, save_model
 from attnblocks.fit.param_groups import param_groups
 from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
-from attnblocks.gates import GateReport, SiteGates, gate_report
+from attnblocks.gates.report import GateReport, SiteGates, gate_report
 from attnblocks.swap.adapters import register_se
 from attnblocks.swap.insert import insert, remove
 from attnblocks.swap.places import Place, Places, find_places

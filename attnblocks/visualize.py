@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from attnblocks.attention import SiteAttention, attention_maps
-from attnblocks.gate_statistics import FIXED, GateStatistics, site_statistics
+from attnblocks.gates.maps import SiteAttention, attention_maps
+from attnblocks.gates.statistics import FIXED, GateStatistics, site_statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

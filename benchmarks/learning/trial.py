@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks.gate_statistics import share_inside
+from attnblocks.gates.statistics import share_inside
 from attnblocks.visualize import attention_maps, site_statistics
 from benchmarks.learning.arms import OWN, Arm
 from benchmarks.learning.data import Shown

@@ -11,8 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from attnblocks.attention import SiteAttention, attention_maps
-from attnblocks.gate_statistics import GateStatistics, GateSums, share_inside
+from attnblocks.gates.maps import SiteAttention, attention_maps
+from attnblocks.gates.statistics import GateStatistics, GateSums, share_inside
 from attnblocks.swap.table import lay_out
 from attnblocks.swap.wrappers import unwrap
 

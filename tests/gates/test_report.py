@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, GateReport, gate_report
+from tests.gates.test_statistics import Looks, Planted
 from tests.helpers import random_block, random_map, snapshot, unchanged
-from tests.test_gates import Looks, Planted
 
 
 def test_attention_in_a_region_beside_its_area():

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from attnblocks.attention import SiteAttention
+from attnblocks.gates.maps import SiteAttention
 
 FIXED = 0.01
 """A gate is fixed if its spread is at most this share of its mean."""

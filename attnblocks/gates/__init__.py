@@ -1,0 +1,1 @@
+"""What the gates of a network do: read on images, counted, and reported."""
