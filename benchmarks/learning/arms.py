@@ -86,7 +86,7 @@ ARMS = [
     *(Arm(_FITTED, 10, warmup_epochs=warmup, clip=1.0) for warmup in (0, 1)),
     *(Arm(_CACO, factor) for factor in (1, 10)),
     *(Arm(Start(block)) for block in ("CBAM", "CoordAtt", "Eca")),
-    Arm(OWN_SE, warmup_epochs=1, clip=1.0),
+    *(Arm(OWN_SE, factor, warmup_epochs=1, clip=1.0, gates="channel") for factor in (1, 10)),
     Arm(Start("SeCo", init="open inherit")),
     Arm(_SECO, 10, decay_factor=0),
     Arm(_FITTED, 10, decay_factor=0),
