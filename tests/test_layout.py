@@ -35,7 +35,9 @@ def test_imports_go_downwards(file):
     if folder not in FLOORS:  # the top may import anything
         return
     below = FLOORS[: FLOORS.index(folder) + 1]
-    allowed = {*below, "_version"} - {"fit": {"gates"}, "files": {"fit", "gates"}}.get(folder, set())
+    allowed = {*below, "_version"} - {"fit": {"gates"}, "files": {"fit", "gates"}}.get(
+        folder, set()
+    )
     assert [module for module in imported(file) if module.split(".")[0] not in allowed] == []
 
 

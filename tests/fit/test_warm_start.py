@@ -81,6 +81,8 @@ def test_the_rest_of_the_network_and_the_original_stay_as_they_are():
     random_state = torch.get_rng_state()
     rest = {f"{name}." for name, _ in model.named_children()} - {"3.", "7."}
     before, untouched = snapshot(model), snapshot(original)
+    for place in (3, 7):  # one number before, one per channel after it
+        before[f"about {place}.coord.gain"] = (torch.float32, (1,), False)
     with torch.no_grad():  # it asks for gradients itself
         warm_start(model, original, batches(), **FAST)
     assert unchanged(original, untouched)
