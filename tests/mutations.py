@@ -168,7 +168,6 @@ GAIN_FAULTS = [
     ("open_logit(self.gate «, self.mean_gain()») self._start_at", ""),
     ("usual_logits(self.gate, count=2, gain=self.gain)", "usual_logits(self.gate, count=2)"),
     ("layers.stage.take_gain(old.gain)", "pass"),
-    ("«with torch.inference_mode(False):» self.register_buffer", "if True:"),
     ("old.usual_gates() / self.gate_at_zero())", "old.usual_gates())"),
     ("old.usual_gates() / self.gate_at_zero() ** 2, count=2", "old.usual_gates(), count=2"),
     ("usual if self.gain is None else usual * self.gain", "usual"),

@@ -82,8 +82,9 @@ def warm_start(
     gains are left as plain buffers.
 
     The default rates are made for some 2,048 images in 32 batches, 256 steps. With far fewer steps
-    they undo what least squares found: give more ``epochs``, or a lower ``lr``. Everything but the replaced blocks runs in eval mode. The original runs
-    once per batch: what enters and leaves its blocks is kept on the device where it was made.
+    they undo what least squares found: give more ``epochs``, or a lower ``lr``. Everything but the
+    replaced blocks runs in eval mode. The original runs once per batch: what enters and leaves its
+    blocks is kept on the device where it was made.
 
     Args:
         model: the network after :func:`attnblocks.replace_se`.
