@@ -43,6 +43,7 @@ GAINS = (
     "blocks/test_identity.py",
     "blocks/test_gains.py",
 )
+FIT = ("fit/test_gains.py", "fit/test_param_groups.py")
 
 BLOCK_FAULTS = [
     ("self.gate(self.fc2(y))", "self.fc2(y)"),
@@ -137,8 +138,9 @@ GAIN_FAULTS = [
     ("and len(values) != channels", "and False"),
     ("return gate * self.gain.view(", "return gate + self.gain.view("),
     ("self.times_gain(self.gate(of_means + of_maxima))", "self.gate(of_means + of_maxima)"),
-    ("self.gain is not None and key not in state_dict", "self.gain is not None"),
-    ("and own and state_dict.keys() >= {*own}: «state_dict»", "state_dict.copy()"),
+    ("if self.gain is None or self.gain.shape != saved.shape", "if self.gain is None"),
+    ("and self.takes(saved)", ""),
+    ("«state_dict»[key] = state_dict[own[0]].new_ones", "state_dict.copy()"),
     ("state_dict.keys() >= {*own}", "state_dict.keys() & {*own}"),
     ("return self.gain is None or self.gain.dim() == 0", "return True"),
     ('class SeCo ... «name="coord_gain"»', 'name="gain"'),
@@ -165,7 +167,18 @@ GAIN_FAULTS = [
     ("return self.gate_at_zero() «* self.mean_gain()»", ""),
     ("open_logit(self.gate «, self.mean_gain()») self._start_at", ""),
     ("usual_logits(self.gate, count=2, gain=self.gain)", "usual_logits(self.gate, count=2)"),
-    ("self.take_gain(old.gain)", "pass"),
+    ("layers.stage.take_gain(old.gain)", "pass"),
+    ("old.usual_gates() / self.gate_at_zero())", "old.usual_gates())"),
+    ("old.usual_gates() / self.gate_at_zero() ** 2, count=2", "old.usual_gates(), count=2"),
+    ("usual if self.gain is None else usual * self.gain", "usual"),
+]
+FIT_FAULTS = [
+    ("ratio.clamp(LEAST, 1 / LEAST).log()", "ratio.clamp(1, 1).log()"),
+    ("/ len(stage.gate_names)", ""),
+    ("logarithm.detach().exp()", "logarithm.exp()"),
+    ("self._before, strict=True): «stage.gain = gain»", "pass"),
+    ("groups[2 * (p in of_gates) + (p in no_decay)]", "groups[2 * (p in of_gates)]"),
+    ("set(names) <= set(gates)", "set(names) & set(gates)"),
 ]
 
 
@@ -211,6 +224,7 @@ MUTATIONS = [
     *(Mutation(old, new, (*BLOCKS, *EXPORT)) for old, new in FORM_FAULTS),
     *(Mutation(old, new, SWAP) for old, new in SWAP_FAULTS),
     *(Mutation(old, new, GAINS) for old, new in GAIN_FAULTS),
+    *(Mutation(old, new, FIT) for old, new in FIT_FAULTS),
 ]
 
 
@@ -232,7 +246,7 @@ def main() -> int:
             finally:
                 copies.put(copy)
 
-        untouched = [Mutation("", "", tests) for tests in (BLOCKS, EXPORT, SWAP, GAINS)]
+        untouched = [Mutation("", "", tests) for tests in (BLOCKS, EXPORT, SWAP, GAINS, FIT)]
         if any(pool.map(catches, untouched)):
             print("the tests fail without any mutation")
             return 1

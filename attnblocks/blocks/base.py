@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch.fx
 from torch import Tensor, nn
 
-from attnblocks.blocks.gain import GainedStage
+from attnblocks.blocks.gain import stages_of
 from attnblocks.blocks.published import rename_published
 from attnblocks.blocks.se_layers import SELayers
 from attnblocks.ops import functional as F
@@ -186,7 +186,7 @@ class AttentionBlock(nn.Module):
             >>> torch.equal(block(x), x)
             True
         """
-        stages = [module for module in self.modules() if isinstance(module, GainedStage)]
+        stages = stages_of(self)
         if not stages:
             raise NotImplementedError(
                 f"{type(self).__name__} has no stage with a gain, whose gates could start at 1: "

@@ -121,6 +121,7 @@ class CoordAtt(AttentionBlock, GainedStage):
             self.take_gain(old.usual_gates() / self.gate_at_zero() ** 2, count=2)
             self._start_at(torch.zeros(()))
         else:
+            self.take_gain(old.gain, count=2)
             self._start_at(old.usual_logits(self.gate, count=2, gain=self.gain))
         return 1.0
 

@@ -89,6 +89,8 @@ class Eca(AttentionBlock, GainedStage):
         """The usual gates of the site, as gains: no weight of its own belongs to a channel."""
         if self.can_start_at_one():
             self.take_gain(old.usual_gates() / self.gate_at_zero())
+        else:
+            self.take_gain(old.gain)
         self.conv.weight.mul_(FRESH_SHARE)
         return 1.0
 

@@ -5,6 +5,7 @@ a gain the product of a block can be 1 nevertheless: at logits of 0 a sigmoid is
 """
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.layers import float64_copy
+from attnblocks.blocks.layers import LEAST_SLOPE, float64_copy
 
 Gain = float | Sequence[float] | Tensor
 """A number, or one for each channel."""
@@ -94,8 +95,15 @@ class GainedStage(nn.Module):
         return [self.get_submodule(name) for name in self.logit_names]
 
     def can_start_at_one(self) -> bool:
-        """Whether it has no gain yet, and its gate at a logit of 0 can be brought to 1 by one."""
-        return self.gain is None and 0 < self.gate_at_zero() < math.inf
+        """Whether it has no gain yet, and a gain can bring its gate at a logit of 0 to 1.
+
+        That needs a gate above 0 there, and a slope beside it: a flat one would never learn.
+        """
+        if self.gain is not None or not 0 < self.gate_at_zero() < math.inf:
+            return False
+        beside = torch.tensor([-0.05, 0.05], dtype=torch.float64, device="cpu").view(2, 1, 1, 1)
+        low, high = float64_copy(self.gate)(beside).flatten().tolist()
+        return bool(abs(high - low) / 0.1 > LEAST_SLOPE)
 
     @torch.no_grad()
     def start_at_one(self) -> None:
@@ -156,11 +164,12 @@ class GainedStage(nn.Module):
         """
         key = f"{prefix}gain"
         own = [f"{prefix}{name}" for name, _ in self.named_parameters()]
-        like = next(self.parameters(), None)
         saved = state_dict.get(key)
-        if isinstance(saved, Tensor) and like is not None and self._fits(saved):
+        if isinstance(saved, Tensor) and self.takes(saved):
             if self.gain is None or self.gain.shape != saved.shape:
-                self.register_buffer("gain", like.detach().new_empty(saved.shape))
+                like = next((p for p in self.parameters() if p.is_floating_point()), saved)
+                with torch.inference_mode(False):  # whose tensors could not be trained with
+                    self.register_buffer("gain", like.detach().new_ones(saved.shape))
         elif self.gain is not None and own and state_dict.keys() >= {*own} and saved is None:
             state_dict[key] = state_dict[own[0]].new_ones(self.gain.shape)
             warnings.warn(
@@ -170,6 +179,23 @@ class GainedStage(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _fits(self, gain: Tensor) -> bool:
-        """Whether a gain is one number, or one for each channel of the stage."""
+    def takes(self, gain: Tensor) -> bool:
+        """Whether it can have a gain of this shape: one number, or one for each of its channels."""
         return gain.shape in ((), (getattr(self, "channels", None),))
+
+
+def stages_of(module: nn.Module) -> list[GainedStage]:
+    """The stages of a block, or of a network."""
+    return [stage for stage in module.modules() if isinstance(stage, GainedStage)]
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of all weights and buffers but the gains of stages, which any stage can take."""
+    gains = {id(stage.gain) for stage in stages_of(module)}
+    values = module.state_dict(keep_vars=True)
+    return {name: value.shape for name, value in values.items() if id(value) not in gains}
+
+
+def without_gains(text: str) -> str:
+    """What ``repr`` says of a module, but for the gains of its stages."""
+    return re.sub(r", gain=\(.*?\)", "", text)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import PLACE, AttentionBlock, is_plain
+from attnblocks.blocks.gain import shapes, without_gains
 from attnblocks.blocks.registry import create_block, get_block
 from attnblocks.files.layer_names import (
     LayerSpec,
@@ -89,7 +90,7 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def _is_gain(name: str) -> bool:
-    """Whether an argument is the gain of a stage, which is a buffer: its shape is checked there."""
+    """Whether an argument is the gain of a stage: a state dict brings its own, whatever it was."""
     return name.endswith("gain")
 
 
@@ -158,9 +159,9 @@ def _check_same(block: nn.Module, rebuilt: nn.Module, plain: Iterable[str]) -> N
     for name in plain:
         if not _is_gain(name) and _said(block, name) != _said(rebuilt, name):
             raise ValueError(f"no argument makes its {name} {_said(block, name)!r}")
-    shapes, wanted = ({n: v.shape for n, v in b.state_dict().items()} for b in (block, rebuilt))
-    if shapes != wanted:
-        raise ValueError(f"its weights have shapes {shapes}, and its arguments make {wanted}")
+    found, wanted = shapes(block), shapes(rebuilt)
+    if found != wanted:
+        raise ValueError(f"its weights have shapes {found}, and its arguments make {wanted}")
 
 
 def _described(layer: nn.Module) -> str:
@@ -173,4 +174,4 @@ def _described(layer: nn.Module) -> str:
                 return str(name_function(layer))
         except Exception:  # not a function of one argument
             pass
-    return f"{class_name(layer)}({layer.extra_repr()})"
+    return without_gains(f"{class_name(layer)}({layer.extra_repr()})")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import is_plain
+from attnblocks.blocks.gain import GainedStage
 from attnblocks.blocks.registry import block_name
 from attnblocks.files.layer_names import class_name
 from attnblocks.swap.sites import find_se
@@ -21,14 +22,24 @@ _NOT_SETTINGS = vars(nn.Module()).keys()
 
 
 def check_shapes(state: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
-    """Raise ValueError unless the names and shapes of ``state`` are those of the model."""
+    """Raise ValueError unless the names and shapes of ``state`` are those of the model.
+
+    Gains are in the recipe where the block has an argument for them; a stage takes any other too.
+    """
     own = model.state_dict()
+    gains = {
+        key
+        for name, stage in model.named_modules()
+        if (key := f"{name}.gain" if name else "gain") in state
+        and isinstance(stage, GainedStage)
+        and stage.takes(state[key])
+    }
     problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [f"{name} is unknown" for name in state if name not in own.keys() | gains]
     problems += [
         f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
         for name, value in state.items()
-        if name in own and value.shape != own[name].shape
+        if name in own.keys() - gains and value.shape != own[name].shape
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

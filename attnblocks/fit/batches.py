@@ -32,7 +32,7 @@ def read_batches(batches: Iterable[Any], forward: Forward | None) -> list[Any]:
         raise TypeError(f"forward must be a function of a network and a batch; got {forward!r}")
     inputs = list(batches) if forward else [_input(batch) for batch in batches]
     if not inputs:
-        raise ValueError("batches are empty: give some unlabelled inputs, about 512 images")
+        raise ValueError("batches are empty: give some unlabelled inputs, about 2,048 images")
     if not forward:
         inputs = [x.clone() if x.is_inference() else x for x in inputs]
         _merge_end(inputs)

@@ -5,17 +5,22 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attnblocks.blocks.gain import GainedStage
+from attnblocks.blocks.base import AttentionBlock
+from attnblocks.blocks.gain import GainedStage, stages_of
 from attnblocks.fit.pair import Pair
 from attnblocks.fit.targets import Targets
+
+LEAST = 1e-3
+"""The least by which the output of a block is multiplied, and one over the most."""
 
 
 class Gains:
     """One gain per channel in each block, which is fitted as a parameter and left as a buffer.
 
-    It is that of the last stage that has channels, so that all blocks can scale each channel: no
-    other layer of Eca can, nor one behind the maximum of CBAM and CaCo, whose size no weight of an
-    SE tells. Logarithms keep gains above 0.
+    It is that of the last stage that has the channels of the map, so that all blocks can scale each
+    channel: no other layer of Eca can, nor one behind the maximum of CBAM and CaCo, whose size no
+    weight of an SE tells. Logarithms keep gains above 0. Modules that are no blocks of this
+    library, or whose ``forward`` is another, stay without.
 
     Args:
         blocks: by site. Their gains become one per channel: of 1 where there was none.
@@ -25,8 +30,8 @@ class Gains:
         found = {site: _last_stage(block) for site, block in blocks.items()}
         self._stages = {site: stage for site, stage in found.items() if stage is not None}
         self._before = [stage.gain for stage in self._stages.values()]
-        for stage in self._stages.values():
-            like = next(stage.parameters())
+        for site, stage in self._stages.items():
+            like = next(blocks[site].parameters())
             one = like.detach().new_ones(cast(int, stage.channels))
             stage.gain = one if stage.gain is None else one * stage.gain
         self.logarithms = [_gain(stage).log().requires_grad_() for stage in self._stages.values()]
@@ -41,7 +46,7 @@ class Gains:
             both, own = torch.zeros(2, len(logarithm), dtype=torch.float64)
             for target in targets:
                 for given, goal in target.calls[site]:
-                    y = pair.answer(site, given).double()
+                    y = pair.answer(site, given)
                     both += (y * goal.value).sum((0, 2, 3)).cpu()
                     own += y.square().sum((0, 2, 3)).cpu()
             ratio = torch.where((both > 0) & (own > 0), both / own, torch.ones_like(own))
@@ -64,15 +69,16 @@ class Gains:
             stage.gain = gain
 
 
-LEAST = 1e-3
-"""The least by which the output of a block is multiplied, and one over the most."""
-
-
 def _last_stage(block: nn.Module) -> GainedStage | None:
+    """The last stage of a block whose gain multiplies each channel of its output."""
+    if not isinstance(block, AttentionBlock) or type(block).forward is not AttentionBlock.forward:
+        return None
     stages = [
         stage
-        for stage in block.modules()
-        if isinstance(stage, GainedStage) and stage.gate_names and hasattr(stage, "channels")
+        for stage in stages_of(block)
+        if stage.gate_names
+        and getattr(stage, "channels", None) == block.channels
+        and not isinstance(stage.gain, nn.Parameter)
     ]
     return stages[-1] if stages else None
 

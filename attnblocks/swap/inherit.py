@@ -5,7 +5,6 @@ form gets these weights, as closely as width, activation and gate function allow
 gate makes up for what the gates of its other stages take away.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnblocks.blocks.base import AttentionBlock
-from attnblocks.blocks.gain import GainedStage
+from attnblocks.blocks.gain import shapes, stages_of, without_gains
 from attnblocks.blocks.layers import LOGITS, float64_copy
 from attnblocks.blocks.se_layers import MAX_OVER_MEAN, SELayers, linear_weight
 from attnblocks.swap.sites import SESite, holds, own_layers
@@ -74,6 +73,7 @@ class _Old:
         return float((new**count).mean() / old.mean())
 
 
+@torch.inference_mode(False)  # whatever the mode of the caller: gains are made here
 @torch.no_grad()
 def inherit(new: nn.Module, site: SESite) -> None:
     """Start a fresh block from the block of a site, as ``replace_se`` describes.
@@ -88,7 +88,7 @@ def inherit(new: nn.Module, site: SESite) -> None:
     if any(p.is_meta for module in (new, old) for p in module.parameters()):
         return
     if _alike(new, old):
-        for stage, old_stage in zip(_stages(new), _stages(old), strict=True):
+        for stage, old_stage in zip(stages_of(new), stages_of(old), strict=True):
             stage.take_gain(old_stage.gain)
         new.load_state_dict(old.state_dict())
     elif isinstance(new, AttentionBlock) and (old_gate := _read(site.layers)) is not None:
@@ -100,30 +100,18 @@ def inherit(new: nn.Module, site: SESite) -> None:
 
 def _alike(new: nn.Module, old: nn.Module) -> bool:
     """Whether the new block can be a copy: it differs from the old in missing gains, if at all."""
-    if type(new) is not type(old) or _text(new) != _text(old) or _shapes(new) != _shapes(old):
+    if type(new) is not type(old) or _text(new) != _text(old) or shapes(new) != shapes(old):
         return False
     return all(
         stage.gain is None
         or (old_stage.gain is not None and torch.equal(stage.gain, old_stage.gain.to(stage.gain)))
-        for stage, old_stage in zip(_stages(new), _stages(old), strict=True)
+        for stage, old_stage in zip(stages_of(new), stages_of(old), strict=True)
     )
-
-
-def _stages(module: nn.Module) -> list[GainedStage]:
-    return [stage for stage in module.modules() if isinstance(stage, GainedStage)]
 
 
 def _text(module: nn.Module) -> str:
     """What a block is, but for its gain; synchronised norms compute the same as plain ones."""
-    text = repr(module).replace("SyncBatchNorm(", "BatchNorm2d(")
-    return re.sub(r", gain=\(.*?\)", "", text)
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """The shapes of all weights and buffers but the gains."""
-    gains = {id(stage.gain) for stage in _stages(module)}
-    values = module.state_dict(keep_vars=True)
-    return {name: value.shape for name, value in values.items() if id(value) not in gains}
+    return without_gains(repr(module).replace("SyncBatchNorm(", "BatchNorm2d("))
 
 
 def _read(layers: SELayers) -> _Old | None:

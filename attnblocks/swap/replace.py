@@ -46,10 +46,11 @@ def replace_se(
     - SeCo, CaCo and CBAM take the two layers into their channel stage. Where it is narrower, or has
       another activation, the strongest units are kept and the second layer is solved again by
       least squares; another gate function is matched by a scale and a shift of the logits; where
-      the maximum is used too, it is assumed to be three times the mean. The later stages start
-      open, at sigmoid(5).
-    - CoordAtt starts with nearly constant gates, whose product is the gate of the site for usual
-      means; Eca, whose few weights cannot hold a gate for each channel, with all gates near 1/2.
+      the maximum is used too, it is assumed to be three times the mean. The gates of later
+      stages start in the middle of their range, with a gain that makes them 1. Those with a gain
+      that is given, or with a gate function that is not above 0 at 0 or is flat there, start open.
+    - CoordAtt and Eca start with nearly constant gates in the middle of their range; gains, one per
+      channel, make their product the gate of the site for usual means.
     - A block of the same class, functions and shapes is copied. Where the site has no such layers,
       or a norm other than batch norm between them, a block starts fresh.
 

