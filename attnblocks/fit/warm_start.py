@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
 from attnblocks.swap.observe import eval_mode
 from attnblocks.swap.wrappers import check_unwrapped, unwrap
+
+STEPS = (96, 160)
+"""Steps of the two stages by default."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def warm_start(
     *,
     forward: Forward | None = None,
     head: str | None = None,
-    epochs: tuple[int, int] = (3, 5),
+    epochs: tuple[int, int] | None = None,
     lr: tuple[float, float] = (2e-2, 1e-2),
     seed: int = 0,
     target_gib: float = 2.0,
@@ -81,10 +85,9 @@ def warm_start(
     the features have not come nearer, or anything fails, the blocks get back what they had. The
     gains are left as plain buffers.
 
-    The default rates are made for some 2,048 images in 32 batches, 256 steps. With far fewer steps
-    they undo what least squares found: give more ``epochs``, or a lower ``lr``. Everything but the
-    replaced blocks runs in eval mode. The original runs once per batch: what enters and leaves its
-    blocks is kept on the device where it was made.
+    Some 2,048 images in batches of 64 are enough. Everything but the replaced blocks runs in eval
+    mode. The original runs once per batch: what enters and leaves its blocks is kept on the device
+    where it was made.
 
     Args:
         model: the network after :func:`attnblocks.replace_se`.
@@ -98,8 +101,10 @@ def warm_start(
         head: name of the layer whose input is compared. Default: the last ``nn.Linear``, if its
             output is that of the network; the output of the network is compared otherwise. A
             network that returns no tensor needs it, or a ``forward`` that returns one.
-        epochs: passes over the batches, of the first and of the second stage.
-        lr: their peak learning rates; each rises in the first tenth of its stage, then falls.
+        epochs: passes over the batches, of the first and of the second stage. Default: as many as
+            make 96 and 160 steps, or one; that is 3 and 5 for 32 batches.
+        lr: their peak learning rates; each rises in the first tenth of its stage, then falls. The
+            default is for so many steps: with far fewer it undoes what least squares found.
         seed: for the order of the batches.
         target_gib: GiB of memory for what is kept of the original, beside the batches. For batches
             beyond it the original runs each time that it is needed, which gives the same and takes
@@ -133,7 +138,9 @@ def warm_start(
     """
     check_unwrapped(model, "warm_start")
     original = unwrap(original, "warm_start")
-    _check_schedule(epochs, lr)
+    if epochs is not None:
+        _check_epochs(epochs)
+    _check_lr(lr)
     _check_memory(target_gib)
     # Whatever the mode of the caller: inference tensors can have no gradients.
     with torch.inference_mode(False), torch.no_grad():
@@ -143,7 +150,8 @@ def warm_start(
         _check_gradients(model)
         pair = pair_up(model, original, inputs[0], head, forward or plain_forward)
         targets = Targets(pair, inputs, target_gib * 2**30)
-        return _fit(pair, targets, epochs, lr, seed, progress)
+        passes = epochs or (-(-STEPS[0] // len(inputs)), -(-STEPS[1] // len(inputs)))
+        return _fit(pair, targets, passes, lr, seed, progress)
 
 
 def _fit(
@@ -184,14 +192,21 @@ def _fit(
     return WarmStart(tuple(fits[:-1]), pair.compared, before[-1], after[-1])
 
 
-def _check_schedule(epochs: tuple[int, int], lr: tuple[float, float]) -> None:
-    for name, values, kind in (("epochs", epochs, int), ("lr", lr, int | float)):
-        if not isinstance(values, Sequence) or [isinstance(v, kind) for v in values] != [True] * 2:
-            raise TypeError(f"{name} must be two numbers, one for each stage; got {values!r}")
+def _check_epochs(epochs: tuple[int, int]) -> None:
+    _check_two("epochs", epochs, int)
     if min(epochs) < 0 or not any(epochs):
         raise ValueError(f"epochs must not be negative, nor both 0; got {epochs}")
+
+
+def _check_lr(lr: tuple[float, float]) -> None:
+    _check_two("lr", lr, int | float)
     if not all(0 < rate < math.inf for rate in lr):
         raise ValueError(f"lr must be above 0 and finite; got {lr}")
+
+
+def _check_two(name: str, values: object, kind: type | UnionType) -> None:
+    if not isinstance(values, Sequence) or [isinstance(v, kind) for v in values] != [True] * 2:
+        raise TypeError(f"{name} must be two numbers, one for each stage; got {values!r}")
 
 
 def _check_memory(target_gib: float) -> None:

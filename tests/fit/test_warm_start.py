@@ -97,6 +97,17 @@ def test_the_rest_of_the_network_and_the_original_stay_as_they_are():
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+@pytest.mark.parametrize(("count", "epochs"), [(4, (24, 40)), (3, (32, 54))])
+def test_by_default_it_takes_as_many_steps_for_few_batches(count, epochs):
+    """96 and 160, or a few more where the batches do not divide them."""
+    original, found = network(), []
+    for given in ({}, {"epochs": epochs}):
+        torch.manual_seed(0)
+        model = replace_se(original, SE, init="fresh", inplace=False)
+        found.append(warm_start(model, original, batches()[:count], progress=False, **given))
+    assert found[0] == found[1]
+
+
 def test_a_seed_repeats_it():
     original = network()
     start = replace_se(original, CaCo, inplace=False)
@@ -320,7 +331,6 @@ def test_on_real_weights_and_images(imagenet_weights, ham10000):
             return float((model(images[128:]) - wanted).norm() / wanted.norm())
 
     warm = error()
-    few = {"epochs": (3, 5), "lr": (1e-3, 1e-3)}  # 20 steps: the default rates are for 256
-    warm_start(model, original, images[:128].split(32), **few, progress=False)
+    warm_start(model, original, images[:128].split(32), epochs=(12, 20), progress=False)
     assert error() < 0.6 < 0.9 < warm
     assert {type(site.module) for site in find_se(model)} == {CaCo}
