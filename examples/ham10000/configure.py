@@ -44,12 +44,12 @@ DEFAULTS: dict[str, Any] = {
 """Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
 
 GATE_LR_FACTOR = {"inherit": 10, "fitted": 10, "identity": 10}
-"""The default of ``gate_lr`` over ``lr`` with pre-trained weights, by the start of the blocks; 1 for
-all other starts, for the network's own SE and without weights."""
+"""The default of ``gate_lr`` over ``lr`` with pre-trained weights, by the start of the blocks; 1
+for all other starts, for the network's own SE and without weights."""
 
 WARMUP_SHARE, MOST_WARMUP, CLIP_GRAD_NORM = 0.125, 1.0, 1.0
-"""The defaults with pre-trained weights: ``warmup`` as a share of the epochs, and the most of it, and
-``clip_grad_norm``. Without both, a network can lose at these rates what its weights know."""
+"""The defaults with pre-trained weights: ``warmup`` as a share of the epochs, the most of it, and
+``clip_grad_norm``. Without both a network can lose, at these rates, what its weights know."""
 
 LOSSES_WITH = {
     "class_weights": ("cross-entropy", "focal", "joint"),
