@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnblocks.gates.statistics import share_inside
-from attnblocks.visualize import attention_maps, site_statistics
+from attnblocks import gate_report
 from benchmarks.learning.arms import OWN, Arm
 from benchmarks.learning.data import Shown
 from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
@@ -110,18 +109,19 @@ def read_gates(arm: Arm, module: LesionClassifier, shown: Shown) -> dict[str, di
     if arm.start == OWN.start:
         return {}
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    maps = attention_maps(module.model, module.normalise(shown.pixels))
-    found: dict[str, dict[str, Any]] = {
-        name: {"mean": {}, "spread": {}, "on_lesion": None} for name in maps
+    where = None
+    if shown.having:
+        where = torch.zeros(len(shown.pixels), *shown.masks.shape[1:], dtype=torch.bool)
+        where[shown.having] = shown.masks
+    report = gate_report(module.model, module.normalise(shown.pixels), where=where)
+    return {
+        site.name: {
+            "mean": {gate.gate: gate.mean for gate in site.gates},
+            "spread": {gate.gate: gate.spread for gate in site.gates},
+            "on_lesion": site.on_where,
+        }
+        for site in report.sites
     }
-    for gate in site_statistics(maps):
-        found[gate.site]["mean"][gate.gate] = gate.mean
-        found[gate.site]["spread"][gate.gate] = gate.spread
-    for name, site in maps.items():
-        if site.is_spatial and shown.having:
-            inside = share_inside(site.on_image[shown.having].cpu(), shown.masks)
-            found[name]["on_lesion"] = inside.mean().item()
-    return found
 
 
 def _device_name() -> str:

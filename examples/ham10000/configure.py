@@ -43,15 +43,13 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of ``train``; those of :data:`PAPER` and :data:`SYNTHETIC` come on top."""
 
-GATE_LR_FACTOR: dict[str | None, float] = {
-    None: 1,  # the network's own SE
-    "fresh": 1,
-    "inherit": 1,
-    "fitted": 1,
-    "identity": 1,
-    "loaded": 1,
-}
-"""The default of ``gate_lr`` over ``lr``, by the start of the blocks."""
+GATE_LR_FACTOR = {"inherit": 10, "fitted": 10, "identity": 10}
+"""The default of ``gate_lr`` over ``lr`` with pre-trained weights, by the start of the blocks; 1
+for all other starts, for the network's own SE and without weights."""
+
+WARMUP_SHARE, MOST_WARMUP, CLIP_GRAD_NORM = 0.125, 1.0, 1.0
+"""The defaults with pre-trained weights: ``warmup`` as a share of the epochs, the most of it, and
+``clip_grad_norm``. Without both a network can lose, at these rates, what its weights know."""
 
 LOSSES_WITH = {
     "class_weights": ("cross-entropy", "focal", "joint"),
@@ -62,8 +60,12 @@ LOSSES_WITH = {
 """The losses that use an option; for the others it is an error."""
 
 
-def train_config(given: dict[str, Any]) -> Config:
+def train_config(given: dict[str, Any], *, as_paper: bool = False) -> Config:
     """The configuration that the options of ``train`` make.
+
+    Args:
+        given: the options.
+        as_paper: train with pre-trained weights as without, as ``reproduce`` does.
 
     Raises:
         ValueError: an option stands beside ``--resume``, or beside a loss that does not use it; or
@@ -74,6 +76,10 @@ def train_config(given: dict[str, Any]) -> Config:
     if "resume" in given:
         return _resumed(**given)
     options = {**DEFAULTS, **(PAPER if "data" in given else SYNTHETIC), **given}
+    tuned = options["weights"] != "none" and not as_paper
+    if tuned:
+        warmup = min(WARMUP_SHARE * options["epochs"], MOST_WARMUP)
+        options = {**options, "warmup": warmup, "clip_grad_norm": CLIP_GRAD_NORM, **given}
     for name, losses in LOSSES_WITH.items():
         if name in given and options["loss"] not in losses:
             flag, known = name.replace("_", "-"), ", ".join(losses)
@@ -90,7 +96,7 @@ def train_config(given: dict[str, Any]) -> Config:
         options["init"] = _default_init(options)
     if gates_with_rate(options["attention"]):
         if options["gate_lr"] is None:
-            factor = GATE_LR_FACTOR.get(options["init"], 1)  # an unknown start is an error later
+            factor = GATE_LR_FACTOR.get(options["init"], 1) if tuned else 1
             options["gate_lr"] = options["lr"] * factor
         if options["gate_weight_decay"] is None:
             options["gate_weight_decay"] = options["weight_decay"]

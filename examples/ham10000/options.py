@@ -16,7 +16,13 @@ from examples.ham10000.config import (
     SCHEDULES,
     SYNTHETIC,
 )
-from examples.ham10000.configure import DEFAULTS, GATE_LR_FACTOR
+from examples.ham10000.configure import (
+    CLIP_GRAD_NORM,
+    DEFAULTS,
+    GATE_LR_FACTOR,
+    MOST_WARMUP,
+    WARMUP_SHARE,
+)
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
 from examples.ham10000.training.attention import ATTENTION
@@ -129,7 +135,7 @@ def _add(group: Any, flag: str, text: str, **settings: Any) -> None:
     if name in PAPER:
         text = f"{text}; " if text else ""
         text += f"default: {PAPER[name]:g} as in the paper; {SYNTHETIC[name]:g} if synthetic"
-    elif not (DEFAULTS.get(name) is None or DEFAULTS[name] is False):
+    elif "default" not in text and not (DEFAULTS.get(name) is None or DEFAULTS[name] is False):
         text += f"; default: {DEFAULTS[name]}"
     group.add_argument(flag, default=argparse.SUPPRESS, help=text, **settings)
 
@@ -217,15 +223,17 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     _add(group, "--lr", "learning rate of AdamW", type=float)
     _add(group, "--weight-decay", "of AdamW, on all but biases and norms", type=float)
     text = "learning rate of the layers that make gates of rows, columns and positions; with "
-    text += f"--attention SE, of the SE blocks; default: --lr times {_factors()}"
+    text += f"--attention SE, of the SE blocks; default: {'' if rows else _times()}--lr"
     _add(group, "--gate-lr", text, type=float)
     text = "of these layers; default: that of --weight-decay"
     _add(group, "--gate-weight-decay", text, type=float)
-    text = "epochs in which all learning rates rise, step by step; 0: none"
+    text = "epochs in which all learning rates rise, step by step; 0: none; default: "
+    tuned = f"with --weights {WARMUP_SHARE:g} of the epochs, at most {MOST_WARMUP:g}; else "
+    text += f"{'' if rows else tuned}{DEFAULTS['warmup']:g}"
     _add(group, "--warmup", text, type=float, metavar="EPOCHS")
     _add(group, "--schedule", "of the learning rates", choices=SCHEDULES)
-    text = "largest norm of the gradient, or none"
-    text += "; default: none" if DEFAULTS["clip_grad_norm"] is None else ""
+    tuned = f"with --weights {CLIP_GRAD_NORM:g}; else "
+    text = f"largest norm of the gradient, or none; default: {'' if rows else tuned}none"
     _add(group, "--clip-grad-norm", text, type=_norm, metavar="NORM")
     _add(group, "--precision", "of the training", choices=PRECISIONS)
     _add(group, "--monitor", "figure that chooses the checkpoint", choices=list(MONITORS))
@@ -234,11 +242,7 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
         _add(group, "--seed", text, type=int)
 
 
-def _factors() -> str:
-    """The factors of the default of ``--gate-lr``, with the starts where they differ."""
-    starts: dict[float, list[str]] = {}
-    for init, factor in GATE_LR_FACTOR.items():
-        starts.setdefault(factor, []).append("own SE" if init is None else init)
-    if len(starts) == 1:
-        return f"{next(iter(starts)):g}"
-    return "; ".join(f"{factor:g} ({', '.join(names)})" for factor, names in starts.items())
+def _times() -> str:
+    """By what ``--lr`` is multiplied where blocks start from weights."""
+    factors = (f"{factor:g} ({init})" for init, factor in GATE_LR_FACTOR.items())
+    return f"with --weights --lr times {', '.join(factors)}; else "

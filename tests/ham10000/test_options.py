@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.ham10000 import configure, options
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_description, read_options
+from examples.ham10000.config import options_for_json, read_description, read_options
 from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
 from examples.ham10000.training.attention import gates_with_rate
 from tests.ham10000.finished import finish
-from tests.ham10000.runs import QUICK
+from tests.ham10000.runs import MODEL, QUICK
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -45,22 +44,59 @@ def test_blocks_start_fitted_where_there_are_weights():
     assert config("--weights", "imagenet").network_name.endswith("attention CaCo (fitted)")
 
 
-def test_gates_have_the_rate_of_the_rest_unless_one_is_given(monkeypatch):
+def test_gates_have_the_rate_of_the_rest_unless_one_is_given():
     plain = config("--lr", "1e-3", "--weight-decay", "0.2")
-    assert (plain.gate_lr, plain.gate_weight_decay, plain.warmup) == (1e-3, 0.2, 0.0)
+    assert (plain.gate_lr, plain.gate_weight_decay) == (1e-3, 0.2)
     own = config("--attention", "SE", "--gate-lr", "0.01", "--gate-weight-decay", "0")
     assert (own.gate_lr, own.gate_weight_decay) == (0.01, 0.0)
     for attention in ("none", "identity", "Eca"):
         without = config("--attention", attention)
         assert (without.gate_lr, without.gate_weight_decay) == (None, None)
         without.check()
-    monkeypatch.setattr(configure, "GATE_LR_FACTOR", {None: 2, "fresh": 3, "fitted": 4})
-    rates = [
-        config("--lr", "1e-3", *options).gate_lr
-        for options in (["--attention", "SE"], [], ["--weights", "imagenet"])
-    ]
-    assert rates == pytest.approx([2e-3, 3e-3, 4e-3])
-    assert config("--attention", "Eca").gate_lr is None
+
+
+IMAGENET = ["--weights", "imagenet"]
+INSERT = ["--insert", "layer1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "gate_lr", "warmup", "clip"),
+    [
+        ([], 1e-3, 0, None),
+        (["--init", "inherit"], 1e-3, 0, None),
+        (["--attention", "SE"], 1e-3, 0, None),
+        ([*INSERT], 1e-3, 0, None),
+        (["--attention", "none"], None, 0, None),
+        ([*IMAGENET], 1e-2, 1, 1),
+        ([*IMAGENET, "--init", "fitted"], 1e-2, 1, 1),
+        ([*IMAGENET, "--init", "inherit"], 1e-2, 1, 1),
+        ([*IMAGENET, "--init", "fresh"], 1e-3, 1, 1),
+        ([*IMAGENET, *INSERT], 1e-2, 1, 1),
+        ([*IMAGENET, *INSERT, "--init", "fresh"], 1e-3, 1, 1),
+        ([*IMAGENET, "--attention", "SE"], 1e-3, 1, 1),
+        ([*IMAGENET, "--attention", "Eca"], None, 1, 1),
+        ([*IMAGENET, "--attention", "none"], None, 1, 1),
+        ([*IMAGENET, "--epochs", "4"], 1e-2, 0.5, 1),
+        ([*IMAGENET, "--epochs", "1"], 1e-2, 0.125, 1),
+        ([*IMAGENET, "--epochs", "100"], 1e-2, 1, 1),
+        ([*IMAGENET, "--gate-lr", "3e-3"], 3e-3, 1, 1),
+        ([*IMAGENET, "--warmup", "0"], 1e-2, 0, 1),
+        ([*IMAGENET, "--warmup", "2"], 1e-2, 2, 1),
+        ([*IMAGENET, "--clip-grad-norm", "none"], 1e-2, 1, None),
+        ([*IMAGENET, "--clip-grad-norm", "5"], 1e-2, 1, 5),
+    ],
+)
+def test_rates_warm_up_and_clipping_go_by_weights_and_start(options, gate_lr, warmup, clip):
+    made = config("--lr", "1e-3", "--epochs", "8", *options)
+    made.check()
+    assert made.gate_lr == (gate_lr if gate_lr is None else pytest.approx(gate_lr))
+    assert (made.warmup, made.clip_grad_norm) == (warmup, clip)
+    assert options_for_json(made)["warmup"] == warmup  # not an option that is found out later
+
+
+def test_blocks_of_a_file_have_the_rate_of_the_rest(run):
+    made = config("--lr", "1e-3", "--model", MODEL, "--weights", str(run / "best.ckpt"))
+    assert (made.init, made.gate_lr, made.warmup, made.clip_grad_norm) == ("loaded", 1e-3, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +118,20 @@ def test_gates_with_a_rate_of_their_own_are_those_of_places(attention, gates):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_help_says_by_what_the_rate_of_gates_is_multiplied(monkeypatch, capsys):
-    def said() -> str:
+def test_the_help_says_the_defaults_with_weights_and_without(capsys):
+    def said(command: str, option: str) -> str:
         with pytest.raises(SystemExit):
-            parse(["train", "--help"])
-        (found,) = re.findall(
-            r"default: --lr times (.*?) --gate", " ".join(capsys.readouterr().out.split())
-        )
-        return found
+            parse([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        return re.search(rf" {option} [A-Z_]+ .*?default: (.*?) --[a-z-]+ [A-Z{{]", shown)[1]
 
-    assert said() == "1"
-    monkeypatch.setattr(options, "GATE_LR_FACTOR", {None: 1, "fresh": 1, "fitted": 10})
-    assert said() == "1 (own SE, fresh); 10 (fitted)"
+    assert said("train", "--gate-lr") == (
+        "with --weights --lr times 10 (inherit), 10 (fitted), 10 (identity); else --lr"
+    )
+    assert said("train", "--warmup") == "with --weights 0.125 of the epochs, at most 1; else 0"
+    assert said("train", "--clip-grad-norm") == "with --weights 1; else none"
+    rows = [said("reproduce", f"--{name}") for name in ("gate-lr", "warmup", "clip-grad-norm")]
+    assert rows == ["--lr", "0", "none"]
 
 
 def test_clipping_can_be_left_out():

@@ -115,12 +115,10 @@ def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
             for name, value in checkpoint["state_dict"].items()
             if name.startswith("model.")
         }
-        own = network.model.state_dict()
-        for name, value in weights.items():
-            if name in own and value.dtype != own[name].dtype:  # it would be rounded
-                raise ValueError(f"{name} is {value.dtype}, not {own[name].dtype}")
         network.model.load_state_dict(weights)
-        for name, value in own.items():
+        for name, value in network.model.state_dict().items():  # with the gains that it has taken
+            if name in weights and weights[name].dtype != value.dtype:  # it was rounded
+                raise ValueError(f"{name} is {weights[name].dtype}, not {value.dtype}")
             if not value.isfinite().all():  # all probabilities would be NaN
                 raise ValueError(f"{name} is not finite")
     except Exception as error:  # what a stranger's file holds can be of any kind

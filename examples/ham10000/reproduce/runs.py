@@ -63,7 +63,7 @@ def row_config(
 
 
 def _named(given: dict[str, Any], row: Row) -> Config:
-    config = train_config(given)
+    config = train_config(given, as_paper=True)
     parts = [
         config.model.partition("/")[2],
         *(["pretrained"] if row.pretrained else []),

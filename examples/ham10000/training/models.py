@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from attnblocks import find_se, list_blocks, recipe
+from attnblocks.blocks.gain import GainedStage
 from examples.ham10000.progress import shows_bars
 from examples.ham10000.training.attention import Change
 from examples.ham10000.training.weights import Weights, blocks_of, read_weights
@@ -110,6 +111,10 @@ def check_trains(network: Network, num_classes: int, image_size: int, batch_size
 def misfits(network: Network, weights: Weights) -> list[str]:
     """What keeps weights from being loaded into a network, beside its head."""
     found, own = (_backbone(s, network.head) for s in (weights.state, network.model.state_dict()))
+    for name, stage in network.model.named_modules():
+        gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
+        if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
+            own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
     # Files of old versions of PyTorch do not count batches, and it needs no count.
     lacking = [k for k in own if k not in found and not k.endswith(".num_batches_tracked")]
     blocks = [] if weights.blocks is None else blocks_of(recipe(network.model))
@@ -131,9 +136,8 @@ def load_backbone(network: Network, weights: Weights) -> None:
     if problems := misfits(network, weights):
         raise _misfit(weights, problems)
     state = _backbone(weights.state, network.head)
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise ValueError(f"the weights of {weights.source} have NaN or inf in {name}")
+    if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"the weights of {weights.source} have NaN or inf in {wrong[0]}")
     network.model.load_state_dict(state, strict=False)
 
 
@@ -158,12 +162,8 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
             raise ValueError(f"--init loaded: {file} has no block {attention}: leave --init out")
         load_backbone(network, weights)
         return _changed(network, change)
-    # Inserted blocks have gains if they started as the identity.
-    for start in ("fresh",) if change.insert is None else ("identity", "fresh"):
-        changed = _changed(network, replace(change, init=start), copied=True)
-        if after := misfits(changed, weights):
-            problems = min(problems, after, key=len)
-            continue
+    changed = _changed(network, replace(change, init="fresh"), copied=True)
+    if not (after := misfits(changed, weights)):
         if change.init not in (None, "loaded"):
             raise ValueError(
                 f"--init {change.init}: {file} has blocks {attention} already, which begin as they "
@@ -173,7 +173,7 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
         return replace(changed, loaded=True)
     there = weights.inserted(changed.model) or _swapped(network, weights)
     if there is None:
-        raise _misfit(weights, problems)
+        raise _misfit(weights, min(problems, after, key=len))
     give = f"give {there[1]}, or weights of the network as it is built"
     raise ValueError(f"{file} holds {there[0]}; {change} was asked for: {give}")
 

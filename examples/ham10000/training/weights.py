@@ -106,8 +106,11 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
 
 
 def blocks_of(entries: SITES) -> SITES:
-    """The blocks of the library in a recipe, as JSON has them."""
+    """The blocks of the library in a recipe, as JSON has them; their gains are in the weights."""
     ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
+    for entry in ours:
+        arguments = entry["arguments"]
+        entry["arguments"] = {k: v for k, v in arguments.items() if not k.endswith("gain")}
     return ours
 
 
@@ -123,7 +126,7 @@ def _blocks_of_run(content: Mapping[str, Any], file: Path) -> SITES | None:
     entries = _description(content).get("recipe")
     try:
         return None if entries is None else blocks_of(entries)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"--weights {file} is damaged: it has no recipe of its blocks") from error
 
 

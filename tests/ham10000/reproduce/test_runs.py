@@ -56,6 +56,15 @@ def test_rates_of_gates_are_for_the_rows_that_have_them(call, launched):
     ]
 
 
+def test_rows_are_trained_as_the_paper_says_unless_options_do(call, launched):
+    """With ImageNet weights, with which ``train`` has other defaults."""
+    assert call(table=5, rows=["SE", "CaCo"]).failures == {}
+    assert [(c.weights, c.gate_lr, c.warmup, c.clip_grad_norm) for c in launched] == [
+        ("imagenet", 5e-4, 0.0, None),
+        ("imagenet", 5e-4, 0.0, None),
+    ]
+
+
 def test_weights_with_blocks_are_for_the_rows_that_have_them(call, launched, tmp_path):
     weights = tmp_path / "w.pth"
     torch.save(build_network(MODEL, 7, "none", "CaCo").model.state_dict(), weights)

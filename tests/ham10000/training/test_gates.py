@@ -37,7 +37,7 @@ def test_a_run_records_its_gates_at_the_start_and_at_the_end(run, data):
         for name in ("mean", "spread", "moved"):
             assert getattr(gate, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-6)
         assert gate.moved > 0.001
-        assert gate.between_classes > 0
+        assert (gate.between_classes > 0) == (gate.spread > 0)  # the units of one may be dead
     old = gate_report(start.model, images, batch_size=64)
     for gate, other in zip(recorded.start.gates, old.gates, strict=True):
         assert (gate.site, gate.gate) == (other.site, other.gate)

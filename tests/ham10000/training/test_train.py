@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from attnblocks import find_se
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.data.images import load_image
@@ -22,7 +20,6 @@ from examples.ham10000.data.splits import by_lesion
 from examples.ham10000.data.synthetic import LESIONS, write_synthetic
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import evaluate_part, load_best
-from examples.ham10000.training import fitting
 from examples.ham10000.training.lit import LesionClassifier
 from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import EPOCHS, MODEL, QUICK
@@ -49,23 +46,6 @@ def test_too_little_memory_says_what_needs_less(allocate, run, tmp_path, capsys,
     assert main([*QUICK, *options]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: a smaller --batch-size or --image-size needs less memory: ")
-
-
-def test_a_run_from_weights_is_fitted_and_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "IMAGES", 64)
-    torch.manual_seed(0)
-    own = build_network(MODEL, 7, "none", "SE").model
-    save_file(own.state_dict(), tmp_path / "w.safetensors")
-    out = tmp_path / "r"
-    options = [*QUICK, "--weights", str(tmp_path / "w.safetensors"), "--out", str(out)]
-    assert main(options) == 0
-    assert f"{MODEL}, attention CaCo (fitted)" in capsys.readouterr().out
-    test = json.loads((out / "test.json").read_text())
-    assert test["network"] == f"{MODEL}, attention CaCo (fitted)"
-    assert json.loads((out / "config.json").read_text())["options"]["init"] == "fitted"
-    fit = json.loads((out / "warm_start.json").read_text())
-    assert 0 < fit["after"] < fit["before"]
-    assert len(fit["sites"]) == len(find_se(own))
 
 
 def test_the_run_folder_is_complete(run):
