@@ -47,7 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("epochs", "processes"):
         if getattr(options, name) < 1:
             parser.error(f"argument --{name}: must be at least 1, got {getattr(options, name)}")
-    if others := {t.of_epochs for t in read_trials(options.out)} - {options.epochs}:
+    done = read_trials(options.out)
+    if options.against not in (known := {arm.name for arm in ARMS} | {t.arm for t in done}):
+        parser.error(f"argument --against: {options.against!r} is none of {sorted(known)}")
+    if others := {t.of_epochs for t in done} - {options.epochs}:
         parser.error(
             f"argument --epochs: {options.out} has trials of {min(others)} epochs, not "
             f"{options.epochs}: give them, or another --out"

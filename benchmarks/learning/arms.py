@@ -95,3 +95,12 @@ ARMS = [
     *(Arm(Start(block), 10) for block in ("CBAM", "CoordAtt")),
 ]
 """In the order in which they are tried."""
+
+
+def control(arm: Arm) -> Arm | None:
+    """Own SE with an arm's factor, warm-up and clipping; None without one, and for own SE."""
+    if arm.start == OWN_SE:
+        return None
+    same = (arm.factor, arm.warmup_epochs, arm.clip)
+    own = (other for other in ARMS if other.start == OWN_SE)
+    return next((o for o in own if (o.factor, o.warmup_epochs, o.clip) == same), None)

@@ -37,6 +37,9 @@ def gate_table(trials: Mapping[str, Runs], against: str) -> list[str]:
         less = on_lesion(done)
         ends = [f"{value:+.3f}" for value in (min(less), max(less))] if less else []
         mean = f"{statistics.mean(less):+.3f}" if less else ""
+        measured = sum(trial.lesion_area is not None for trial in done.values())
+        if 0 < measured < len(done):  # the others were done without masks
+            mean += f" ({measured} of {len(done)} trials)"
         lines.append(f"| {name} | {' | '.join([*cells, mean, ' to '.join(ends)])} |")
     return [
         *lines,

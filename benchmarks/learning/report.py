@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.learning.arms import ARMS, CONTROLS, OWN
+from benchmarks.learning.arms import ARMS, OWN, control
 from benchmarks.learning.gate_table import gate_table
 from benchmarks.learning.results import ABOVE_OWN, RISE, Trial, lost_start, read_trials
 from examples.ham10000.config import NOTICE
 from examples.ham10000.files import whole_file
 
-STUDENT_T = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
-"""97.5 % quantile of Student's t for 2, 3, ... 10 differences."""
+STUDENT_T = [12.706, 4.303, 3.182, 2.776]
+"""97.5 % quantile of Student's t for 2 to 5 differences, one for each fold."""
 
 Trials = dict[str, dict[tuple[int, int], Trial]]
 """By arm, in the order of the list, and by fold and seed."""
@@ -33,8 +33,10 @@ def report(out: Path, against: str) -> None:
         "",
         *loss_table(trials),
         "",
-        f"Log loss of the validation part after the last epoch. Differences are paired over folds, "
-        "with 95 % intervals (Student's t); the control is own SE with the same rate at its gates. "
+        "Log loss of the validation part after the last epoch. Differences are paired over folds, "
+        "with the mean over the seeds of each and 95 % intervals (Student's t). The control is own "
+        "SE with the same factor at its gates, the same warm-up and clipping; where the list of "
+        "arms has none, the cell is empty. "
         f"Lost its start: an epoch with a training loss more than {RISE} above that of the epoch "
         f"before, or a log loss more than {ABOVE_OWN} above own SE at the end.",
         "",
@@ -62,27 +64,30 @@ def loss_table(trials: Trials) -> list[str]:
     heads = [f"fold {fold}" + (f" seed {seed}" if len(seeds) > 1 else "") for fold, seed in runs]
     head = ["arm", *heads, "mean", "less own SE", "less control", "accuracy", "mean recall"]
     lines = [f"| {' | '.join([*head, 'lost its start'])} |", "|---" * (len(head) + 1) + "|"]
-    by_factor = {arm.factor: arm.name for arm in CONTROLS}
-    controls = {arm.name: by_factor[arm.factor] for arm in ARMS}
+    controls = {arm.name: same.name for arm in ARMS if (same := control(arm)) is not None}
     own = trials.get(OWN.name, {})
     for name, found in trials.items():
-        control = controls.get(name, OWN.name)
         cells = [
             *(_number(found[run].losses[-1]) if run in found else "" for run in runs),
             _mean(trial.losses[-1] for trial in found.values()),
             "" if name == OWN.name else difference(found, own),
-            "" if control in (name, OWN.name) else difference(found, trials.get(control, {})),
+            difference(found, trials.get(controls[name], {})) if name in controls else "",
             *(_last(found, figure) for figure in ("val_accuracy", "val_mean_recall")),
-            _lost(found, own),
+            _lost(found, own, dict(zip(runs, heads, strict=True))),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
 def difference(found: dict[tuple[int, int], Trial], base: dict[tuple[int, int], Trial]) -> str:
-    """Mean of the paired differences of the last log loss, with its interval from two on."""
-    both = [run for run in found if run in base]
-    less = [found[run].losses[-1] - base[run].losses[-1] for run in both]
+    """Mean of the differences of the last log loss by fold, with its interval from two folds on.
+
+    Seeds are averaged within a fold: its differences share their images.
+    """
+    by_fold: dict[int, list[float]] = {}
+    for run in found.keys() & base.keys():
+        by_fold.setdefault(run[0], []).append(found[run].losses[-1] - base[run].losses[-1])
+    less = [sum(of) / len(of) for of in by_fold.values()]
     if not less or not all(map(math.isfinite, less)):
         return "-"
     mean = statistics.mean(less)
@@ -92,14 +97,18 @@ def difference(found: dict[tuple[int, int], Trial], base: dict[tuple[int, int], 
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
-def _lost(found: dict[tuple[int, int], Trial], own: dict[tuple[int, int], Trial]) -> str:
-    """The folds in which an arm lost its start, and after which epoch."""
+def _lost(
+    found: dict[tuple[int, int], Trial],
+    own: dict[tuple[int, int], Trial],
+    names: dict[tuple[int, int], str],
+) -> str:
+    """The folds, by their names, in which an arm lost its start, and after which epoch."""
     said = []
     for run, trial in sorted(found.items()):
         if run not in own:
-            said.append(f"fold {run[0]}: own SE is not done")
+            said.append(f"{names[run]}: own SE is not done")
         elif epoch := lost_start(trial, own[run]):
-            said.append(f"**fold {run[0]}, epoch {epoch}**")
+            said.append(f"**{names[run]}, epoch {epoch}**")
     return "; ".join(said) or "no"
 
 

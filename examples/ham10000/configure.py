@@ -45,7 +45,8 @@ DEFAULTS: dict[str, Any] = {
 
 GATE_LR_FACTOR = {"inherit": 10, "fitted": 10, "identity": 10}
 """The default of ``gate_lr`` over ``lr`` with pre-trained weights, by the start of the blocks; 1
-for all other starts, for the network's own SE and without weights."""
+for all other starts, without weights, and for ``SE``, inserted too: it is the rate of the network's
+own as well."""
 
 WARMUP_SHARE, MOST_WARMUP, CLIP_GRAD_NORM = 0.125, 1.0, 1.0
 """The defaults with pre-trained weights: ``warmup`` as a share of the epochs, the most of it, and
@@ -96,7 +97,8 @@ def train_config(given: dict[str, Any], *, as_paper: bool = False) -> Config:
         options["init"] = _default_init(options)
     if gates_with_rate(options["attention"]):
         if options["gate_lr"] is None:
-            factor = GATE_LR_FACTOR.get(options["init"], 1) if tuned else 1
+            faster = tuned and options["attention"] != "SE"
+            factor = GATE_LR_FACTOR.get(options["init"], 1) if faster else 1
             options["gate_lr"] = options["lr"] * factor
         if options["gate_weight_decay"] is None:
             options["gate_weight_decay"] = options["weight_decay"]

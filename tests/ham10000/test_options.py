@@ -74,6 +74,7 @@ INSERT = ["--insert", "layer1"]
         ([*IMAGENET, *INSERT], 1e-2, 1, 1),
         ([*IMAGENET, *INSERT, "--init", "fresh"], 1e-3, 1, 1),
         ([*IMAGENET, "--attention", "SE"], 1e-3, 1, 1),
+        ([*IMAGENET, *INSERT, "--attention", "SE"], 1e-3, 1, 1),
         ([*IMAGENET, "--attention", "Eca"], None, 1, 1),
         ([*IMAGENET, "--attention", "none"], None, 1, 1),
         ([*IMAGENET, "--epochs", "4"], 1e-2, 0.5, 1),
