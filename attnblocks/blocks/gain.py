@@ -126,7 +126,8 @@ class GainedStage(nn.Module):
             values = " to ".join(f"{v:g}" for v in sorted({float(gain.min()), float(gain.max())}))
             raise ValueError(
                 f"{type(self).__name__} has a gain of {values}, from its maker, an inherited start "
-                f"or a fit, and its gates start at 1 with {wanted:g}: make a fresh block"
+                f"or a fit, and its gates start at 1 with {wanted:g}: make a fresh block "
+                "without a gain"
             )
         return wanted
 
@@ -191,8 +192,12 @@ class GainedStage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def takes(self, gain: Tensor) -> bool:
-        """Whether it can have a gain of this shape: one number, or one for each of its channels."""
-        return gain.shape in ((), (getattr(self, "channels", None),))
+        """Whether its buffer can have this shape: one number, or one for each of its channels.
+
+        A gain that its owner has made a parameter is loaded as any other parameter.
+        """
+        known = ((), (getattr(self, "channels", None),))
+        return gain.shape in known and not isinstance(self.gain, nn.Parameter)
 
 
 def stages_of(module: nn.Module) -> list[GainedStage]:

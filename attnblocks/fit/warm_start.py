@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks.fit.batches import Forward, plain_forward, read_batches
-from attnblocks.fit.gains import Gains
+from attnblocks.fit.gains import Gains, check_gains
 from attnblocks.fit.pair import Pair, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
@@ -116,8 +116,8 @@ def warm_start(
 
     Raises:
         ValueError: no block was replaced, there are no batches, the networks differ elsewhere,
-            the blocks are not in float32 or float64, ``model`` was made in inference mode, or there
-            is no tensor to compare.
+            the blocks are not in float32 or float64, or have gains that are not above 0 and finite,
+            ``model`` was made in inference mode, or there is no tensor to compare.
         LookupError: ``head`` is not a layer of both networks, or it does not run.
         TypeError: a batch is no tensor and does not begin with one, or may be a list of images,
             and there is no ``forward``; ``epochs`` or ``lr`` are not two numbers; a network that is
@@ -149,6 +149,7 @@ def warm_start(
         _check_not_lazy(model, original)
         _check_gradients(model)
         pair = pair_up(model, original, inputs[0], head, forward or plain_forward)
+        check_gains(pair)
         targets = Targets(pair, inputs, target_gib * 2**30)
         passes = epochs or (-(-STEPS[0] // len(inputs)), -(-STEPS[1] // len(inputs)))
         return _fit(pair, targets, passes, lr, seed, progress)
