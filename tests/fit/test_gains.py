@@ -1,10 +1,12 @@
 """The gains that a fit gives to blocks: least squares first, then by their logarithms."""
 
 import copy
+import json
 import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from attnblocks import (
@@ -159,5 +161,7 @@ def test_a_block_without_an_argument_for_gains_is_saved_with_them(tmp_path):
     warm_start(model, original, batches(), **FAST)
     assert model[3].coord.gain is not None
     save_model(model, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["attnblocks"])["format"] == 2  # 0.1.0 knows no gains
     loaded = load_model(tmp_path / "model.safetensors", base=network()).eval()
     assert torch.equal(loaded(batches()[0]), model(batches()[0]))
