@@ -74,9 +74,9 @@ def warm_start(
 ) -> WarmStart:
     """Fit the replaced blocks of ``model``, in place, to what ``original`` computes.
 
-    Each replaced block gets a gain per channel, that of its last stage with channels, and starts
-    with the one that least squares finds on the inputs of the original's block. Then two stages of
-    Adam, on the parameters of these blocks and on the logarithms of the gains: first every block on
+    Each replaced block of this library that does not compute the same already gets a gain per
+    channel, that of its last stage with channels, and starts with the one that least squares finds
+    on the inputs of the original's block. Then two stages of Adam, on the parameters of these blocks and on the logarithms of the gains: first every block on
     its own, from the inputs that the original's block sees to its outputs; then all of them end to
     end, so that the output of each block, and the features before the head, come close to the
     original's. Last, the batch norms of the blocks average over all batches. The rest of
