@@ -76,14 +76,14 @@ def warm_start(
 
     Each replaced block of this library that does not compute the same already gets a gain per
     channel, that of its last stage with channels, and starts with the one that least squares finds
-    on the inputs of the original's block. Then two stages of Adam, on the parameters of these blocks and on the logarithms of the gains: first every block on
-    its own, from the inputs that the original's block sees to its outputs; then all of them end to
-    end, so that the output of each block, and the features before the head, come close to the
-    original's. Last, the batch norms of the blocks average over all batches. The rest of
-    ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
-    parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
-    the features have not come nearer, or anything fails, the blocks get back what they had. The
-    gains are left as plain buffers.
+    on the inputs of the original's block. Then two stages of Adam, on the parameters of these
+    blocks and on the logarithms of the gains: first every block on its own, from the inputs that
+    the original's block sees to its outputs; then all of them end to end, so that the output of
+    each block, and the features before the head, come close to the original's. Last, the batch
+    norms of the blocks average over all batches. The rest of ``model`` stays as it is, in value,
+    mode and ``requires_grad``; ``original`` is only read. All parameters of the blocks are fitted,
+    frozen ones too, and lose their ``grad``. If the features have not come nearer, or anything
+    fails, the blocks get back what they had. The gains are left as plain buffers.
 
     Some 2,048 images in batches of 64 are enough. Everything but the replaced blocks runs in eval
     mode. The original runs once per batch: what enters and leaves its blocks is kept on the device
