@@ -176,7 +176,8 @@ class AttentionBlock(nn.Module):
         2 for a sigmoid. (A sample with an infinite or NaN statistic gets gates that are NaN.)
 
         Raises:
-            ValueError: a gate function that is not above 0 at a logit of 0; another gain was given.
+            ValueError: a gate function that is not above 0 at a logit of 0; a stage has another
+                gain, from its maker, an inherited start or a fit. Nothing is changed then.
             NotImplementedError: a block without such stages, which does not override this.
 
         Example:
@@ -192,6 +193,8 @@ class AttentionBlock(nn.Module):
                 f"{type(self).__name__} has no stage with a gain, whose gates could start at 1: "
                 "override its start_as_identity"
             )
+        for stage in stages:
+            stage.gain_to_start_at_one()  # or raise, before any is changed
         for stage in stages:
             stage.start_at_one()
 

@@ -105,6 +105,32 @@ class GainedStage(nn.Module):
         low, high = float64_copy(self.gate)(beside).flatten().tolist()
         return bool(abs(high - low) / 0.1 > LEAST_SLOPE)
 
+    def gain_to_start_at_one(self) -> float:
+        """The gain with which the gate is 1 at a logit of 0, if the stage can have it.
+
+        Raises:
+            ValueError: as ``start_at_one``.
+        """
+        middle = self.gate_at_zero()
+        if not 0 < middle < math.inf:
+            raise ValueError(
+                f"gates of {type(self.gate).__name__} cannot start at 1: at a logit of 0 it is "
+                f"{middle:g}, and a gain needs a value above 0, such as the 0.5 of nn.Sigmoid"
+            )
+        wanted, gain = 1 / middle, self.gain
+        if (
+            gain is not None
+            and not gain.is_meta
+            and not (gain == torch.full_like(gain, wanted)).all()
+        ):
+            values = " to ".join(f"{v:g}" for v in sorted({float(gain.min()), float(gain.max())}))
+            raise ValueError(
+                f"{type(self).__name__} has a gain of {values}, from its maker, an inherited start "
+                f"or a fit, and its gates start at 1 with {wanted:g}: make a fresh block "
+                "without a gain"
+            )
+        return wanted
+
     @torch.no_grad()
     def start_at_one(self) -> None:
         """Start with gates that are exactly 1, at the middle of their range, for every map.
@@ -114,26 +140,12 @@ class GainedStage(nn.Module):
 
         Raises:
             ValueError: the gate function is not above 0 and finite at a logit of 0; or the stage
-                has a gain already, and it is another one.
+                has a gain already, and it is another one. Nothing is changed then.
         """
-        middle = self.gate_at_zero()
-        if not 0 < middle < math.inf:
-            raise ValueError(
-                f"gates of {type(self.gate).__name__} cannot start at 1: at a logit of 0 it is "
-                f"{middle:g}, and a gain needs a value above 0, such as the 0.5 of nn.Sigmoid"
-            )
-        layers = self.logit_layers()
+        wanted, layers = self.gain_to_start_at_one(), self.logit_layers()
         if self.gain is None:
             like = next(p for layer in layers for p in layer.parameters())
-            self.set_gain(1 / middle, device=like.device, dtype=like.dtype)
-        elif (
-            not self.gain.is_meta
-            and not (self.gain == torch.full_like(self.gain, 1 / middle)).all()
-        ):
-            raise ValueError(
-                f"{type(self).__name__} was given a gain of {self.gain.tolist()}, and its gates "
-                f"start at 1 with {1 / middle:g}: leave the gain out"
-            )
+            self.set_gain(wanted, device=like.device, dtype=like.dtype)
         for layer in layers:
             for parameter in layer.parameters():
                 parameter.zero_()
@@ -180,8 +192,12 @@ class GainedStage(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def takes(self, gain: Tensor) -> bool:
-        """Whether it can have a gain of this shape: one number, or one for each of its channels."""
-        return gain.shape in ((), (getattr(self, "channels", None),))
+        """Whether its buffer can have this shape: one number, or one for each of its channels.
+
+        A gain that its owner has made a parameter is loaded as any other parameter.
+        """
+        known = ((), (getattr(self, "channels", None),))
+        return gain.shape in known and not isinstance(self.gain, nn.Parameter)
 
 
 def stages_of(module: nn.Module) -> list[GainedStage]:

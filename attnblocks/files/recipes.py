@@ -46,14 +46,6 @@ def recipe(model: nn.Module) -> Recipe:
     return [_entry(site) for site in find_se(unwrap(model, "recipe"))]
 
 
-def needs_gains(recipe: Recipe) -> bool:
-    """Whether version 0.1.0 cannot apply a recipe: it has gains, or inserted blocks."""
-    return any(
-        "after" in entry or any(name.endswith("gain") for name in entry["arguments"])
-        for entry in recipe
-    )
-
-
 def _entry(site: SESite) -> dict[str, Any]:
     block, name = site.module, block_name(site.module)
     entry: dict[str, Any] = {"site": site.name, "block": name, "channels": site.channels}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks._version import __version__
+from attnblocks.blocks.gain import stages_of
 from attnblocks.files.builders import build, build_on_meta, need, no_larger_than
 from attnblocks.files.checks import FLOATS, check_layers, check_shapes, check_values, identity
-from attnblocks.files.recipes import apply_recipe, needs_gains, recipe
+from attnblocks.files.recipes import Recipe, apply_recipe, recipe
 from attnblocks.swap.wrappers import unwrap
 
 FORMAT = 2
@@ -94,7 +95,7 @@ def save_model(
         "format": "pt",
         "attnblocks": json.dumps(
             {
-                "format": FORMAT if needs_gains(made_of) else 1,
+                "format": FORMAT if _is_new(model, made_of) else 1,
                 "version": __version__,
                 "base": base,
                 "base_kwargs": kwargs,
@@ -195,6 +196,12 @@ def load_model(path: str | os.PathLike[str], *, base: nn.Module | None = None) -
     if damaged:
         warnings.warn(f"{path} has parameters that are not finite: {damaged}", stacklevel=2)
     return model
+
+
+def _is_new(model: nn.Module, made_of: Recipe) -> bool:
+    """Whether version 0.1.0 cannot read the file: the model has gains, or inserted blocks."""
+    gained = any(stage.gain is not None for stage in stages_of(model))
+    return gained or any("after" in entry for entry in made_of)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -69,6 +69,22 @@ class Gains:
             stage.gain = gain
 
 
+def check_gains(pair: Pair) -> None:
+    """Raise ValueError where a block has a gain without a logarithm, as a state dict may hold."""
+    for site in pair.sites:
+        for stage in stages_of(pair.block(site)):
+            gain = stage.gain
+            if gain is None or isinstance(gain, nn.Parameter):
+                continue
+            wrong = gain[~((gain > 0) & gain.isfinite())].tolist()
+            if wrong:
+                raise ValueError(
+                    f"the block at {site!r} cannot be fitted: gains must be above 0 and finite, "
+                    f"and its {type(stage).__name__} has {wrong[0]:g}: make a fresh block, or load "
+                    "another state dict"
+                )
+
+
 def _last_stage(block: nn.Module) -> GainedStage | None:
     """The last stage of a block whose gain multiplies each channel of its output."""
     if not isinstance(block, AttentionBlock) or type(block).forward is not AttentionBlock.forward:

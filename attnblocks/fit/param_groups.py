@@ -30,7 +30,7 @@ def param_groups(
     gate_weight_decay: float | None = None,
     gates: Sequence[str] = SPATIAL,
 ) -> list[dict[str, Any]]:
-    """Groups for any optimizer of torch, with the layers that make gates apart from all others.
+    """Groups for optimizers of torch that take groups, with the layers that make gates apart.
 
     Biases and the parameters of norms do not decay. Norms are the classes of torch and their
     subclasses, and, as far as they have one value per channel, classes with "norm" in their name.
@@ -95,18 +95,18 @@ def param_groups(
 
 def _gate_layers(model: nn.Module, gates: Sequence[str]) -> list[nn.Module]:
     """The modules all of whose gates are among these."""
-    layers = [module for module, names in _gates(model) if set(names) <= set(gates)]
-    if "channel" in gates:
-        sites = [site.module for site in find_se(model)]
-        layers += [module for module in sites if not isinstance(module, AttentionBlock)]
-    return layers
+    made = _gates(model, others="channel" in gates)
+    return [module for module, names in made if set(names) <= set(gates)]
 
 
-def _gates(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-    """The stages and blocks that say what their gates are for, and what they say."""
+def _gates(model: nn.Module, others: bool) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """What makes gates, and what they are for; SE blocks of other libraries with ``others``."""
     for module in model.modules():
         if isinstance(module, GainedStage | AttentionBlock) and module.gate_names:
             yield module, module.gate_names
+    for site in find_se(model) if others else ():
+        if not isinstance(site.module, AttentionBlock):
+            yield site.module, ("channel",)
 
 
 def _without_decay(model: nn.Module) -> Iterator[Tensor]:
@@ -121,11 +121,17 @@ def _without_decay(model: nn.Module) -> Iterator[Tensor]:
 
 def _no_gates(model: nn.Module, argument: str, gates: Sequence[str]) -> str:
     """What to say where an argument has no layers that it is for."""
-    found = sorted({" and ".join(names) for _, names in _gates(model)})
-    return (
+    found = sorted({names for module, names in _gates(model, True) if [*module.parameters()]})
+    text = (
         f"{argument} is for layers that make gates of {', '.join(gates) or 'nothing'} alone, and "
-        f"the network has none; there are gates of: {'; '.join(found) or 'no block'}. Leave "
-        f"{argument} out, or name other gates, such as gates=('channel',)"
+        "the network has none"
+    )
+    if not found:
+        return f"{text}, nor any other: leave {argument} out"
+    there = "; ".join(" and ".join(names) for names in found)
+    return (
+        f"{text}; there are gates of: {there}. Name them, such as gates={found[0]!r}, or leave "
+        f"{argument} out"
     )
 
 

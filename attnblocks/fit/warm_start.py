@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks.fit.batches import Forward, plain_forward, read_batches
-from attnblocks.fit.gains import Gains
+from attnblocks.fit.gains import Gains, check_gains
 from attnblocks.fit.pair import Pair, pair_up
 from attnblocks.fit.stages import descend, errors, inexact
 from attnblocks.fit.targets import Targets
@@ -74,16 +74,16 @@ def warm_start(
 ) -> WarmStart:
     """Fit the replaced blocks of ``model``, in place, to what ``original`` computes.
 
-    Each replaced block gets a gain per channel, that of its last stage with channels, and starts
-    with the one that least squares finds on the inputs of the original's block. Then two stages of
-    Adam, on the parameters of these blocks and on the logarithms of the gains: first every block on
-    its own, from the inputs that the original's block sees to its outputs; then all of them end to
-    end, so that the output of each block, and the features before the head, come close to the
-    original's. Last, the batch norms of the blocks average over all batches. The rest of
-    ``model`` stays as it is, in value, mode and ``requires_grad``; ``original`` is only read. All
-    parameters of the blocks are fitted, frozen ones too, and lose their ``grad``. If
-    the features have not come nearer, or anything fails, the blocks get back what they had. The
-    gains are left as plain buffers.
+    Each replaced block of this library that does not compute the same already gets a gain per
+    channel, that of its last stage with channels, and starts with the one that least squares finds
+    on the inputs of the original's block. Then two stages of Adam, on the parameters of these
+    blocks and on the logarithms of the gains: first every block on its own, from the inputs that
+    the original's block sees to its outputs; then all of them end to end, so that the output of
+    each block, and the features before the head, come close to the original's. Last, the batch
+    norms of the blocks average over all batches. The rest of ``model`` stays as it is, in value,
+    mode and ``requires_grad``; ``original`` is only read. All parameters of the blocks are fitted,
+    frozen ones too, and lose their ``grad``. If the features have not come nearer, or anything
+    fails, the blocks get back what they had. The gains are left as plain buffers.
 
     Some 2,048 images in batches of 64 are enough. Everything but the replaced blocks runs in eval
     mode. The original runs once per batch: what enters and leaves its blocks is kept on the device
@@ -116,8 +116,8 @@ def warm_start(
 
     Raises:
         ValueError: no block was replaced, there are no batches, the networks differ elsewhere,
-            the blocks are not in float32 or float64, ``model`` was made in inference mode, or there
-            is no tensor to compare.
+            the blocks are not in float32 or float64, or have gains that are not above 0 and finite,
+            ``model`` was made in inference mode, or there is no tensor to compare.
         LookupError: ``head`` is not a layer of both networks, or it does not run.
         TypeError: a batch is no tensor and does not begin with one, or may be a list of images,
             and there is no ``forward``; ``epochs`` or ``lr`` are not two numbers; a network that is
@@ -149,6 +149,7 @@ def warm_start(
         _check_not_lazy(model, original)
         _check_gradients(model)
         pair = pair_up(model, original, inputs[0], head, forward or plain_forward)
+        check_gains(pair)
         targets = Targets(pair, inputs, target_gib * 2**30)
         passes = epochs or (-(-STEPS[0] // len(inputs)), -(-STEPS[1] // len(inputs)))
         return _fit(pair, targets, passes, lr, seed, progress)

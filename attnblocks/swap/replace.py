@@ -50,7 +50,10 @@ def replace_se(
       stages start in the middle of their range, with a gain that makes them 1. Those with a gain
       that is given, or with a gate function that is not above 0 at 0 or is flat there, start open.
     - CoordAtt and Eca start with nearly constant gates in the middle of their range; gains, one per
-      channel, make their product the gate of the site for usual means.
+      channel, make their product the gate of the site for usual means. CoordAtt with a given gain
+      per channel matches the mean of that gain alone. Eca with a gain that is given, or with a gate
+      that is not above 0 at 0, starts near its gate at 0 times that gain, whatever the site's.
+    - What the later stages of the old block compute is not carried over.
     - A block of the same class, functions and shapes is copied. Where the site has no such layers,
       or a norm other than batch norm between them, a block starts fresh.
 

@@ -160,6 +160,17 @@ def test_a_gain_that_is_loaded_in_inference_mode_can_be_trained_with():
     assert block.conv.weight.grad.abs().max() > 0
 
 
+def test_a_gain_that_was_made_a_parameter_is_loaded_as_one():
+    block, saved = create_block("Eca", C, gain=2.0), create_block("Eca", C, gain=3.0)
+    block.gain = nn.Parameter(block.gain)
+    own = block.gain
+    block.load_state_dict(saved.state_dict())
+    assert block.gain is own
+    assert own == 3.0
+    with pytest.raises(RuntimeError, match="size mismatch for gain"):
+        block.load_state_dict(gained_block("Eca").state_dict())
+
+
 @pytest.mark.parametrize(
     ("own", "error"), [(None, "Unexpected key.*gain"), (2.0, "size mismatch for gain")]
 )

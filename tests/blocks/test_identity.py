@@ -8,7 +8,14 @@ from attnblocks import CBAM, AttentionBlock, CaCo, create_block, recipe
 from attnblocks.blocks.cbam import SpatialGate
 from attnblocks.blocks.gain import GainedStage
 from attnblocks.blocks.waking import wake
-from tests.helpers import both_formats, both_modes, every_block, random_map
+from tests.helpers import (
+    both_formats,
+    both_modes,
+    every_block,
+    random_map,
+    snapshot,
+    unchanged,
+)
 
 C = 16
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -164,9 +171,12 @@ def test_a_gain_that_was_given_is_the_right_one_or_an_error():
     assert block.coord_gain.shape == (C,)
     x = random_map(2, C, 4, 4)
     assert torch.equal(block(x), x)
-    for wrong in (CaCo(C, gain=1.5), CaCo(C, coord_gain=[2.0] * 15 + [1.0])):
-        with pytest.raises(ValueError, match=r"was given a gain of .*start at 1 with 2: leave the"):
+    for wrong, values in ((CaCo(C, gain=1.5), "1.5"), (CaCo(C, coord_gain=[2, 1] * 8), "1 to 2")):
+        before = snapshot(wrong)
+        message = rf"Gate has a gain of {values}, from .* a fit, .*start at 1 with 2: make a fresh"
+        with pytest.raises(ValueError, match=message):
             wrong.start_as_identity()
+        assert unchanged(wrong, before)  # the stage in front of it, too
     CBAM(C, gain=1.5, device="meta").start_as_identity()  # its values are not known
 
 

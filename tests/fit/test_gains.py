@@ -1,10 +1,12 @@
 """The gains that a fit gives to blocks: least squares first, then by their logarithms."""
 
 import copy
+import json
 import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from attnblocks import (
@@ -114,6 +116,21 @@ def test_gains_are_put_back_to_the_bit(gain):
     assert unchanged(model, before)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize(("name", "stage"), [("Eca", ""), ("CaCo", "channel."), ("CaCo", "coord.")])
+def test_gains_without_a_logarithm_are_refused_before_model_runs(name, stage, value):
+    model, original = swapped(name)
+    gain = torch.ones(16)
+    gain[5] = value
+    model[3].load_state_dict({**model[3].state_dict(), f"{stage}gain": gain})
+    model.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    message = (
+        rf"block at '3' cannot be fitted: .*above 0 and finite, and its \w+ has {value:g}: make"
+    )
+    with pytest.raises(ValueError, match=message):
+        warm_start(model, original, batches(), **FAST)
+
+
 def test_eca_comes_far_nearer_than_without_gains(monkeypatch):
     after = []
     for last in (None, lambda block: None):
@@ -144,5 +161,7 @@ def test_a_block_without_an_argument_for_gains_is_saved_with_them(tmp_path):
     warm_start(model, original, batches(), **FAST)
     assert model[3].coord.gain is not None
     save_model(model, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["attnblocks"])["format"] == 2  # 0.1.0 knows no gains
     loaded = load_model(tmp_path / "model.safetensors", base=network()).eval()
     assert torch.equal(loaded(batches()[0]), model(batches()[0]))

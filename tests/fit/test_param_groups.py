@@ -277,14 +277,18 @@ def test_wrong_arguments_are_named(options, error, message):
 
 @pytest.mark.parametrize("argument", ["gate_lr", "gate_weight_decay"])
 def test_a_rate_for_layers_that_are_not_there_is_an_error(argument):
-    message = f"^{argument} is for .* rows, columns, positions alone.*gates of: %s.*'channel'"
-    for model, there in [
-        (SE(8), "channel"),
-        (layers(), "no block"),
-        (Mixed(8), "channel and rows"),
+    message = rf"^{argument} is for .* rows, columns, positions alone.* none%s {argument} out$"
+    other = r"; there are gates of: %s\. Name them, such as gates=\('channel',%s\), or leave"
+    for model, end in [
+        (SE(8), other % ("channel", "")),
+        (torchvision.ops.SqueezeExcitation(8, 2), other % ("channel", "")),
+        (Mixed(8), other % ("channel and rows", " 'rows'")),
+        (layers(), ", nor any other: leave"),
     ]:
-        with pytest.raises(ValueError, match=message % there):
+        with pytest.raises(ValueError, match=message % end):
             param_groups(model, 1e-3, 0.1, **{argument: 0.0})
+    with pytest.raises(ValueError, match=r"channel alone, .* none, nor any other: leave"):
+        param_groups(layers(), 1e-3, 0.1, gates=("channel",), **{argument: 0.0})
     with pytest.raises(ValueError, match=f"{argument} is for .* of positions alone"):
         param_groups(create_block("CoordAtt", 8), 1e-3, 0.1, gates=["positions"], **{argument: 0})
     assert [g["name"] for g in param_groups(SpatialGate(), 1e-3, 0.1, **{argument: 0.0})]

@@ -109,7 +109,7 @@ BN = {"after": "bn"}
         (SE, {**BN, "dtype": torch.float64}, TypeError, "'dtype'"),
         (SE, {**BN, "no_such": 1}, ValueError, "behind 'bn' cannot be made: .*no_such"),
         (SE, {**BN, "gate_layer": nn.ReLU}, ValueError, "gates of ReLU cannot start at 1"),
-        (SE, {**BN, "gain": 3.0}, ValueError, "was given a gain of 3.0"),
+        (SE, {**BN, "gain": 3.0}, ValueError, "has a gain of 3, from its maker"),
         (fails_at_bn, {"after": ["stem.1", "bn"]}, ValueError, "behind 'bn'.*out of ideas"),
         (lambda place: place.channels, BN, ValueError, "8 is no nn.Module"),
         (lambda place: ONE, {"after": ["bn", "stem.1"]}, ValueError, "one several times"),
