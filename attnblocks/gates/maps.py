@@ -81,12 +81,14 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
                 return
             if name in found:
                 raise ValueError(f"the block {name!r} runs twice: its gates differ from run to run")
-            gates = block.gates((*args, *kwargs.values())[0])
+            x = (*args, *kwargs.values())[0]
+            gates = block.gates(x)
             if len(gates) != len(block.gate_names):
                 raise ValueError(
                     f"gate_names of {type(block).__name__} must name its {len(gates)} gates, got "
                     f"{block.gate_names}"
                 )
+            gates = [_for_each_image(gate, len(x)) for gate in gates]
             found[name] = SiteAttention(
                 dict(zip(block.gate_names, gates, strict=True)),
                 _on_image(gates, images.shape[-2:]),
@@ -135,6 +137,12 @@ def _gains(block: AttentionBlock) -> dict[str, Tensor]:
                 gain = stage.gain.detach().clone()
                 gains[name] = gains[name] * gain if name in gains else gain
     return gains
+
+
+def _for_each_image(gate: Tensor, count: int) -> Tensor:
+    """A gate (count, C, h, w), of one that broadcasts: some gates depend on no image."""
+    shape = torch.broadcast_shapes(gate.shape, (1, 1, 1, 1))
+    return gate.expand(count, *shape[1:])
 
 
 def _on_image(gates: list[Tensor], size: torch.Size) -> Tensor:
