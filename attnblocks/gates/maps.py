@@ -141,8 +141,7 @@ def _gains(block: AttentionBlock) -> dict[str, Tensor]:
 
 def _for_each_image(gate: Tensor, count: int) -> Tensor:
     """A gate (count, C, h, w), of one that broadcasts: some gates depend on no image."""
-    shape = torch.broadcast_shapes(gate.shape, (1, 1, 1, 1))
-    return gate.expand(count, *shape[1:])
+    return gate[(None,) * (4 - gate.ndim)].expand(count, -1, -1, -1)
 
 
 def _on_image(gates: list[Tensor], size: torch.Size) -> Tensor:

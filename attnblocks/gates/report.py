@@ -25,7 +25,8 @@ class SiteGates:
         name: qualified name of the block.
         gates: one entry for each of its gates.
         on_where: mean share of its attention that lies in the region of interest; None for a block
-            that gates channels alone, and without a region.
+            that gates channels alone, for one whose attention is negative anywhere (its parts have
+            no shares), and without a region.
     """
 
     name: str
@@ -153,6 +154,7 @@ def gate_report(
     region = None if where is None else _check_where(where, images)
     sums: dict[tuple[str, str], GateSums] = {}
     inside: dict[str, list[Tensor]] = {}
+    signed: set[str] = set()
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         maps = _maps(model, images[batch])
@@ -170,14 +172,16 @@ def gate_report(
                     None if old is None else old[site].gates[name],
                 )
             if region is not None and attention.is_spatial:
-                shares = share_inside(attention.on_image.cpu(), region[batch])
-                inside.setdefault(site, []).append(shares)
+                on_image = attention.on_image.cpu()
+                inside.setdefault(site, []).append(share_inside(on_image, region[batch]))
+                if (on_image < 0).any():
+                    signed.add(site)
     gates = [gate.statistics() for gate in sums.values()]
     sites = tuple(
         SiteGates(
             site,
             tuple(gate for gate in gates if gate.site == site),
-            torch.cat(inside[site]).mean().item() if site in inside else None,
+            torch.cat(inside[site]).mean().item() if site in inside.keys() - signed else None,
         )
         for site in dict.fromkeys(gate.site for gate in gates)
     )

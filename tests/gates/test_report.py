@@ -31,6 +31,18 @@ def test_attention_in_a_region_beside_its_area():
     assert "over 4 images, 3 of them with a region" in str(report)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_attention_that_is_negative_has_no_share_in_a_region(batch_size):
+    images, where = torch.full((3, 3, 2, 4), 0.5), torch.ones(3, 2, 4, dtype=torch.bool)
+    looks, _ = gate_report(nn.Sequential(Looks(3), Eca(3)), images, where=where).sites
+    assert looks.on_where == 1
+    images[1, :, 1, 1] = -0.5
+    report = gate_report(
+        nn.Sequential(Looks(3), Eca(3)), images, where=where, batch_size=batch_size
+    )
+    assert [site.on_where for site in report.sites] == [None, None]
+
+
 def test_how_far_gates_moved():
     images = random_map(5, 3, 6, 8, dtype=torch.float64).sigmoid()
     model = nn.Sequential(Planted(3, 0.6))
