@@ -4,6 +4,7 @@ A gate that is the same for every image and at every position is a fixed scale, 
 beside it could absorb.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from attnblocks.blocks.layers import positive_int
 from attnblocks.gates.maps import SiteAttention, attention_maps
 from attnblocks.gates.statistics import GateStatistics, GateSums, share_inside
 from attnblocks.swap.table import lay_out
@@ -108,7 +110,8 @@ def gate_report(
     """Say of every gate how open it is, on what it depends and how far it has moved.
 
     The networks run in eval mode, batch by batch, and are left as they were: see
-    :func:`attnblocks.visualize.attention_maps`.
+    :func:`attnblocks.visualize.attention_maps`. The images go to the device of each network, and,
+    if they are of floats, to the dtype of its first parameter of floats.
 
     Args:
         model: a network with blocks of this library.
@@ -130,7 +133,8 @@ def gate_report(
             them, or mark no region or less than two classes; ``batch_size`` is below 1; ``before``
             is ``model`` itself, or has other blocks or gates of another shape; and what
             :func:`attnblocks.visualize.attention_maps` raises.
-        TypeError: ``where`` is not of bool, or ``labels`` not of integers.
+        TypeError: ``images`` or ``where`` is no tensor, ``where`` is not of bool, ``labels`` are
+            not integers, or ``batch_size`` is no int.
 
     Example:
         >>> from attnblocks import CaCo
@@ -144,10 +148,11 @@ def gate_report(
               columns  1.000       0.0000          0.0000  0.0000   0.000  0.000
         over 4 images; blocks that do nothing: ''
     """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be (N, C, H, W), none of them 0, got {tuple(images.shape)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = positive_int("batch_size", batch_size)
     if before is not None and unwrap(before, "gate_report") is unwrap(model, "gate_report"):
         raise ValueError("before is model itself: give a deep copy that was made before training")
     classes = None if labels is None else _check_labels(labels, len(images))
@@ -194,11 +199,19 @@ def gate_report(
 
 def _maps(network: nn.Module, images: Tensor) -> dict[str, SiteAttention]:
     tensors = chain(network.parameters(), network.buffers())
-    return attention_maps(network, images.to(next((t.device for t in tensors), images.device)))
+    images = images.to(next((t.device for t in tensors), images.device))
+    if images.is_floating_point():
+        dtypes = (p.dtype for p in network.parameters() if p.is_floating_point())
+        images = images.to(next(dtypes, images.dtype))
+    return attention_maps(network, images)
 
 
 def _check_labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
-    classes = torch.as_tensor(labels).cpu()
+    try:
+        classes = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # of strings, of None, not of one length
+        given = reprlib.repr(labels)
+        raise TypeError(f"labels must be integers, one for each image, got {given}") from error
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"labels must be integers, one for each image, got {classes.dtype}")
     if classes.shape != (count,):
@@ -210,6 +223,8 @@ def _check_labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
 
 def _check_where(where: Tensor, images: Tensor) -> Tensor:
     expected = (len(images), *images.shape[2:])
+    if not isinstance(where, Tensor):
+        raise TypeError(f"where must be a tensor of torch.bool, got {type(where).__name__}")
     if where.dtype != torch.bool:
         raise TypeError(f"where must be of torch.bool, such as masks > 0, got {where.dtype}")
     if where.shape != expected:
