@@ -111,7 +111,9 @@ def gate_report(
 
     The networks run in eval mode, batch by batch, and are left as they were: see
     :func:`attnblocks.visualize.attention_maps`. The images go to the device of each network, and,
-    if they are of floats, to the dtype of its first parameter of floats.
+    if they are of floats, to the dtype of its first parameter of floats. Where a network draws
+    random numbers even in eval mode, each batch starts from the random state that there is now, for
+    ``model`` as for ``before``: an unchanged copy has not moved.
 
     Args:
         model: a network with blocks of this library.
@@ -123,7 +125,8 @@ def gate_report(
             area. Images without a region count for neither; one whose gates are all 0 counts as if
             its attention were the same everywhere.
         labels: a class for each image, (N,); adds how far the gates of the classes are apart.
-        batch_size: images that run at a time; it changes the numbers by rounding alone.
+        batch_size: images that run at a time; it changes the numbers by rounding alone, unless a
+            network draws random numbers.
 
     Returns:
         The report; print it.

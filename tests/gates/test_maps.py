@@ -1,10 +1,13 @@
 """Gates read at every site: those that no image changes, and networks that draw random numbers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from attnblocks import AttentionBlock, gate_report
+from attnblocks import AttentionBlock, CaCo, gate_report
 from attnblocks.visualize import attention_maps
 from tests.gates.test_statistics import LABELS, Looks
 
@@ -62,3 +65,35 @@ def test_a_gate_that_no_image_changes_beside_one_that_is_the_image():
     looks, constant = gate_report(model, images, batch_size=4, labels=[0, 0, 0, 0, 1]).gates
     assert looks.between_classes == pytest.approx((1 - 0.375) / 2)
     assert constant.mean == pytest.approx(0.45)
+
+
+class Drops(nn.Module):
+    """Draws random numbers in eval mode, too, and keeps what it gave."""
+
+    def forward(self, x):
+        self.given = F.dropout(x, 0.5, training=True)
+        return self.given
+
+
+def test_the_random_state_is_left_as_it_was():
+    model, x = nn.Sequential(Drops(), CaCo(3)), torch.rand(5, 3, 6, 8)
+    before = torch.get_rng_state()
+    attention_maps(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+    # It was drawn from, not set to a state of its own.
+    assert torch.equal(model[0].given, F.dropout(x, 0.5))
+    assert not torch.equal(torch.get_rng_state(), before)
+    model.append(nn.Linear(5, 5))
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError):
+        attention_maps(model, x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_an_unchanged_copy_has_not_moved_even_if_the_network_draws(batch_size):
+    model, x = nn.Sequential(Drops(), CaCo(3)), torch.rand(5, 3, 6, 8)
+    state = torch.get_rng_state()
+    report = gate_report(model, x, copy.deepcopy(model), batch_size=batch_size)
+    assert [gate.moved for gate in report.gates] == [0, 0, 0]
+    assert torch.equal(torch.get_rng_state(), state)
