@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.gain import GainedStage
 from attnblocks.swap.behind import places_of_blocks
-from attnblocks.swap.observe import eval_mode
+from attnblocks.swap.observe import eval_mode, same_random_state
 from attnblocks.swap.wrappers import unwrap
 
 
@@ -44,8 +44,9 @@ class SiteAttention:
 def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]:
     """Run a network on images and read the gates of every block of this library in it.
 
-    The network runs in eval mode, not compiled, and is left in the mode that it was in; no other
-    thread should train it meanwhile. All maps are kept in memory, so give a few images at a time.
+    The network runs in eval mode, not compiled, and is left in the mode that it was in, as is the
+    random state of PyTorch; no other thread should train it meanwhile. All maps are kept in memory,
+    so give a few images at a time.
 
     Args:
         model: the network. Its own SE blocks of torchvision or timm are not read: swap them with
@@ -81,12 +82,14 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
                 return
             if name in found:
                 raise ValueError(f"the block {name!r} runs twice: its gates differ from run to run")
-            gates = block.gates((*args, *kwargs.values())[0])
+            x = (*args, *kwargs.values())[0]
+            gates = block.gates(x)
             if len(gates) != len(block.gate_names):
                 raise ValueError(
                     f"gate_names of {type(block).__name__} must name its {len(gates)} gates, got "
                     f"{block.gate_names}"
                 )
+            gates = [_for_each_image(gate, len(x)) for gate in gates]
             found[name] = SiteAttention(
                 dict(zip(block.gate_names, gates, strict=True)),
                 _on_image(gates, images.shape[-2:]),
@@ -107,9 +110,14 @@ def attention_maps(model: nn.Module, images: Tensor) -> dict[str, SiteAttention]
         block.register_forward_pre_hook(reader(name), with_kwargs=True)
         for name, block in blocks.items()
     ]
+    tensors = (*model.parameters(), *model.buffers(), images)
     try:
         # Code that is compiled already would not run the hooks.
-        with eval_mode(model), torch.compiler.set_stance("force_eager"):
+        with (
+            eval_mode(model),
+            same_random_state(*tensors),
+            torch.compiler.set_stance("force_eager"),
+        ):
             model(images)
     finally:
         for hook in hooks:
@@ -135,6 +143,11 @@ def _gains(block: AttentionBlock) -> dict[str, Tensor]:
                 gain = stage.gain.detach().clone()
                 gains[name] = gains[name] * gain if name in gains else gain
     return gains
+
+
+def _for_each_image(gate: Tensor, count: int) -> Tensor:
+    """A gate (count, C, h, w), of one that broadcasts: some gates depend on no image."""
+    return gate[(None,) * (4 - gate.ndim)].expand(count, -1, -1, -1)
 
 
 def _on_image(gates: list[Tensor], size: torch.Size) -> Tensor:

@@ -4,6 +4,7 @@ A gate that is the same for every image and at every position is a fixed scale, 
 beside it could absorb.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from attnblocks.blocks.layers import positive_int
 from attnblocks.gates.maps import SiteAttention, attention_maps
 from attnblocks.gates.statistics import GateStatistics, GateSums, share_inside
 from attnblocks.swap.table import lay_out
@@ -25,7 +27,8 @@ class SiteGates:
         name: qualified name of the block.
         gates: one entry for each of its gates.
         on_where: mean share of its attention that lies in the region of interest; None for a block
-            that gates channels alone, and without a region.
+            that gates channels alone, for one whose attention is negative anywhere (its parts have
+            no shares), and without a region.
     """
 
     name: str
@@ -107,7 +110,10 @@ def gate_report(
     """Say of every gate how open it is, on what it depends and how far it has moved.
 
     The networks run in eval mode, batch by batch, and are left as they were: see
-    :func:`attnblocks.visualize.attention_maps`.
+    :func:`attnblocks.visualize.attention_maps`. The images go to the device of each network, and,
+    if they are of floats, to the dtype of its first parameter of floats. Where a network draws
+    random numbers even in eval mode, each batch starts from the random state that there is now, for
+    ``model`` as for ``before``: an unchanged copy has not moved.
 
     Args:
         model: a network with blocks of this library.
@@ -119,7 +125,8 @@ def gate_report(
             area. Images without a region count for neither; one whose gates are all 0 counts as if
             its attention were the same everywhere.
         labels: a class for each image, (N,); adds how far the gates of the classes are apart.
-        batch_size: images that run at a time; it changes the numbers by rounding alone.
+        batch_size: images that run at a time; it changes the numbers by rounding alone, unless a
+            network draws random numbers.
 
     Returns:
         The report; print it.
@@ -129,7 +136,8 @@ def gate_report(
             them, or mark no region or less than two classes; ``batch_size`` is below 1; ``before``
             is ``model`` itself, or has other blocks or gates of another shape; and what
             :func:`attnblocks.visualize.attention_maps` raises.
-        TypeError: ``where`` is not of bool, or ``labels`` not of integers.
+        TypeError: ``images`` or ``where`` is no tensor, ``where`` is not of bool, ``labels`` are
+            not integers, or ``batch_size`` is no int.
 
     Example:
         >>> from attnblocks import CaCo
@@ -143,16 +151,18 @@ def gate_report(
               columns  1.000       0.0000          0.0000  0.0000   0.000  0.000
         over 4 images; blocks that do nothing: ''
     """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be (N, C, H, W), none of them 0, got {tuple(images.shape)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = positive_int("batch_size", batch_size)
     if before is not None and unwrap(before, "gate_report") is unwrap(model, "gate_report"):
         raise ValueError("before is model itself: give a deep copy that was made before training")
     classes = None if labels is None else _check_labels(labels, len(images))
     region = None if where is None else _check_where(where, images)
     sums: dict[tuple[str, str], GateSums] = {}
     inside: dict[str, list[Tensor]] = {}
+    signed: set[str] = set()
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         maps = _maps(model, images[batch])
@@ -170,14 +180,16 @@ def gate_report(
                     None if old is None else old[site].gates[name],
                 )
             if region is not None and attention.is_spatial:
-                shares = share_inside(attention.on_image.cpu(), region[batch])
-                inside.setdefault(site, []).append(shares)
+                on_image = attention.on_image.cpu()
+                inside.setdefault(site, []).append(share_inside(on_image, region[batch]))
+                if (on_image < 0).any():
+                    signed.add(site)
     gates = [gate.statistics() for gate in sums.values()]
     sites = tuple(
         SiteGates(
             site,
             tuple(gate for gate in gates if gate.site == site),
-            torch.cat(inside[site]).mean().item() if site in inside else None,
+            torch.cat(inside[site]).mean().item() if site in inside.keys() - signed else None,
         )
         for site in dict.fromkeys(gate.site for gate in gates)
     )
@@ -190,11 +202,19 @@ def gate_report(
 
 def _maps(network: nn.Module, images: Tensor) -> dict[str, SiteAttention]:
     tensors = chain(network.parameters(), network.buffers())
-    return attention_maps(network, images.to(next((t.device for t in tensors), images.device)))
+    images = images.to(next((t.device for t in tensors), images.device))
+    if images.is_floating_point():
+        dtypes = (p.dtype for p in network.parameters() if p.is_floating_point())
+        images = images.to(next(dtypes, images.dtype))
+    return attention_maps(network, images)
 
 
 def _check_labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
-    classes = torch.as_tensor(labels).cpu()
+    try:
+        classes = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:  # of strings, of None, not of one length
+        given = reprlib.repr(labels)
+        raise TypeError(f"labels must be integers, one for each image, got {given}") from error
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"labels must be integers, one for each image, got {classes.dtype}")
     if classes.shape != (count,):
@@ -206,6 +226,8 @@ def _check_labels(labels: Tensor | Sequence[int], count: int) -> Tensor:
 
 def _check_where(where: Tensor, images: Tensor) -> Tensor:
     expected = (len(images), *images.shape[2:])
+    if not isinstance(where, Tensor):
+        raise TypeError(f"where must be a tensor of torch.bool, got {type(where).__name__}")
     if where.dtype != torch.bool:
         raise TypeError(f"where must be of torch.bool, such as masks > 0, got {where.dtype}")
     if where.shape != expected:

@@ -26,7 +26,8 @@ class GateStatistics:
         mean: of all its values, with the gain: it multiplies the map.
         spread: over images and positions together.
         closed: share of the values in the lowest tenth of the range, which ends at the gain (at 1
-            without a gain).
+            without a gain). Where values can be negative, their sizes count: a gate near 0 is
+            closed, and one near -1 is open.
         open: share of the values in the highest tenth of the range.
         over_images: spread over the images, of the mean of all positions.
         over_positions: spread over the positions within an image; 0 for a channel gate.
@@ -99,7 +100,7 @@ class GateSums:
     def __init__(self, site: str, gate: str, shape: torch.Size, gain: Tensor | None) -> None:
         self.site, self.gate, self.shape = site, gate, shape
         top = torch.ones(()) if gain is None else gain
-        self.top = top.cpu().double().view(-1, 1)  # of the range; (C or 1, 1)
+        self.top = top.cpu().double().abs().view(-1, 1)  # of the range; (C or 1, 1)
         self.images = self.closed = self.open = 0
         self.mean = torch.zeros(shape[0], dtype=torch.float64)
         self.deviations, self.within = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
@@ -127,8 +128,8 @@ class GateSums:
         self.deviations += shift.square() * (self.images * n / total)
         self.mean += shift * (n / total)
         self.images = total
-        self.closed += int((gate < 0.1 * self.top).sum())
-        self.open += int((gate > 0.9 * self.top).sum())
+        self.closed += int((gate.abs() < 0.1 * self.top).sum())
+        self.open += int((gate.abs() > 0.9 * self.top).sum())
         if labels is not None:
             for label in set(labels.tolist()):
                 chosen = means[labels == label]

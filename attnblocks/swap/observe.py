@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from attnblocks.swap.maps import follows, why_no_map
@@ -104,15 +104,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ]
     buffers = [buffer for buffer in model.buffers() if not is_lazy(buffer) and not buffer.is_meta]
     values = [buffer.clone() for buffer in buffers]
-    devices: dict[str, set[int]] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.index is not None and not tensor.is_meta:
-            devices.setdefault(tensor.device.type, set()).add(tensor.device.index)
     try:
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng([]))
-            for kind, indices in devices.items():
-                stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+            stack.enter_context(same_random_state(*model.parameters(), *model.buffers()))
             stack.enter_context(eval_mode(model))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -125,6 +119,24 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for buffer, value in zip(buffers, values, strict=True):
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@contextmanager
+def same_random_state(*tensors: Tensor) -> Iterator[None]:
+    """Put the random state of PyTorch back to what it is, on the CPU and on the tensors' devices.
+
+    Args:
+        tensors: those of a network and what it is called with.
+    """
+    devices: dict[str, set[int]] = {}
+    for tensor in tensors:
+        if tensor.device.index is not None and not tensor.is_meta:
+            devices.setdefault(tensor.device.type, set()).add(tensor.device.index)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([]))
+        for kind, indices in devices.items():
+            stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+        yield
 
 
 @contextmanager

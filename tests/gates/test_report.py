@@ -31,6 +31,18 @@ def test_attention_in_a_region_beside_its_area():
     assert "over 4 images, 3 of them with a region" in str(report)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_attention_that_is_negative_has_no_share_in_a_region(batch_size):
+    images, where = torch.full((3, 3, 2, 4), 0.5), torch.ones(3, 2, 4, dtype=torch.bool)
+    looks, _ = gate_report(nn.Sequential(Looks(3), Eca(3)), images, where=where).sites
+    assert looks.on_where == 1
+    images[1, :, 1, 1] = -0.5
+    report = gate_report(
+        nn.Sequential(Looks(3), Eca(3)), images, where=where, batch_size=batch_size
+    )
+    assert [site.on_where for site in report.sites] == [None, None]
+
+
 def test_how_far_gates_moved():
     images = random_map(5, 3, 6, 8, dtype=torch.float64).sigmoid()
     model = nn.Sequential(Planted(3, 0.6))
@@ -84,7 +96,10 @@ MASKS = torch.ones(4, 6, 5, dtype=torch.bool)
     [
         (ValueError, r"images must be \(N, C, H, W\).*got \(8, 6, 5\)", IMAGES[0], {}),
         (ValueError, r"none of them 0, got \(0, 8, 6, 5\)", IMAGES[:0], {}),
+        (TypeError, r"images must be a tensor \(N, C, H, W\), got list", [IMAGES], {}),
         (ValueError, "batch_size must be at least 1, got 0", IMAGES, {"batch_size": 0}),
+        (TypeError, "batch_size must be an int, got 2.0", IMAGES, {"batch_size": 2.0}),
+        (TypeError, "where must be a tensor of .*ndarray", IMAGES, {"where": MASKS.numpy()}),
         (ValueError, r"where must be \(4, 6, 5\).*got \(3, 6, 5\)", IMAGES, {"where": MASKS[:3]}),
         (ValueError, r"where must be .*got \(4, 1, 6, 5\)", IMAGES, {"where": MASKS[:, None]}),
         (TypeError, "where must be of torch.bool, .*float32", IMAGES, {"where": MASKS.float()}),
@@ -92,12 +107,51 @@ MASKS = torch.ones(4, 6, 5, dtype=torch.bool)
         (ValueError, r"labels must be \(4,\), .*got \(3,\)", IMAGES, {"labels": [0, 1, 0]}),
         (TypeError, "labels must be integers.*float32", IMAGES, {"labels": [0.0, 1, 0, 1]}),
         (TypeError, "labels must be integers.*bool", IMAGES, {"labels": [True] * 4}),
+        (TypeError, r"labels must be integers.*got \['a', 'b'", IMAGES, {"labels": [*"abab"]}),
+        (TypeError, r"labels must be integers.*got \[\[0\], \[", IMAGES, {"labels": [[0], [1, 0]]}),
         (ValueError, "at least two classes, got only 3", IMAGES, {"labels": [3] * 4}),
     ],
 )
 def test_what_does_not_fit_is_an_error(error, said, images, options):
     with pytest.raises(error, match=said):
         gate_report(CaCo(8), images, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_go_to_the_dtype_of_each_network(dtype):
+    model = nn.Sequential(Counts(), random_block("CaCo", 8).to(dtype))
+    before = copy.deepcopy(model).float()
+    found = gate_report(model, IMAGES, before, labels=torch.arange(4, dtype=torch.uint8))
+    expected = gate_report(model, IMAGES.to(dtype), before)
+    for one, other in zip(found.gates, expected.gates, strict=True):
+        assert one.mean == other.mean
+        assert 0 < one.moved < 1e-2
+    # Images of integers are left to the network.
+    whole = gate_report(nn.Sequential(Cast(dtype), *model), (IMAGES * 255).to(torch.uint8))
+    assert whole.gates[0].mean > 0
+
+
+class Counts(nn.Module):
+    """A network's first parameter may be of integers, which says nothing of its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = nn.Parameter(torch.zeros((), dtype=torch.int64), requires_grad=False)
+
+    def forward(self, x):
+        return x
+
+
+class Cast(nn.Module):
+    """Takes bytes."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        return x.to(self.dtype) / 255
 
 
 def test_a_network_without_blocks_is_an_error():

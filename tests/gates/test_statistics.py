@@ -145,6 +145,15 @@ def test_shares_are_of_the_range_of_each_channel():
     assert (rows.closed, rows.open) == pytest.approx(shares)
 
 
+def test_shares_of_gates_that_can_be_negative_are_of_their_sizes():
+    images = torch.tensor([-1.0, -0.95, -0.5, -0.05, 0.0, 0.5, 0.85, 1.0]).view(8, 1, 1, 1)
+    (gate,) = gate_report(Looks(1), images, batch_size=3).gates
+    assert (gate.closed, gate.open) == (2 / 8, 3 / 8)
+    negative = SiteAttention({"channel": -2 * images}, images[:, 0], {"channel": torch.tensor(-2)})
+    (gate,) = site_statistics({"a": negative})
+    assert (gate.closed, gate.open) == (2 / 8, 3 / 8)
+
+
 def test_gains_are_those_of_the_stages():
     block = CBAM(8, gain=3.0, spatial_gain=1.5)
     x = torch.rand(2, 8, 4, 4)
