@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error(f"argument --seeds: must be at least 2, for a spread; got {options.seeds}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     lesions = load_lesions(options.data, options.out / "cache")

@@ -26,6 +26,7 @@ from examples.ham10000.configure import (
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
 from examples.ham10000.training.attention import ATTENTION
+from examples.ham10000.training.fitting import IMAGES
 from examples.ham10000.training.losses import LOSSES
 from examples.ham10000.training.models import PAPER_MODELS
 
@@ -186,7 +187,8 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
         text += "names, such as 'layer?.*.bn2', or residual, stages, depthwise"
         _add(group, "--insert", text, type=_text, nargs="+", metavar="PATTERN")
     text = "how a block starts; fresh: as published; inherit: from the SE it replaces; "
-    text += "fitted: to it, on 512 training images without labels; identity: one of --insert, "
+    text += f"fitted: to it, on {IMAGES:,} training images without labels; "
+    text += "identity: one of --insert, "
     text += "changing nothing; loaded: as in the file of weights; default: loaded where the file "
     text += "has the block, identity with --insert, fitted with other weights, else fresh"
     _add(group, "--init", text, choices=INITS)

@@ -2,9 +2,12 @@
 
 import json
 import re
+import sys
 
 import numpy as np
+import pytest
 
+from benchmarks.warm_start.__main__ import main
 from benchmarks.warm_start.report import report
 from benchmarks.warm_start.setup import COMPARED, OWN, split
 from examples.ham10000.data.index import read_index
@@ -36,6 +39,15 @@ def test_the_table_holds_means_and_spreads(tmp_path):
             (probes[arm] - probes[OWN]).mean(),
         ]
         np.testing.assert_allclose(found[arm.name], expected, atol=6e-4)
+
+
+def test_one_seed_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    options = ["--data", "none", "--weights", "none", "--out", str(tmp_path / "new")]
+    monkeypatch.setattr(sys, "argv", ["warm_start", *options, "--seeds", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "argument --seeds: must be at least 2, for a spread; got 1" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_lesion_is_in_two_parts_and_the_test_part_is_in_none(ham10000):

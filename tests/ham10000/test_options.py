@@ -14,6 +14,7 @@ from examples.ham10000.configure import train_config
 from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
 from examples.ham10000.training.attention import gates_with_rate
+from examples.ham10000.training.fitting import IMAGES
 from tests.ham10000.finished import finish
 from tests.ham10000.runs import MODEL, QUICK
 
@@ -131,6 +132,9 @@ def test_the_help_says_the_defaults_with_weights_and_without(capsys):
     )
     assert said("train", "--warmup") == "with --weights 0.125 of the epochs, at most 1; else 0"
     assert said("train", "--clip-grad-norm") == "with --weights 1; else none"
+    with pytest.raises(SystemExit):
+        parse(["train", "--help"])
+    assert f"on {IMAGES:,} training images" in " ".join(capsys.readouterr().out.split())
     rows = [said("reproduce", f"--{name}") for name in ("gate-lr", "warmup", "clip-grad-norm")]
     assert rows == ["--lr", "0", "none"]
 

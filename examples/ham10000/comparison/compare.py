@@ -134,5 +134,5 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "parameters": run.parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
-        "gates": describe_gates(run.gates),
+        "gates": describe_gates(run.gates, run.config.folds or 1),
     }

@@ -19,15 +19,17 @@ NOTE = (
 HEADER = ["gate", "mean", "spread at the start", "spread", "between classes", "moved"]
 
 
-def describe_gates(recorded: Sequence[RecordedGates]) -> dict[str, Any] | None:
+def describe_gates(recorded: Sequence[RecordedGates], networks: int = 1) -> dict[str, Any] | None:
     """Figures of the gates of a run, or of all folds of an arm, for JSON.
 
     Args:
         recorded: of each network that has recorded them.
+        networks: how many the run or arm has.
 
     Returns:
-        ``blocks`` of all networks, how many of them ``do_nothing``, ``kinds`` of gates with the
-        medians of their figures; None where nothing was recorded.
+        ``blocks`` of all networks, how many of them ``do_nothing``, and ``did_nothing`` at the
+        start, None unless each of them has kept it; ``kinds`` of gates with the medians of
+        their figures. None where nothing was recorded.
     """
     if not recorded:
         return None
@@ -37,9 +39,12 @@ def describe_gates(recorded: Sequence[RecordedGates]) -> dict[str, Any] | None:
     return {
         "images": ends[0].images,
         "networks": len(ends),
+        "of_networks": networks,
         "blocks": sum(len(end.sites) for end in ends),
         "do_nothing": sum(len(end.idle) for end in ends),
-        "did_nothing": sum(len(start.idle) for start in starts) if starts else None,
+        "did_nothing": (
+            sum(len(start.idle) for start in starts) if len(starts) == len(ends) else None
+        ),
         "kinds": {
             kind: {
                 "mean": _median([gate.mean for gate in gates]),
@@ -68,7 +73,9 @@ def idle_blocks(gates: dict[str, Any] | None) -> str:
     """Such as ``2 of 9 blocks do nothing (9 at the start)``."""
     if gates is None:
         return "no gates recorded"
-    networks = f" in {gates['networks']} networks" if gates["networks"] > 1 else ""
+    recorded, of = gates["networks"], gates["of_networks"]
+    share = f"{recorded}" if recorded == of else f"{recorded} of {of}"
+    networks = f" in {share} networks" if of > 1 else ""
     start = "" if gates["did_nothing"] is None else f" ({gates['did_nothing']} at the start)"
     return f"{gates['do_nothing']} of {gates['blocks']} blocks{networks} do nothing{start}"
 

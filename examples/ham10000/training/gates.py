@@ -1,6 +1,7 @@
 """How the gates of a run have moved in its training: ``start.ckpt`` and ``gates.json``."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from examples.ham10000.training.lit import LesionClassifier
 
 MOST_IMAGES = 256
 """Figures of gates are over at most that many images of a part, evenly spaced."""
+
+OPTIONAL = ("between_classes", "moved")
+"""Figures of a gate that may be unknown."""
 
 START, GATES = "start.ckpt", "gates.json"
 """The files of a run: the weights before its first step, and the figures of its gates."""
@@ -127,8 +131,31 @@ def read_gates(run: Path) -> RecordedGates | None:
 
 
 def _read_report(content: dict[str, Any]) -> GateReport:
-    sites = (
-        SiteGates(site["name"], tuple(GateStatistics(**gate) for gate in site["gates"]))
+    sites = tuple(
+        SiteGates(_text(site["name"]), tuple(_read_gate(gate) for gate in site["gates"]))
         for site in content["sites"]
     )
-    return GateReport(tuple(sites), content["images"])
+    images = content["images"]
+    if type(images) is not int or images < 1:
+        raise ValueError(f"images must be a whole number above 0, got {images!r}")
+    if not sites or not all(site.gates for site in sites):
+        raise ValueError("it has no sites, or a site without gates")
+    return GateReport(sites, images)
+
+
+def _read_gate(content: dict[str, Any]) -> GateStatistics:
+    gate = GateStatistics(**content)
+    for name, value in asdict(gate).items():
+        if name in ("site", "gate"):
+            _text(value)
+        elif value is None and name in OPTIONAL:
+            continue
+        elif type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return gate
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"names must be text, got {name!r}")
+    return name

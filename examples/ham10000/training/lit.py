@@ -161,12 +161,13 @@ class LesionClassifier(L.LightningModule):
             return optimizer
         steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
         assert epochs is not None
-        warmup = round(self.warmup_epochs * steps / epochs)
-        if warmup >= steps:
+        if self.warmup_epochs >= epochs:
             raise ValueError(
                 f"warmup_epochs must be below the {epochs} epochs of the training, got "
                 f"{self.warmup_epochs:g}"
             )
+        # Of few steps, one is left after the warm-up.
+        warmup = min(round(self.warmup_epochs * steps / epochs), steps - 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: share_of_rate(step, steps=steps, warmup=warmup, schedule=self.schedule),

@@ -9,7 +9,7 @@ from attnblocks import GateReport, SiteGates
 from attnblocks.visualize import GateStatistics
 from examples.ham10000.cli import main
 from examples.ham10000.comparison.compare import compare
-from examples.ham10000.comparison.gates import describe_gates, format_gates
+from examples.ham10000.comparison.gates import describe_gates, format_gates, idle_blocks
 from examples.ham10000.training.gates import RecordedGates
 
 
@@ -39,6 +39,7 @@ def test_medians_over_the_sites():
     assert found == {
         "images": 256,
         "networks": 1,
+        "of_networks": 1,
         "blocks": 3,
         "do_nothing": 1,  # the third: 0.001 and 0.01 are at most 1 % of 1
         "did_nothing": 2,
@@ -62,18 +63,28 @@ def test_medians_over_the_sites():
 
 
 def test_folds_are_pooled_and_an_unknown_start_is_left_open():
-    found = describe_gates([RecordedGates(None, END), RecordedGates(None, START)])
+    found = describe_gates([RecordedGates(None, END), RecordedGates(None, START)], 2)
     assert (found["networks"], found["blocks"]) == (2, 6)
     assert (found["do_nothing"], found["did_nothing"]) == (3, None)
     rows = found["kinds"]["rows"]
     assert rows["spread"] == (0.001 + 0.003) / 2  # of 0, 0.001, 0.001, 0.003, 0.01, 0.03
     assert rows["spread_at_start"] is None
     assert rows["moved"] == 0.125  # of those that are known
-    assert describe_gates([]) is None
+    assert describe_gates([], 2) is None
+
+
+def test_what_did_nothing_at_the_start_is_known_of_all_networks_or_not_at_all():
+    """One of two starts is known; and one of five networks has recorded its gates."""
+    some = describe_gates([RecordedGates(START, END), RecordedGates(None, END)], 2)
+    assert (some["do_nothing"], some["did_nothing"]) == (2, None)
+    assert idle_blocks(some) == "2 of 6 blocks in 2 networks do nothing"
+    one = describe_gates([RecordedGates(START, END)], 5)
+    assert (one["networks"], one["of_networks"], one["did_nothing"]) == (1, 5, 2)
+    assert idle_blocks(one) == "1 of 3 blocks in 1 of 5 networks do nothing (2 at the start)"
 
 
 def test_lines_for_the_terminal():
-    runs = [{"gates": None}, {"gates": describe_gates([RecordedGates(START, END)] * 2)}]
+    runs = [{"gates": None}, {"gates": describe_gates([RecordedGates(START, END)] * 2, 2)}]
     title, head, *rows, idle = format_gates(runs)
     assert title == "Gates"
     words = "run gate mean spread at the start spread between classes moved"

@@ -144,6 +144,12 @@ def test_a_constant_rate_may_be_warmed_up(monkeypatch):
     assert rates(monkeypatch, 6, 3, lr=0.4, schedule="constant")["no decay"] == [0.4] * 6
 
 
+@pytest.mark.parametrize(("steps", "shares"), [(1, [1]), (2, [0.5, 1])])
+def test_a_warm_up_leaves_one_of_few_steps(monkeypatch, steps, shares):
+    seen = rates(monkeypatch, steps, 1, lr=0.4, warmup_epochs=0.9)["weights"]
+    assert seen == pytest.approx([0.4 * share for share in shares])
+
+
 @pytest.mark.parametrize("warmup", [-1, float("nan"), float("inf"), 3])
 def test_a_warm_up_that_leaves_no_epoch_is_refused(monkeypatch, warmup):
     with pytest.raises(ValueError, match=f"warmup_epochs must be .* {warmup:g}"):
