@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from attnblocks import gates
+from attnblocks.gates import report as gate_reports
 from attnblocks.visualize import attention_maps
 from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
@@ -281,7 +281,7 @@ def test_attention_is_read_in_batches_of_the_run(run, batch_size, monkeypatch):
         sizes.append(len(images))
         return attention_maps(model, images)
 
-    monkeypatch.setattr(gates, "attention_maps", record)
+    monkeypatch.setattr(gate_reports, "attention_maps", record)
     monkeypatch.setattr(attention, "show_attention", lambda *_: Figure())  # drawing takes long
     data = load_data(
         read_index(run / "synthetic"), run / "split.csv", 48, run.parent / "ham10000-cache"

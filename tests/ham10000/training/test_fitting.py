@@ -38,6 +38,7 @@ def fitted(weights):
     out = Path(weights).parent / "run"
     with undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "IMAGES", 64)
+        patch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
         assert main([*OPTIONS, "--weights", weights, "--out", str(out)]) == 0
     return out
 
@@ -108,6 +109,7 @@ def test_a_run_is_resumed_to_the_bit(fitted, weights, tmp_path, monkeypatch):
         return step(module, batch, number)
 
     monkeypatch.setattr(fitting, "IMAGES", 64)
+    monkeypatch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
     monkeypatch.setattr(LesionClassifier, "training_step", stop_in_the_second_epoch)
     options = ["--data", str(fitted / "synthetic"), "--weights", weights, "--out", str(out)]
     with pytest.raises(RuntimeError, match="stop"):
