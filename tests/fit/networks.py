@@ -1,5 +1,9 @@
 """A small network with two SE blocks, and what tests of a fit ask of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
@@ -32,6 +36,24 @@ def counted(model: nn.Module) -> list[int]:
     runs: list[int] = []
     model.register_forward_hook(lambda *_: runs.append(1))
     return runs
+
+
+@contextmanager
+def interrupted(block: nn.Module, run: int) -> Iterator[None]:
+    """A block that is stopped from the keyboard in one of its runs, which must come."""
+    runs: list[int] = []
+
+    def stop(*_: object) -> None:
+        runs.append(1)
+        if len(runs) == run:
+            raise KeyboardInterrupt
+
+    handle = block.register_forward_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        handle.remove()
 
 
 def paired(model: nn.Module, original: nn.Module, x: torch.Tensor) -> Pair:

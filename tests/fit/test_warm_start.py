@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from attnblocks import SE, CaCo, CoordAtt, SeCo, find_se, replace_se, warm_start
 from examples.ham10000.data.images import load_image
+from tests.fit.networks import interrupted
 from tests.helpers import randomized, snapshot, unchanged
 
 FAST = {"epochs": (10, 10), "progress": False}
@@ -210,17 +211,9 @@ def test_what_got_worse_is_put_back():
 def test_what_fails_half_way_leaves_the_blocks_as_they_were():
     original = network()
     model = replace_se(original, SeCo, inplace=False)
-    before, calls = snapshot(model), []
-
-    def fail(*_):
-        calls.append(1)
-        if len(calls) == 40:
-            raise KeyboardInterrupt
-
-    handle = model[3].register_forward_hook(fail)
-    with pytest.raises(KeyboardInterrupt):
+    before = snapshot(model)
+    with interrupted(model[3], 40):
         warm_start(model, original, batches(), **FAST)
-    handle.remove()
     assert unchanged(model, before)
 
 
