@@ -138,7 +138,8 @@ def _open(file: Path) -> _Kernels:
     abi = library.attnblocks_abi() if hasattr(library, "attnblocks_abi") else "none"
     if abi != ABI:
         raise _MissingError(
-            f"{file} was built from other sources (version {abi}, not {ABI}): install attnblocks again"
+            f"{file} was built from other sources (version {abi}, not {ABI}): "
+            "install attnblocks again"
         )
     for name, arguments in ARGUMENTS.items():
         function = getattr(library, name)
