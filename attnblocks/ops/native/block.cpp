@@ -138,22 +138,22 @@ class Block {
       for (; c + 4 * kLanes <= own.end; c += 4 * kLanes) measure_chunk<4>(x, m, c, kLanes);
       for (; c < own.end; c += kLanes) measure_chunk<1>(x, m, c, std::min(kLanes, own.end - c));
     } else {
-      for (int64_t c = own.begin; c < own.end; ++c) {
-        const T* plane = x + c * count_;
-        float sum = 0, maximum;
-        if (coord_) {
-          float* rows = m.lines + c * (h_ + w_);
-          const Values<T> values{plane, g_.width, 1};
-          maximum = wants_maxima() ? sum_plane<true>(values, g_.height, g_.width, rows, rows + h_)
-                                   : sum_plane<false>(values, g_.height, g_.width, rows, rows + h_);
-          for (int64_t h = 0; h < g_.height; ++h) sum += rows[h];
-        } else {
-          sum = sum_positions(plane, count_, &maximum);
-        }
-        m.means[c] = sum / static_cast<float>(count_);
-        m.maxima[c] = std::isnan(sum) ? maximum_of(plane, count_, 1, maximum) : maximum;
+      for (int64_t c = own.begin; c < own.end; c += kLanes) {
+        const int64_t valid = std::min(kLanes, own.end - c);
+        Spread spreads[kLanes];
+        for (int64_t i = 0; i < valid; ++i) spreads[i] = measure_plane(x, m, c + i);
+        finish(spreads, x + c * count_, count_, valid, m.means + c,
+               wants_maxima() ? m.maxima + c : nullptr);
       }
     }
+  }
+
+  Spread measure_plane(const T* x, const Memory& m, int64_t c) const {
+    const Values<T> values{x + c * count_, g_.width, 1};
+    if (!coord_) return sum_positions(values.x, count_);
+    float* rows = m.lines + c * (h_ + w_);
+    return wants_maxima() ? sum_plane<true>(values, g_.height, g_.width, rows, rows + h_)
+                          : sum_plane<false>(values, g_.height, g_.width, rows, rows + h_);
   }
 
   template <int K>

@@ -5,24 +5,21 @@
 
 namespace attnblocks {
 
-// Between -87 and 88.7 within 2 units in the last place; exp(0) is exactly 1.
+// Within 2 units in the last place between -87 and 88, infinite above; exp(0) is exactly 1.
 inline vec exp(vec x) {
-  const vec least = all(-87.0f), most = all(88.7f), round = all(12582912.0f);  // 1.5 * 2^23
-  const vec y = x < least ? least : (x > most ? most : x);
-  const vec n = (y * 1.44269504f + round) - round;
+  const vec least = all(-87.0f), most = all(88.0f), round = all(12582912.0f);  // 1.5 * 2^23
+  const vec y = x < least ? least : x;
+  const vec shifted = y * 1.44269504f + round, n = shifted - round;
   const vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2, in two parts
   vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // In two factors: 2^128, which the greatest n needs, is no float.
-  const ivec half = __builtin_convertvector(n, ivec) >> 1;
-  const ivec rest = __builtin_convertvector(n, ivec) - half;
-  const vec scaled = p * reinterpret_cast<vec>((half + 127) << 23) *
-                     reinterpret_cast<vec>((rest + 127) << 23);
-  return x > most ? all(kInfinity) : scaled;
+  p = p * (r * r) + (r + 1.0f);
+  // n is in the low bits of `shifted`; 2^n has it as its exponent.
+  const vec power = reinterpret_cast<vec>((reinterpret_cast<ivec>(shifted) << 23) + 0x3f800000);
+  return x > most ? all(kInfinity) : p * power;
 }
 
 inline vec clamp6(vec x) {

@@ -45,6 +45,11 @@ void multiply(const float* weights, int64_t row_step, int64_t inner, const float
               int64_t step, int64_t first_row, int64_t last_row, int64_t first, int64_t last,
               const Done& done) {
   int64_t r = first_row;
+  if (last - first == kLanes) {  // Too few vectors to keep the processor busy with four rows.
+    for (; r + 8 <= last_row; r += 8) {
+      multiply_block<8, 1>(weights, row_step, inner, columns, step, r, first, done);
+    }
+  }
   for (; r + 4 <= last_row; r += 4) {
     multiply_rows<4>(weights, row_step, inner, columns, step, r, first, last, done);
   }
@@ -90,11 +95,12 @@ inline void dots(const float* lines, int64_t line_step, int64_t count, const flo
   for (; l + 1 < count; l += 2) {
     for (int64_t r = 0; r < rows; r += 4) {
       const int64_t n = std::min<int64_t>(4, rows - r);
-      float y[kLanes];
-      store(y, dot_block<2, 4>(lines + l * line_step, line_step, 2, weights + r * inner, inner, n,
-                               inner));
-      std::copy_n(y, n, out + l * out_step + r);
-      std::copy_n(y + 4, n, out + (l + 1) * out_step + r);
+      const vec y = dot_block<2, 4>(lines + l * line_step, line_step, 2, weights + r * inner, inner,
+                                    n, inner);
+      for (int64_t i = 0; i < n; ++i) {
+        out[l * out_step + r + i] = y[i];
+        out[(l + 1) * out_step + r + i] = y[i + 4];
+      }
     }
   }
   if (l == count) return;

@@ -100,13 +100,6 @@ inline vec greater(vec a, vec b) {
 #endif
 }
 
-inline float max_of(vec x) {
-  float y[kLanes], best = -kInfinity;
-  store(y, x);
-  for (float v : y) best = v > best ? v : best;
-  return best;
-}
-
 struct Sum {
   vec operator()(vec a, vec b) const { return a + b; }
 };

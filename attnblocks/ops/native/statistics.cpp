@@ -16,21 +16,16 @@ void planes(const Geometry& g, const T* x, Range range, Results out) {
   Lines lines(g.height, g.width);
   for (int64_t c = range.begin; c < range.end; c += kLanes) {
     const int64_t valid = std::min(kLanes, range.end - c);
+    const T* first = x + c * count;
+    Spread spreads[kLanes];
     for (int64_t i = 0; i < valid; ++i) {
-      const T* plane = x + (c + i) * count;
-      float sum = 0, maximum;
-      if (out.coords) {
-        const Values<T> values{plane, g.width, 1};
-        maximum = sum_plane<true>(values, g.height, g.width, lines.rows(i), lines.columns(i));
-        for (int64_t h = 0; h < g.height; ++h) sum += lines.rows(i)[h];
-      } else {
-        sum = sum_positions(plane, count, &maximum);
-      }
-      if (out.means) out.means[c + i] = sum / static_cast<float>(count);
-      if (out.maxima) {
-        out.maxima[c + i] = std::isnan(sum) ? maximum_of(plane, count, 1, maximum) : maximum;
-      }
+      const Values<T> values{first + i * count, g.width, 1};
+      spreads[i] = out.coords ? sum_plane<true>(values, g.height, g.width, lines.rows(i),
+                                                lines.columns(i))
+                              : sum_positions(values.x, count);
     }
+    finish(spreads, first, count, valid, out.means ? out.means + c : nullptr,
+           out.maxima ? out.maxima + c : nullptr);
     if (out.coords) {
       const float rows = 1 / static_cast<float>(g.width), columns = 1 / static_cast<float>(g.height);
       lines.write(out.coords + c, g.channels, valid, rows, columns);

@@ -23,63 +23,80 @@ struct Values {
   vec in_column(vec t, int64_t, int64_t, int64_t) const { return t; }
 };
 
+// The maximum of values whose sum is no number: not a number either, if one of them is none.
+template <class T>
+float maximum_of(const T* x, int64_t count, int64_t step, float maximum) {
+  for (int64_t i = 0; i < count; ++i) {
+    const vec t = load_first(x + i * step, 1);
+    if (std::isnan(t[0])) return t[0];
+  }
+  return maximum;
+}
+
+// The sum and the maximum of a plane, each spread over the lanes of a vector.
+struct Spread {
+  vec sum = all(0.0f), maximum = all(-kInfinity);
+};
+
 // A plane, (H, W) in memory: up to K * 8 columns from w on. `rows`, padded to whole vectors, gets
 // or adds the sums of these parts of the rows.
 template <int K, bool kMax, class Source>
 void sum_columns(const Source& source, int64_t height, int64_t w, int64_t last, float* rows,
-                 float* columns, vec& best) {
+                 float* columns, Spread& spread) {
   vec sums[K];
   for (int k = 0; k < K; ++k) sums[k] = all(0.0f);
   const ivec valid = first(last);
   const vec least = all(-kInfinity);
   for (int64_t h = 0; h < height; h += kLanes) {
-    const int64_t count = std::min(kLanes, height - h);
+    const int64_t count = height - h;
     vec of_rows[kLanes];
-    for (int64_t i = 0; i < count; ++i) {
-      vec of_row = all(0.0f);
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLanes; ++i) {
+      of_rows[i] = all(0.0f);
+      if (i >= count) continue;
       for (int k = 0; k < K; ++k) {
         const vec t = source.at(h + i, w + k * kLanes, 0, k + 1 < K ? kLanes : last);
-        of_row += source.in_row(t, w + k * kLanes, 0, kLanes);
+        of_rows[i] += source.in_row(t, w + k * kLanes, 0, kLanes);
         sums[k] += source.in_column(t, h + i, 0, kLanes);
-        if (kMax) best = greater(k + 1 < K || last == kLanes ? t : (valid ? t : least), best);
+        if (kMax) spread.maximum = greater(k + 1 < K ? t : (valid ? t : least), spread.maximum);
       }
-      of_rows[i] = of_row;
     }
-    for (int64_t i = count; i < kLanes; ++i) of_rows[i] = all(0.0f);
     const vec of_eight = across(of_rows, Sum());
+    spread.sum += of_eight;
     store(rows + h, w == 0 ? of_eight : load(rows + h) + of_eight);
   }
   for (int k = 0; k < K; ++k) store(columns + w + k * kLanes, sums[k]);
 }
 
-// Sums of the rows and columns of a plane, both padded with zeros; returns its maximum.
+// Sums of the rows and columns of a plane, both padded with zeros.
 template <bool kMax, class Source>
-float sum_plane(const Source& source, int64_t height, int64_t width, float* rows, float* columns) {
-  vec best = all(-kInfinity);
+Spread sum_plane(const Source& source, int64_t height, int64_t width, float* rows,
+                 float* columns) {
+  Spread spread;
   for (int64_t w = 0; w < width; w += 4 * kLanes) {
     const int64_t left = std::min(4 * kLanes, width - w);
     const int64_t last = (left - 1) % kLanes + 1;
     switch ((left + kLanes - 1) / kLanes) {
-      case 1: sum_columns<1, kMax>(source, height, w, last, rows, columns, best); break;
-      case 2: sum_columns<2, kMax>(source, height, w, last, rows, columns, best); break;
-      case 3: sum_columns<3, kMax>(source, height, w, last, rows, columns, best); break;
-      default: sum_columns<4, kMax>(source, height, w, last, rows, columns, best);
+      case 1: sum_columns<1, kMax>(source, height, w, last, rows, columns, spread); break;
+      case 2: sum_columns<2, kMax>(source, height, w, last, rows, columns, spread); break;
+      case 3: sum_columns<3, kMax>(source, height, w, last, rows, columns, spread); break;
+      default: sum_columns<4, kMax>(source, height, w, last, rows, columns, spread);
     }
   }
-  return kMax ? max_of(best) : 0.0f;
+  return spread;
 }
 
-// Sum and maximum of a plane of n positions.
+// The sum and the maximum of n positions of a plane.
 template <class T>
-float sum_positions(const T* x, int64_t n, float* maximum) {
-  vec sums[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
-  vec best[2] = {all(-kInfinity), all(-kInfinity)};
+Spread sum_positions(const T* x, int64_t n) {
+  vec sums[4], best[4];
+  for (int k = 0; k < 4; ++k) sums[k] = all(0.0f), best[k] = all(-kInfinity);
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     for (int k = 0; k < 4; ++k) {
       const vec t = load(x + i + k * kLanes);
       sums[k] += t;
-      best[k % 2] = greater(t, best[k % 2]);
+      best[k] = greater(t, best[k]);
     }
   }
   for (; i < n; i += kLanes) {
@@ -87,11 +104,27 @@ float sum_positions(const T* x, int64_t n, float* maximum) {
     sums[0] += t;
     best[0] = greater(first(n - i) ? t : best[0], best[0]);
   }
-  *maximum = max_of(greater(best[0], best[1]));
-  float lanes[kLanes], sum = 0;
-  store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (float lane : lanes) sum += lane;
-  return sum;
+  return {(sums[0] + sums[1]) + (sums[2] + sums[3]),
+          greater(greater(best[0], best[1]), greater(best[2], best[3]))};
+}
+
+// Means and maxima of up to eight planes that follow each other in memory. Where a sum is no
+// number one of the values may be none, which a comparison does not see: then the maximum is none.
+template <class T>
+void finish(const Spread spreads[kLanes], const T* planes, int64_t count, int64_t valid,
+            float* means, float* maxima) {
+  vec sums[kLanes], best[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    sums[i] = spreads[i].sum;
+    best[i] = spreads[i].maximum;
+  }
+  const vec sum = across(sums, Sum());
+  if (means) store_some(means, sum / static_cast<float>(count), valid);
+  if (!maxima) return;
+  store_some(maxima, across(best, Greatest()), valid);
+  for (int64_t i = 0; i < valid; ++i) {
+    if (std::isnan(sum[i])) maxima[i] = maximum_of(planes + i * count, count, 1, maxima[i]);
+  }
 }
 
 // Channels-last: the channels of K vectors, of the last of which `last` count. `rows` and
@@ -121,16 +154,6 @@ void sum_channels(const Source& source, int64_t height, int64_t width, int64_t s
       if (kLines) store_some(rows + h * step + k * kLanes, of_row[k], k + 1 < K ? kLanes : last);
     }
   }
-}
-
-// The maximum of values whose sum is no number: not a number either, if one of them is none.
-template <class T>
-float maximum_of(const T* x, int64_t count, int64_t step, float maximum) {
-  for (int64_t i = 0; i < count; ++i) {
-    const vec t = load_first(x + i * step, 1);
-    if (std::isnan(t[0])) return t[0];
-  }
-  return maximum;
 }
 
 }  // namespace attnblocks
