@@ -22,8 +22,10 @@ docs: $(VENV)/.docs
 # What pip reads and compiles.
 BUILT := pyproject.toml CMakeLists.txt $(wildcard attnblocks/ops/native/*.cpp attnblocks/ops/native/*.h)
 
-# One file per extra says that it is installed; a change of what is built installs again.
+# One file per extra says that it is installed; a change of what is built installs again. An
+# environment of pip's own for every build would compile everything again.
 $(VENV)/.%: $(BUILT)
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --editable '.[$*]'
+	$(PYTHON) -m pip install 'scikit-build-core>=1.1' 'cmake>=3.26' ninja
+	$(PYTHON) -m pip install --no-build-isolation --editable '.[$*]'
 	touch $@

@@ -16,6 +16,7 @@ from attnblocks.ops.native import library
 
 FILE = library._load().library and library._load().library._name
 needs_kernels = pytest.mark.skipif(FILE is None, reason=forms().why)
+needs_threads = pytest.mark.skipif(not library._load().threaded, reason=forms().why)
 
 
 @pytest.fixture(autouse=True)
@@ -122,11 +123,8 @@ def test_kernels_that_are_there_are_loaded_once():
     assert forms().why.startswith(FILE)
 
 
-@needs_kernels
-@pytest.mark.skipif(sys.platform != "linux", reason="kernels have OpenMP on Linux only")
+@needs_threads
 def test_threads_are_those_of_torch(monkeypatch):
-    if not library.library().attnblocks_openmp():
-        pytest.skip("built without OpenMP")
     before = torch.get_num_threads()
     try:
         for count in (1, 2):
@@ -161,8 +159,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@needs_kernels
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs_threads
 def test_the_process_has_one_openmp():
     code = (
         PARALLEL

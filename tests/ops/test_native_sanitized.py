@@ -44,7 +44,7 @@ def checkout(tmp_path_factory) -> Path:
     for name in ("CMakeLists.txt", "conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
     options = ["-DCMAKE_CXX_COMPILER=g++", "-DATTNBLOCKS_SANITIZE=ON"]
-    for command in (["-S", ".", "-B", "build", *options], ["--build", "build"]):
+    for command in (["-S", ".", "-B", "build", *options], ["--build", "build", "--parallel", "2"]):
         subprocess.run(["cmake", *command], cwd=copy, check=True, capture_output=True)
     return copy
 

@@ -151,8 +151,9 @@ def _open(file: Path) -> _Kernels:
     return _Kernels(library, True, str(file))
 
 
+@functools.cache
 def _openmp_is_loaded() -> bool:
-    """Whether torch has loaded the OpenMP that the kernels are linked to.
+    """Whether torch has loaded the OpenMP that the kernels are linked to; asked before they are.
 
     A second one in the process would start threads of its own.
     """
