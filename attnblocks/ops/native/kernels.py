@@ -11,10 +11,13 @@ from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._C import (
+    _are_functorch_transforms_active,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch.autograd import forward_ad
 from torch.jit import is_tracing  # type: ignore[attr-defined]
-from torch.overrides import _len_torch_function_stack
 
 from attnblocks.ops.native.library import library, threads
 
