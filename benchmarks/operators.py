@@ -22,7 +22,7 @@ MAPS = [(16, 56, 56), (72, 28, 28), (240, 14, 14), (576, 7, 7), (960, 7, 7)]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WIDTH = 16  # of the layers
 
-Answers = Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]]
+Answers = Mapping[str, Callable[..., Any]]
 
 QUESTIONS: dict[str, Answers] = {
     "means of rows": {

@@ -58,7 +58,7 @@ def gradient_of_statistics(
     if "channel_means" in grads:
         terms.append(grads["channel_means"] / (height * width))
     if "coordinate_means" in grads:
-        rows, columns = grads["coordinate_means"].split([height, width], dim=2)
+        rows, columns = torch.split(grads["coordinate_means"], [height, width], dim=2)
         terms += [rows / width, columns.transpose(2, 3) / height]
     if x is not None and maxima is not None:
         terms.append(_share(grads["channel_maxima"], x.detach() == maxima.detach(), (2, 3)))
@@ -97,16 +97,16 @@ class _PositionStatistics(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients_of_position_statistics(*ctx.saved_tensors, grad)
+        x, gate, found = ctx.saved_tensors
+        return gradients_of_position_statistics(x, gate, found, grad)
 
 
 def gradients_of_position_statistics(
     x: Tensor, gate: Tensor, found: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of map and gate from that of the statistics that were found."""
-    maxima, _ = found.detach().split(1, dim=1)
-    of_maxima, of_means = grad.split(1, dim=1)
-    hits = x.detach() * gate.detach() == maxima
+    of_maxima, of_means = grad[:, :1], grad[:, 1:]
+    hits = x.detach() * gate.detach() == found[:, :1].detach()
     product = _share(of_maxima, hits, (1,)) + of_means / x.shape[1]
     return product * gate, (product * x).sum((2, 3), keepdim=True)
 

@@ -76,7 +76,6 @@ class _Statistics(Function):
             d_means=_vectors(given.get("channel_means")),
             maxima=_vectors(maxima),
             d_maxima=_vectors(given.get("channel_maxima")),
-            out=kernels.new_map(where),
         )
         return grad, None
 
@@ -171,7 +170,7 @@ def _unpacked(
     if channel is not None:
         grads["channel"] = channel[:, :, None, None].to(x.dtype)
     if lines is not None:
-        rows, columns = lines.to(x.dtype).mT.split(list(x.shape[2:]), dim=2)
+        rows, columns = torch.split(lines.to(x.dtype).mT, list(x.shape[2:]), dim=2)
         grads.update(rows=rows.unsqueeze(3), columns=columns.unsqueeze(2))
     if positions is not None:
         grads["positions"] = positions.unsqueeze(1).to(x.dtype)

@@ -93,16 +93,6 @@ def geometry(x: object) -> bytes | None:
     )
 
 
-def new_map(where: bytes) -> Tensor:
-    """A dense map, not filled, with the shape, dtype and memory layout of another one."""
-    *shape, _, half, channels_last, _ = _GEOMETRY.unpack(where)
-    return torch.empty(
-        shape,
-        dtype=torch.bfloat16 if half else torch.float32,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-    )
-
-
 def in_layout_of(x: Tensor, grad: Tensor) -> Tensor:
     """A gradient of the shape of a map, laid out as the kernels take it for the map."""
     fitting = torch.empty_like(x)
@@ -168,13 +158,12 @@ def map_gradient(
     d_means: Tensor | None = None,
     maxima: Tensor | None = None,
     d_maxima: Tensor | None = None,
-    out: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the map: of its product with gates, plus that of its statistics.
 
-    The map is read where maxima are among these; without it, ``out`` is where the gradient goes.
+    The map itself is read where maxima are among these.
     """
-    out = torch.empty_like(x) if out is None else out
+    out = _new_map(where)
     _library().attnblocks_map_gradient(
         where,
         _place(x),
@@ -222,6 +211,16 @@ def position_gradient(
         _place(d_channel),
     )
     return d_map, d_channel
+
+
+def _new_map(where: bytes) -> Tensor:
+    """A dense map, not filled, with the shape, dtype and memory layout of another one."""
+    *shape, _, half, channels_last, _ = _GEOMETRY.unpack(where)
+    return torch.empty(
+        shape,
+        dtype=torch.bfloat16 if half else torch.float32,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
 
 
 def _library() -> CDLL:
