@@ -39,6 +39,7 @@ EAGER = {
     "expanded channels": lambda: random_map(2, 1, 5, 6).expand(-1, 4, -1, -1),
     "rows": lambda: random_map(2, 4, 9, 6)[:, :, ::2],
     "columns": lambda: random_map(2, 4, 5, 12)[..., ::2],
+    "columns of one row": lambda: random_map(2, 1, 1, 12)[..., ::2],
     "channels of channels-last": lambda: random_map(2, 5, 6, 8).permute(0, 3, 1, 2)[:, :4],
     "turned": lambda: random_map(2, 4, 5, 6).transpose(2, 3),
     "interleaved images": lambda: random_map(4, 2, 5, 6).transpose(0, 1),
