@@ -8,6 +8,9 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from attnblocks.ops import formulas, functional
+from attnblocks.ops.native import library
+
 # Where ultralytics is installed, importing it would write settings into the user's home; and it
 # would look for updates, and install what it misses.
 _ULTRALYTICS = TemporaryDirectory()
@@ -21,6 +24,26 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The form in which blocks run; native: wherever the kernels know the map."""
+
+    def load_again() -> None:
+        library.library.cache_clear()
+        library._load.cache_clear()
+
+    if request.param == "native" and library.library() is None:
+        pytest.skip("no kernels here: see attnblocks.ops.forms()")
+    if request.param != "native":
+        monkeypatch.setenv("ATTNBLOCKS_NATIVE", "0")
+        load_again()
+    if request.param == "formulas":
+        monkeypatch.setattr(functional, "form", lambda x: formulas)
+    yield request.param
+    monkeypatch.undo()
+    load_again()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

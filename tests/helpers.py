@@ -18,6 +18,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 # What a test of blocks runs over.
 every_block = pytest.mark.parametrize("name", BLOCKS)
+every_form = pytest.mark.parametrize("form", ["formulas", "eager", "native"], indirect=True)
 both_modes = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 both_formats = pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 

@@ -249,7 +249,8 @@ class CBAM(AttentionBlock):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), and per position, (N, 1, H, W)."""
-        channel = self.channel(F.channel_means(x), F.channel_maxima(x)).to(x.dtype)
+        means, maxima = F.statistics(x, "channel_means", "channel_maxima")
+        channel = self.channel(means, maxima).to(x.dtype)
         return [channel, self.spatial(F.position_statistics(x, channel))]
 
     def se_layers(self) -> SELayers:

@@ -19,6 +19,7 @@ from tests.helpers import (
     both_modes,
     by_reference,
     every_block,
+    every_form,
     random_block,
     random_map,
     randomized,
@@ -83,7 +84,8 @@ def test_running_statistics_follow_the_published_momentum(name, norm, momentum):
 )
 @both_formats
 @every_block
-def test_lower_precision_stays_near_the_reference(name, memory_format, dtype, tolerance):
+@every_form
+def test_lower_precision_stays_near_the_reference(name, memory_format, dtype, tolerance, form):
     block = random_block(name, 64).to(dtype)
     x = random_map(2, 64, 9, 6, dtype=dtype).contiguous(memory_format=memory_format)
     y = block(x)

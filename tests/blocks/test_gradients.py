@@ -17,6 +17,7 @@ from tests.helpers import (
     both_formats,
     both_modes,
     every_block,
+    every_form,
     random_block,
     random_map,
 )
@@ -73,6 +74,21 @@ def test_gradients_are_those_of_plain_operators(
         found = gradients(block, x, upstream)
         wanted = plain_gradients(copy.deepcopy(block), x, upstream, monkeypatch)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@both_formats
+@both_modes
+@every_block
+@every_form
+def test_gradients_in_float32_are_near_those_in_float64(name, train, memory_format, form):
+    block = random_block(name, 16).train(train)
+    for n, height, width in SHAPES[:2]:
+        x = random_map(n, 16, height, width).contiguous(memory_format=memory_format)
+        upstream = random_map(*x.shape, seed=1)
+        wanted = gradients(copy.deepcopy(block).double(), x.double(), upstream.double())
+        for value, exact in zip(gradients(block, x, upstream), wanted, strict=True):
+            error = (value.double() - exact).norm()
+            assert error <= 1e-5 * exact.norm().clamp(min=1)
 
 
 @both_formats
