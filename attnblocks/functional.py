@@ -6,6 +6,7 @@ from attnblocks.ops.functional import (
     channel_means,
     coordinate_means,
     position_statistics,
+    statistics,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "channel_means",
     "coordinate_means",
     "position_statistics",
+    "statistics",
 ]

@@ -134,9 +134,9 @@ class SeCo(_BeforeCoordAtt):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel = self.se(F.channel_means(x, means))
-        return [channel, *self.coord(means, x.shape[2], channel)]
+        coordinates, means = F.statistics(x, "coordinate_means", "channel_means")
+        channel = self.se(means)
+        return [channel, *self.coord(coordinates, x.shape[2], channel)]
 
     def se_layers(self) -> SELayers:
         """Those of the SE stage."""
@@ -228,9 +228,11 @@ class CaCo(_BeforeCoordAtt):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        means = F.coordinate_means(x)  # (N, C, H + W, 1)
-        channel = self.channel(F.channel_means(x, means), F.channel_maxima(x))
-        return [channel, *self.coord(means, x.shape[2], channel)]
+        coordinates, means, maxima = F.statistics(
+            x, "coordinate_means", "channel_means", "channel_maxima"
+        )
+        channel = self.channel(means, maxima)
+        return [channel, *self.coord(coordinates, x.shape[2], channel)]
 
     def se_layers(self) -> SELayers:
         """Those of the channel stage."""

@@ -4,24 +4,25 @@ They define what the other forms compute. Compilers, exporters and traces get th
 translate them as they see fit.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def channel_means(x: Tensor) -> Tensor:
-    """The mean of every channel; (N, C, 1, 1)."""
-    return x.mean((2, 3), keepdim=True)
-
-
-def channel_maxima(x: Tensor) -> Tensor:
-    """The maximum of every channel; (N, C, 1, 1)."""
-    return x.amax((2, 3), keepdim=True)
-
-
-def coordinate_means(x: Tensor) -> Tensor:
-    """The means of rows, then of columns; (N, C, H + W, 1)."""
-    rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
-    return torch.cat([rows, columns.transpose(2, 3)], dim=2)
+def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """These statistics, in this order."""
+    found: dict[str, Tensor] = {}
+    if "coordinate_means" in names:
+        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
+        found["coordinate_means"] = torch.cat([rows, columns.transpose(2, 3)], dim=2)
+    if "channel_means" in names:
+        # The means of rows save a pass over the map.
+        means = x.mean((2, 3), keepdim=True) if not found else rows.mean(2, keepdim=True)
+        found["channel_means"] = means
+    if "channel_maxima" in names:
+        found["channel_maxima"] = x.amax((2, 3), keepdim=True)
+    return tuple(found[name] for name in names)
 
 
 def position_statistics(x: Tensor, gate: Tensor | None) -> Tensor:
@@ -30,7 +31,7 @@ def position_statistics(x: Tensor, gate: Tensor | None) -> Tensor:
     return torch.cat([y.amax(1, keepdim=True), y.mean(1, keepdim=True)], dim=1)
 
 
-def apply_gates(x: Tensor, gates: list[Tensor]) -> Tensor:
+def apply_gates(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
     """The map times the product of its gates."""
     product = gates[0]
     for gate in gates[1:]:

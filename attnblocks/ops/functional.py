@@ -1,7 +1,8 @@
 """The functions that blocks call, and the one place that decides in which form they run.
 
 All forms compute the same numbers. :mod:`attnblocks.ops.formulas` has plain operators, the
-definition; :mod:`attnblocks.ops.eager` makes few passes over the map and keeps little for backward.
+definition; :mod:`attnblocks.ops.eager` keeps little for backward; :mod:`attnblocks.ops.native` has
+compiled kernels, which make one pass over a map on the CPU.
 """
 
 from types import ModuleType
@@ -13,6 +14,11 @@ from torch.autograd import forward_ad
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from attnblocks.ops import eager, formulas
+from attnblocks.ops.native import functions as native
+from attnblocks.ops.native import kernels
+
+STATISTICS = ("coordinate_means", "channel_means", "channel_maxima")
+"""The names of what :func:`statistics` computes."""
 
 
 def form(x: Tensor) -> ModuleType:
@@ -22,12 +28,15 @@ def form(x: Tensor) -> ModuleType:
         x: the map.
 
     Returns:
-        The formulas where operators are recorded (by ``torch.compile``, ``torch.export``, ONNX,
+        The native form where the kernels know the map and nothing follows the operators; the
+        formulas where operators are recorded (by ``torch.compile``, ``torch.export``, ONNX,
         ``torch.jit.trace`` or a symbolic trace), whose consumer fuses them itself, and under
         forward-mode derivatives, which the eager form does not define; else the eager form.
     """
     if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]
         return formulas
+    if kernels.runs(x):
+        return native
     # No public name reports forward-mode differentiation.
     if forward_ad._current_level >= 0 or isinstance(x, torch.fx.Proxy):
         return formulas
@@ -35,20 +44,42 @@ def form(x: Tensor) -> ModuleType:
 
 
 @torch.fx.wrap
-def channel_means(x: Tensor, means: Tensor | None = None) -> Tensor:
+def statistics(x: Tensor, *names: str) -> tuple[Tensor, ...]:
+    """Several statistics of a map, in as few passes over it as there can be.
+
+    Args:
+        x: the map; (N, C, H, W).
+        names: which: ``"coordinate_means"``, ``"channel_means"`` or ``"channel_maxima"``, as the
+            functions of these names compute them.
+
+    Returns:
+        A tensor for each name, in the same order.
+
+    Raises:
+        ValueError: no name, one that there is not, or one given twice.
+
+    Example:
+        >>> means, maxima = statistics(torch.rand(2, 8, 7, 7), "channel_means", "channel_maxima")
+        >>> means.shape, maxima.shape
+        (torch.Size([2, 8, 1, 1]), torch.Size([2, 8, 1, 1]))
+    """
+    if not names or len({*names}) < len(names) or not {*names} <= {*STATISTICS}:
+        raise ValueError(f"names must be one or more of {STATISTICS}, each once; got {names}")
+    result: tuple[Tensor, ...] = form(x).statistics(x, names)
+    return result
+
+
+@torch.fx.wrap
+def channel_means(x: Tensor) -> Tensor:
     """The mean of every channel.
 
     Args:
         x: the map; (N, C, H, W).
-        means: its :func:`coordinate_means` if they are known, which saves a pass over the map.
 
     Returns:
         (N, C, 1, 1).
     """
-    if means is not None:
-        return means.narrow(2, 0, x.shape[2]).mean(2, keepdim=True)  # of the rows
-    result: Tensor = form(x).channel_means(x)
-    return result
+    return statistics(x, "channel_means")[0]
 
 
 @torch.fx.wrap
@@ -61,8 +92,7 @@ def channel_maxima(x: Tensor) -> Tensor:
     Returns:
         (N, C, 1, 1).
     """
-    result: Tensor = form(x).channel_maxima(x)
-    return result
+    return statistics(x, "channel_maxima")[0]
 
 
 @torch.fx.wrap
@@ -75,8 +105,7 @@ def coordinate_means(x: Tensor) -> Tensor:
     Returns:
         (N, C, H + W, 1).
     """
-    result: Tensor = form(x).coordinate_means(x)
-    return result
+    return statistics(x, "coordinate_means")[0]
 
 
 @torch.fx.wrap

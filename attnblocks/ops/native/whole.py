@@ -159,17 +159,17 @@ def _by_operators(
     """The same by operators of torch alone, which have derivatives themselves."""
     create_graph = torch.is_grad_enabled()
     height, width = x.shape[2:]
-    kinds = [numbers.kind for numbers in stages]
     with torch.enable_grad():
         # Views: a weight may itself depend on the map, which is no path of this block.
         x, *tensors = (
             t if t is None else t.view_as(t) if need else t.detach()
             for t, need in zip((x, *tensors), needs, strict=True)
         )
-        coords = formulas.coordinate_means(x).squeeze(3).transpose(1, 2)
-        means = formulas.channel_means(x).flatten(1)
-        maxima = formulas.channel_maxima(x).flatten(1) if MEANS_AND_MAXIMA in kinds else None
-        of_channels, of_coords = gates(stages, (coords, means, maxima), tensors, height)
+        coords, means, maxima = formulas.statistics(
+            x, ("coordinate_means", "channel_means", "channel_maxima")
+        )
+        of_map = coords.squeeze(3).transpose(1, 2), means.flatten(1), maxima.flatten(1)
+        of_channels, of_coords = gates(stages, of_map, tensors, height)
         y = x
         if of_channels is not None:
             y = y * of_channels[:, :, None, None]

@@ -1,0 +1,1 @@
+"""CPU kernels: C++ sources, and what finds the library that was built from them."""
