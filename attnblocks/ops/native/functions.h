@@ -1,0 +1,46 @@
+// Activations and gate functions of eight values at a time. Values that are no numbers stay so.
+#pragma once
+#include "api.h"
+#include "simd.h"
+
+namespace attnblocks {
+
+// Between -87 and 88.7 within 2 units in the last place; exp(0) is exactly 1.
+inline vec exp(vec x) {
+  const vec least = all(-87.0f), most = all(88.7f), round = all(12582912.0f);  // 1.5 * 2^23
+  const vec y = x < least ? least : (x > most ? most : x);
+  const vec n = (y * 1.44269504f + round) - round;
+  const vec r = (y - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2, in two parts
+  vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // In two factors: 2^128, which the greatest n needs, is no float.
+  const ivec half = __builtin_convertvector(n, ivec) >> 1;
+  const ivec rest = __builtin_convertvector(n, ivec) - half;
+  const vec scaled = p * reinterpret_cast<vec>((half + 127) << 23) *
+                     reinterpret_cast<vec>((rest + 127) << 23);
+  return x > most ? all(kInfinity) : scaled;
+}
+
+inline vec clamp6(vec x) {
+  const vec zero = all(0.0f), six = all(6.0f);
+  const vec above = x < zero ? zero : x;
+  return above > six ? six : above;
+}
+
+inline vec apply(int64_t function, vec x) {
+  switch (function) {
+    case kRelu: return x < all(0.0f) ? all(0.0f) : x;
+    case kRelu6: return clamp6(x);
+    case kHardswish: return x * clamp6(x + 3.0f) / 6.0f;
+    case kSilu: return x / (1.0f + exp(-x));
+    case kSigmoid: return 1.0f / (1.0f + exp(-x));
+    case kHardsigmoid: return clamp6(x + 3.0f) / 6.0f;
+    default: return x;
+  }
+}
+
+}  // namespace attnblocks
