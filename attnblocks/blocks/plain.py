@@ -60,7 +60,8 @@ class PlainStage:
         kind, linear, act, norm, gate = layers
         self.name, self.of, self.kind, self.linear = name, of, kind, len(linear)
         self.has_act, self.has_norm = act is not None, norm is not None
-        self.layers = itemgetter(*(name for name in (*linear, act, gate, norm) if name))
+        names = [name for name in (*linear, act, gate, norm) if name]
+        self.layers = itemgetter(names[0], names[1], *names[2:])
         # Of classes and numbers alone: these never change.
         self.functions, self.usual = functools.cache(self._functions), functools.cache(self._usual)
         if kind == NEIGHBOURS:

@@ -108,7 +108,8 @@ def _channel_gates(
 
 
 def _coordinate_gates(numbers: Numbers, coords: Tensor, height: int, tensors: Tensors) -> Tensor:
-    hidden = _hidden(numbers, coords.flatten(0, 1), tensors).unflatten(0, coords.shape[:2])
+    hidden = _hidden(numbers, coords.flatten(0, 1), tensors)
+    hidden = hidden.view(*coords.shape[:2], numbers.width)
     rows = _linear(hidden[:, :height], tensors[6:8])
     columns = _linear(hidden[:, height:], tensors[8:10])
     return _gated(numbers, torch.cat([rows, columns], dim=1), tensors[10])

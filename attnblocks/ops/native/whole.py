@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from ctypes import CDLL
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -112,7 +113,7 @@ def _statistics(where: bytes, x: Tensor, stages: Sequence[Numbers]) -> list[Tens
     """Coordinate means, channel means and channel maxima, those that the stages take."""
     images, channels, height, width = x.shape
     kinds = [numbers.kind for numbers in stages]
-    new = torch.empty
+    new = partial(torch.empty, dtype=torch.float32, device="cpu")
     coords = new((images, height + width, channels)) if COORDINATES in kinds else None
     means = new((images, channels)) if kinds[0] != COORDINATES else None
     maxima = new((images, channels)) if MEANS_AND_MAXIMA in kinds else None
@@ -132,17 +133,16 @@ def _by_kernels(
     grad = kernels.in_layout_of(x, grad)
     statistics = _statistics(where, x, stages)
     with torch.enable_grad():
+        all_needs = [*[needs[0]] * len(statistics), *needs[1:]]
         sources = [
             None if tensor is None else tensor.detach().requires_grad_(need)
-            for tensor, need in zip(
-                (*statistics, *tensors), (*needs[:1] * 3, *needs[1:]), strict=True
-            )
+            for tensor, need in zip((*statistics, *tensors), all_needs, strict=True)
         ]
         made = gates(stages, sources[:3], sources[3:], x.shape[2])
     of_channels, of_coords = (gate is not None and gate.requires_grad for gate in made)
     of_gates = kernels.gate_gradients(where, x, grad, *made, wanted=(of_channels, of_coords, False))
-    results = [(gate, of) for gate, of in zip(made, of_gates, strict=False) if of is not None]
-    found = _gradients(*zip(*results, strict=True), sources)
+    results = [gate for gate in made if gate is not None and gate.requires_grad]
+    found = _gradients(results, [of for of in of_gates if of is not None], sources)
     of_x = None
     if needs[0]:
         d_coords, d_means, d_maxima = found[:3]
@@ -161,10 +161,11 @@ def _by_operators(
     height, width = x.shape[2:]
     with torch.enable_grad():
         # Views: a weight may itself depend on the map, which is no path of this block.
-        x, *tensors = (
+        x = x.view_as(x) if needs[0] else x.detach()
+        tensors = [
             t if t is None else t.view_as(t) if need else t.detach()
-            for t, need in zip((x, *tensors), needs, strict=True)
-        )
+            for t, need in zip(tensors, needs[1:], strict=True)
+        ]
         coords, means, maxima = formulas.statistics(
             x, ("coordinate_means", "channel_means", "channel_maxima")
         )
@@ -174,7 +175,7 @@ def _by_operators(
         if of_channels is not None:
             y = y * of_channels[:, :, None, None]
         if of_coords is not None:
-            rows, columns = of_coords.transpose(1, 2).split([height, width], dim=2)
+            rows, columns = torch.split(of_coords.transpose(1, 2), [height, width], dim=2)
             y = y * rows.unsqueeze(3) * columns.unsqueeze(2)
     return _gradients([y], [grad], (x, *tensors), create_graph)
 
