@@ -1,6 +1,7 @@
 """Runs a block in one call, where nobody can tell that its stages and layers are not called."""
 
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,17 @@ class Whole:
 
     def __init__(self, *stages: PlainStage) -> None:
         self.stages = stages
+        self.block: tuple[type[nn.Module], Any] | None = None
+
+    def __set_name__(self, block: type[nn.Module], name: str) -> None:
+        """Called for the class of the block, which its subclasses are not, and its ``gates``."""
+        self.block = block, vars(block)["gates"]
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor | None:
         """What the block returns for a map; None where its layers have to be called."""
+        cls = type(block)
+        if (cls, vars(cls).get("gates")) != self.block or "gates" in block.__dict__:
+            return None
         if (where := _where(x)) is None or (reads := self._read(block, x)) is None:
             return None
         if not _has_derivatives(x, reads) and not _takes_batch(reads):
