@@ -19,8 +19,11 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-# One file per extra says that it is installed; a change of pyproject.toml installs again.
-$(VENV)/.%: pyproject.toml
+# What pip reads and compiles.
+BUILT := pyproject.toml CMakeLists.txt $(wildcard attnblocks/ops/native/*.cpp attnblocks/ops/native/*.h)
+
+# One file per extra says that it is installed; a change of what is built installs again.
+$(VENV)/.%: $(BUILT)
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --editable '.[$*]'
 	touch $@

@@ -15,9 +15,10 @@
 #define ATTNBLOCKS_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-namespace attnblocks {
+// Changes with any struct or signature below; library.py has the same number.
+#define ATTNBLOCKS_ABI 1
 
-constexpr int64_t kAbi = 1;  // Changes with any struct or signature below; library.py checks it.
+namespace attnblocks {
 
 struct Geometry {
   int64_t images, channels, height, width;
@@ -48,7 +49,10 @@ enum Function : int64_t { kIdentity, kRelu, kRelu6, kHardswish, kSilu, kSigmoid,
 
 }  // namespace attnblocks
 
-ATTNBLOCKS_EXPORT int64_t attnblocks_abi();
+ATTNBLOCKS_EXPORT int attnblocks_abi();
+
+// Whether the library was built with OpenMP.
+ATTNBLOCKS_EXPORT int attnblocks_openmp();
 
 // Row and column means, channel means and channel maxima; a null result is not made.
 ATTNBLOCKS_EXPORT void attnblocks_statistics(const attnblocks::Geometry* geometry, const void* x,

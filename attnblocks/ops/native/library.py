@@ -114,7 +114,7 @@ def _instruction_set() -> str:
     if machine in ("arm64", "aarch64", "ARM64"):
         return "neon"
     if machine not in ("x86_64", "AMD64"):
-        raise _MissingError(f"no kernels for processors of type {machine}")
+        raise _MissingError(f"there are none for processors of type {machine}")
     capability = torch.backends.cpu.get_cpu_capability()
     if capability.startswith("AVX512"):
         return "avx512"
@@ -138,8 +138,8 @@ def _open(file: Path) -> _Kernels:
     abi = library.attnblocks_abi() if hasattr(library, "attnblocks_abi") else "none"
     if abi != ABI:
         raise _MissingError(
-            f"{file} was built from other sources (its functions are of version {abi}, not "
-            f"{ABI}): install attnblocks again"
+            f"{file} was built from other sources (version {abi}, not {ABI}): "
+            "install attnblocks again"
         )
     for name, arguments in ARGUMENTS.items():
         function = getattr(library, name)

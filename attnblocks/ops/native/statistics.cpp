@@ -79,8 +79,6 @@ void pixels(const Geometry& g, const T* x, Range range, Results out) {
 
 using namespace attnblocks;
 
-int64_t attnblocks_abi() { return kAbi; }
-
 void attnblocks_statistics(const Geometry* geometry, const void* x, float* coords, float* means,
                            float* maxima) {
   const Geometry& g = *geometry;

@@ -31,6 +31,7 @@ void sum_columns(const Source& source, int64_t height, int64_t w, int64_t last, 
   vec sums[K];
   for (int k = 0; k < K; ++k) sums[k] = all(0.0f);
   const ivec valid = first(last);
+  const vec least = all(-kInfinity);
   for (int64_t h = 0; h < height; h += kLanes) {
     const int64_t count = std::min(kLanes, height - h);
     vec of_rows[kLanes];
@@ -40,7 +41,7 @@ void sum_columns(const Source& source, int64_t height, int64_t w, int64_t last, 
         const vec t = source.at(h + i, w + k * kLanes, 0, k + 1 < K ? kLanes : last);
         of_row += source.in_row(t, w + k * kLanes, 0, kLanes);
         sums[k] += source.in_column(t, h + i, 0, kLanes);
-        if (kMax) best = greater(k + 1 < K || last == kLanes ? t : (valid ? t : best), best);
+        if (kMax) best = greater(k + 1 < K || last == kLanes ? t : (valid ? t : least), best);
       }
       of_rows[i] = of_row;
     }
