@@ -25,7 +25,6 @@ FUNCTIONS: tuple[type[nn.Module], ...] = (
 """Activations and gates, in the order of their numbers in the kernels."""
 
 _members, _shape = attrgetter("__dict__"), attrgetter("shape")
-_NONE: tuple[None, ...] = (None,) * 4
 _affine, _running = itemgetter("weight", "bias"), itemgetter("running_mean", "running_var")
 
 
@@ -80,12 +79,15 @@ class PlainStage:
             return None
         return FUNCTIONS.index(act), FUNCTIONS.index(gate), norm is nn.BatchNorm2d
 
-    def _usual(self, width: int, channels: int) -> tuple[tuple[Any, ...], list[tuple[int, ...]]]:
-        """The form of layers with weights, and the shapes of all tensors but the gain."""
+    def _usual(
+        self, width: int, channels: int, normed: bool
+    ) -> tuple[tuple[Any, ...], list[tuple[int, ...]]]:
+        """The form of the layers with weights, and the shapes of all tensors but the gain."""
         if self.kind == NEIGHBOURS:
-            return ((1,), (width // 2,), (1,), "zeros"), [(1, 1, width), *[(0,)] * 7]
+            return ((1,), (width // 2,), (1,), "zeros"), [(1, 1, width), (0,)]
+        first = [(width, channels, 1, 1), (width,)]
         last = [(channels, width, 1, 1), (channels,)] * (self.linear - 1)
-        return ((1, 1), (0, 0)), [(width, channels, 1, 1), *[(width,)] * 5, *last]
+        return ((1, 1), (0, 0)), [*first, *last, *[(width,)] * (4 * normed)]
 
     def read(self, block: nn.Module, channels: int, absent: Tensor) -> Stage | None:
         """The stage of a block as the kernels take it.
@@ -124,40 +126,64 @@ class PlainStage:
             ):
                 return None
         act, gate, normed = functions
-        first, neighbours = members[0], self.kind == NEIGHBOURS
-        width: int = first["kernel_size"][0] if neighbours else first["out_channels"]
-        form, shapes = self.usual(width, channels)
-        tensors: list[Tensor | None] = []
+        neighbours = self.kind == NEIGHBOURS
+        width = members[0]["kernel_size"][0] if neighbours else members[0]["out_channels"]
+        form, shapes = self.usual(width, channels, normed)
+        tensors: list[Tensor] = []
         for layer in members[: self.linear]:
             if self.form(layer) != form or "_conv_forward" in layer:
                 return None
-            tensors += _affine(layer["_parameters"])
-        norm, of_norm = _read_norm(members[-1]) if normed else (None, _NONE[:4])
-        tensors[2:2] = of_norm
-        if neighbours:
-            tensors += _NONE[:2]
-        present = [absent if t is None else t for t in tensors]
-        if [*map(_shape, present)] != shapes and not all(
-            t is absent or t.shape == shape for t, shape in zip(present, shapes, strict=True)
+            weight, bias = _affine(layer["_parameters"])
+            tensors += (weight, absent if bias is None else bias)
+        norm = None
+        if normed:
+            norm, of_norm = _read_norm(members[-1])
+            tensors += [absent if t is None else t for t in of_norm]
+        if [*map(_shape, tensors)] != shapes and not all(
+            t is absent or t.shape == shape for t, shape in zip(tensors, shapes, strict=True)
         ):
             return None
         gain = own["_buffers"]["gain"]
-        if gain is not None and gain.shape not in ((), (channels,)):
+        if gain is None:
+            gain = absent
+        elif gain.shape != (channels,) and gain.shape != ():
             return None
-        present.append(absent if gain is None else gain)
-        return Numbers(self.kind, width, act, gate, norm), present
+        tensors[2:2] = tensors[-4:] if normed else [absent] * 4
+        end = 6 + 2 * self.linear - 2
+        tensors[end:] = [absent, absent, gain] if neighbours else [gain]
+        if isinstance(norm, Norm):
+            return Numbers(self.kind, width, act, gate, norm), tensors
+        return _at_rest(self.kind, width, act, gate, norm), tensors
 
 
-def _read_norm(layer: dict[str, Any]) -> tuple[Norm, tuple[Tensor | None, ...]]:
-    """How a batch norm normalises now, and its tensors; as its ``forward`` has it."""
+@functools.lru_cache(256)
+def _at_rest(kind: int, width: int, act: int, gate: int, eps: float | None) -> Numbers:
+    """The numbers of a stage, whose norm, if any, takes its running statistics alone."""
+    return Numbers(kind, width, act, gate, None if eps is None else Norm(False, eps))
+
+
+def _read_norm(layer: dict[str, Any]) -> tuple[Norm | float, tuple[Tensor | None, ...]]:
+    """How a batch norm normalises now, as its ``forward`` has it, and its tensors.
+
+    Returns:
+        For one that only takes its running statistics, its ``eps``.
+
+    Raises:
+        KeyError: it has one of two statistics.
+    """
     buffers, training = layer["_buffers"], layer["training"]
-    running = _running(buffers)
+    running = mean, variance = _running(buffers)
+    tensors = _affine(layer["_parameters"]) + running
+    if (mean is None) is not (variance is None):
+        raise KeyError("running_mean and running_var")
+    if not training and mean is not None:
+        return layer["eps"], tensors
     updates = training and layer["track_running_stats"]
     norm = Norm(
-        training or running[0] is None,
+        True,
         layer["eps"],
         running if updates else (None, None),
         buffers["num_batches_tracked"] if updates else None,
         layer["momentum"],
     )
-    return norm, _affine(layer["_parameters"]) + running
+    return norm, tensors

@@ -80,17 +80,19 @@ class Whole:
     def _read(self, block: nn.Module, x: Tensor) -> list[native.Stage] | None:
         """The stages, in a map as the kernels take it."""
         channels, dtype = x.shape[1], x.dtype
+        absent = _ABSENT[dtype]
         reads: list[native.Stage] = []
         tensors: list[Tensor] = []
         for stage in self.stages:
             try:
-                read = stage.read(block, channels, _ABSENT[dtype])
+                read = stage.read(block, channels, absent)
             except KeyError:  # moved elsewhere, such as by a parametrisation
                 return None
             if read is None:
                 return None
             reads.append(read)
             tensors += read[1]
+        tensors = [tensor for tensor in tensors if tensor is not absent]
         if (
             _TENSORS.issuperset(map(type, tensors))
             and {*map(_dtype, tensors)} == {dtype}
@@ -119,4 +121,4 @@ def _has_derivatives(x: Tensor, reads: list[native.Stage]) -> bool:
 
 def _takes_batch(reads: list[native.Stage]) -> bool:
     """Whether a norm takes the statistics of the batch."""
-    return any(norm is not None and norm.of_batch for (*_, norm), _ in reads)
+    return any(numbers.norm is not None and numbers.norm.of_batch for numbers, _ in reads)
