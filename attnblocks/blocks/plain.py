@@ -5,6 +5,7 @@ goes past the attribute access of modules.
 """
 
 import functools
+from collections.abc import Callable
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -60,13 +61,12 @@ class PlainStage:
         self.name, self.of, self.kind, self.linear = name, of, kind, len(linear)
         self.has_act, self.has_norm = act is not None, norm is not None
         names = [name for name in (*linear, act, gate, norm) if name]
-        self.layers = itemgetter(names[0], names[1], *names[2:])
+        self.layers: Callable[[dict[str, Any]], tuple[nn.Module, ...]] = itemgetter(*names)
         # Of classes and numbers alone: these never change.
         self.functions, self.usual = functools.cache(self._functions), functools.cache(self._usual)
-        if kind == NEIGHBOURS:
-            self.form = itemgetter("stride", "padding", "dilation", "padding_mode")
-        else:
-            self.form = itemgetter("stride", "padding")  # and the shape of the weight
+        # With the shape of the weight, what a pointwise convolution can have otherwise.
+        form = ("stride", "padding", *(("dilation", "padding_mode") if kind == NEIGHBOURS else ()))
+        self.form: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*form)
 
     def _functions(self, classes: tuple[type[nn.Module], ...]) -> tuple[int, int, bool] | None:
         """Numbers of activation and gate, and whether there is a norm, by classes of layers."""
