@@ -1,4 +1,4 @@
-"""The operators that a block could be made of, side by side: what the library's choices rest on.
+"""The operators that a block could be made of, beside the functions of the library.
 
 Run ``python -m benchmarks.operators``: a line per map and question with the microseconds of every
 answer, on the CPU; ``--onnx`` asks ONNX Runtime.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnblocks import functional
 from benchmarks.onnx_run import onnx_session_of
 from benchmarks.settings import SEED
 from benchmarks.timing import Run, interleaved, time_on_cpu
@@ -21,7 +22,7 @@ MAPS = [(16, 56, 56), (72, 28, 28), (240, 14, 14), (576, 7, 7), (960, 7, 7)]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WIDTH = 16  # of the layers
 
-Answers = Mapping[str, Callable[..., Tensor]]
+Answers = Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]]
 
 QUESTIONS: dict[str, Answers] = {
     "means of rows": {
@@ -38,16 +39,25 @@ QUESTIONS: dict[str, Answers] = {
     "means of channels": {
         "mean": lambda x: x.mean((2, 3), keepdim=True),
         "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
+        "library": functional.channel_means,
     },
     "maxima of channels": {
         "amax": lambda x: x.amax((2, 3), keepdim=True),
         "max_pool2d": lambda x: F.max_pool2d(x, x.shape[2:]),
         "adaptive": lambda x: F.adaptive_max_pool2d(x, 1),
+        "library": functional.channel_maxima,
+    },
+    "statistics of CaCo": {
+        "operators": lambda x: (x.mean(3), x.mean(2), x.mean((2, 3)), x.amax((2, 3))),
+        "library": lambda x: functional.statistics(
+            x, "coordinate_means", "channel_means", "channel_maxima"
+        ),
     },
     "gates of rows and columns": {
         "two maps": lambda x, h, w: x * h * w,
         "in place": lambda x, h, w: (x * h).mul_(w),
         "gates first": lambda x, h, w: x * (h * w),
+        "library": lambda x, h, w: functional.apply_gates(x, [h, w]),
     },
     "layer on rows and columns": {
         "conv2d": lambda v, weight, bias: F.conv2d(v, weight, bias),

@@ -122,20 +122,22 @@ class _Product(Function):
 def _roles(x: Tensor, gates: Sequence[Tensor]) -> list[str] | None:
     """What each gate is for; None where the kernels do not know them."""
     images, channels, height, width = x.shape
-    shapes = {
-        "channel": (images, channels, 1, 1),
-        "rows": (images, channels, height, 1),
-        "columns": (images, channels, 1, width),
-        "positions": (images, 1, height, width),
-    }
+    shapes = (
+        ("channel", (images, channels, 1, 1)),
+        ("rows", (images, channels, height, 1)),
+        ("columns", (images, channels, 1, width)),
+        ("positions", (images, 1, height, width)),
+    )
     roles: list[str] = []
     for gate in gates:
-        fitting = [role for role, shape in shapes.items() if gate.shape == shape]
-        role = next((role for role in fitting if role not in roles), None)
-        if role is None or not kernels.is_plain(gate):
+        found = tuple(gate.shape)
+        for role, shape in shapes:
+            if found == shape and role not in roles and kernels.is_plain(gate):
+                roles.append(role)
+                break
+        else:
             return None
-        roles.append(role)
-    exclusive = "positions" in roles and not {"rows", "columns"}.isdisjoint(roles)
+    exclusive = "positions" in roles and ("rows" in roles or "columns" in roles)
     return None if exclusive else roles
 
 
@@ -145,16 +147,19 @@ def _packed(
     """The gates as the kernels take them: of channels, of rows and columns, of positions."""
     named = dict(zip(roles, gates, strict=True))
     rows, columns, positions = named.get("rows"), named.get("columns"), named.get("positions")
-    images, channels, height, width = x.shape
-    lines = None
-    if rows is not None or columns is not None:
-        one = x.new_ones(()).expand(images, channels, max(height, width))
-        rows = one[:, :, :height] if rows is None else rows.squeeze(3)
-        columns = one[:, :, :width] if columns is None else columns.squeeze(2)
-        lines = torch.cat([rows.mT, columns.mT], dim=1).float()  # (N, H + W, C)
     if positions is not None:
         positions = positions.squeeze(1).float().contiguous()
+    lines = None
+    if rows is not None or columns is not None:
+        rows = _ones(x, 3) if rows is None else rows
+        columns = _ones(x, 2) if columns is None else columns
+        lines = torch.cat([rows.squeeze(3).mT, columns.squeeze(2).mT], dim=1).float()
     return _vectors(named.get("channel")), lines, positions
+
+
+def _ones(x: Tensor, dim: int) -> Tensor:
+    """Gates of 1, for every line that runs along ``dim``."""
+    return torch.ones_like(x.narrow(dim, 0, 1))
 
 
 def _unpacked(
