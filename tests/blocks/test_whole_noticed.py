@@ -178,6 +178,8 @@ CHANGES = {
         "weight",
         type("Own", (nn.Parameter,), {})(block.channel.fc1.weight.detach()),
     ),
+    "other device of a layer": lambda block: block.coord.conv1.to("meta"),
+    "one statistic alone": lambda block: setattr(block.coord.bn1, "running_var", None),
     "other dtype of a layer": lambda block: block.coord.bn1.double(),
     "weight with gaps": lambda block: setattr(
         block.channel.fc2,
