@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attnblocks.blocks.gain import stages_of
 from attnblocks.blocks.published import rename_published
 from attnblocks.blocks.se_layers import SELayers
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
 
 PLACE = ("device", "dtype")
@@ -103,6 +104,7 @@ class AttentionBlock(nn.Module):
     gate_names: ClassVar[tuple[str, ...]] = ()
     any_channels: ClassVar[bool] = False
     published_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    whole: ClassVar[Whole | None] = None
     _built_with: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls: type[B], *args: Any, **kwargs: Any) -> B:
@@ -138,6 +140,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gates."""
+        whole = None if torch.compiler.is_compiling() else self.whole
+        if whole is not None and (y := whole.run(self, x)) is not None:
+            return y
         self.check_input(x)
         return F.apply_gates(x, self.gates(x))
 

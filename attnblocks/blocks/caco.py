@@ -10,14 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks.blocks.base import AttentionBlock, OldGate
-from attnblocks.blocks.cbam import ChannelGate
-from attnblocks.blocks.coord_att import MIN_WIDTH, CoordGate
+from attnblocks.blocks.cbam import MLP_LAYERS, ChannelGate
+from attnblocks.blocks.coord_att import COORD_LAYERS, MIN_WIDTH, CoordGate
 from attnblocks.blocks.gain import Gain
 from attnblocks.blocks.layers import LayerFactory, bottleneck
+from attnblocks.blocks.plain import PlainStage
 from attnblocks.blocks.registry import register_block
-from attnblocks.blocks.se import SEGate
+from attnblocks.blocks.se import SE_LAYERS, SEGate
 from attnblocks.blocks.se_layers import SELayers
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
+
+_COORD = PlainStage(COORD_LAYERS, "coord", CoordGate)
 
 
 class _BeforeCoordAtt(AttentionBlock):
@@ -77,6 +81,8 @@ class SeCo(_BeforeCoordAtt):
         >>> SeCo(64)(torch.rand(2, 64, 14, 20)).shape
         torch.Size([2, 64, 14, 20])
     """
+
+    whole = Whole(PlainStage(SE_LAYERS, "se", SEGate), _COORD)
 
     def __init__(
         self,
@@ -169,6 +175,8 @@ class CaCo(_BeforeCoordAtt):
         >>> CaCo(64)(torch.rand(2, 64, 14, 20)).shape
         torch.Size([2, 64, 14, 20])
     """
+
+    whole = Whole(PlainStage(MLP_LAYERS, "channel", ChannelGate), _COORD)
 
     def __init__(
         self,

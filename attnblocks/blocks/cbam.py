@@ -22,9 +22,14 @@ from attnblocks.blocks.layers import (
     open_logit,
     positive_int,
 )
+from attnblocks.blocks.plain import Layers, PlainStage
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import SELayers, input_width, output_width
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
+from attnblocks.ops.native.small_layers import MEANS_AND_MAXIMA
+
+MLP_LAYERS = Layers(MEANS_AND_MAXIMA, ("fc1", "fc2"), act="act")
 
 SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""
@@ -91,6 +96,9 @@ class ChannelGate(GainedStage):
         return SELayers(
             self.channels, self.gate, self.fc2, self.fc1, self.act, uses_max=True, stage=self
         )
+
+
+_CHANNEL = Whole(PlainStage(MLP_LAYERS, "channel", ChannelGate))
 
 
 class SpatialGate(GainedStage):
@@ -249,8 +257,10 @@ class CBAM(AttentionBlock):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), and per position, (N, 1, H, W)."""
-        means, maxima = F.statistics(x, "channel_means", "channel_maxima")
-        channel = self.channel(means, maxima).to(x.dtype)
+        channel = None if torch.compiler.is_compiling() else _CHANNEL.gates(self, x)
+        if channel is None:
+            channel = self.channel(*F.statistics(x, "channel_means", "channel_maxima"))
+        channel = channel.to(x.dtype)
         return [channel, self.spatial(F.position_statistics(x, channel))]
 
     def se_layers(self) -> SELayers:

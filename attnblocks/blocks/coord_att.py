@@ -20,9 +20,14 @@ from attnblocks.blocks.layers import (
     open_logit,
     positive_int,
 )
+from attnblocks.blocks.plain import Layers, PlainStage
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import SELayers, input_width, output_width
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
+from attnblocks.ops.native.small_layers import COORDINATES
+
+COORD_LAYERS = Layers(COORDINATES, ("conv1", "conv_h", "conv_w"), act="act", norm="bn1")
 
 MIN_WIDTH = 8
 """Smallest default width of the bottleneck."""
@@ -62,6 +67,7 @@ class CoordAtt(AttentionBlock, GainedStage):
     gate_names = ("rows", "columns")
     logit_names = ("conv_h", "conv_w")
     hidden_names = ("conv1", "act")
+    whole = Whole(PlainStage(COORD_LAYERS))
     published_names: ClassVar[Mapping[str, str]] = {"conv2": "conv_h", "conv3": "conv_w"}
 
     def __init__(

@@ -17,9 +17,12 @@ from attnblocks.blocks.layers import (
     odd_kernel,
     positive_int,
 )
+from attnblocks.blocks.plain import Layers, PlainStage
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import SELayers
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
+from attnblocks.ops.native.small_layers import NEIGHBOURS
 
 
 @register_block("Eca")
@@ -46,6 +49,7 @@ class Eca(AttentionBlock, GainedStage):
 
     gate_names = ("channel",)
     logit_names = ("conv",)
+    whole = Whole(PlainStage(Layers(NEIGHBOURS, ("conv",))))
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from attnblocks.blocks.layers import (
     new_norm,
     positive_int,
 )
+from attnblocks.blocks.plain import Layers, PlainStage
 from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import (
     MAX_OVER_MEAN,
@@ -28,7 +29,11 @@ from attnblocks.blocks.se_layers import (
     input_width,
     output_width,
 )
+from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
+from attnblocks.ops.native.small_layers import MEANS
+
+SE_LAYERS = Layers(MEANS, ("fc1", "fc2"), act="act", norm="bn")
 
 
 @register_block("SE")
@@ -59,6 +64,7 @@ class SE(AttentionBlock, GainedStage):
     gate_names = ("channel",)
     logit_names = ("fc2",)
     hidden_names = ("fc1", "act")
+    whole = Whole(PlainStage(SE_LAYERS))
 
     def __init__(
         self,

@@ -1,8 +1,6 @@
 #include "api.h"
 
-int attnblocks_abi() { return ATTNBLOCKS_ABI; }
-
-int attnblocks_openmp() {
+ATTNBLOCKS_EXPORT int attnblocks_openmp() {
 #ifdef _OPENMP
   return 1;
 #else
