@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 # The gates of the smaller network of the other tests hardly differ between images: without a fit
 # the blocks are as near as after one of so few steps.
 MODEL = "timm/mobilenetv3_small_050"
-OPTIONS = [*QUICK, "--model", MODEL, "--epochs", "2", "--batch-size", "64"]
+OPTIONS = [*QUICK, "--model", MODEL, "--epochs", "2", "--batch-size", "64", "--lr", "2e-3"]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_run_is_resumed_to_the_bit(fitted, run, weights, tmp_path, monkeypatch
     monkeypatch.setattr(LesionClassifier, "training_step", stop_in_the_second_epoch)
     options = ["--data", str(run / "synthetic"), "--weights", weights, "--out", str(out)]
     with pytest.raises(RuntimeError, match="stop"):
-        main([*OPTIONS, "--lr", "2e-3", *options])
+        main([*OPTIONS, *options])
     monkeypatch.setattr(LesionClassifier, "training_step", step)
     monkeypatch.setattr("examples.ham10000.run.fit_blocks", None)  # it is not fitted again
     assert main(["train", "--resume", str(out)]) == 0
