@@ -24,7 +24,7 @@ EXAMPLE = (2, 16, 8, 6)
 
 
 @both_modes
-@every_block
+@exported_block
 def test_compiles_whole_with_dynamic_sizes(name, train):
     torch.compiler.reset()
     block = random_block(name, 16).train(train)
@@ -94,7 +94,7 @@ def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
 
 
 @both_formats
-@every_block
+@exported_block
 def test_sizes_and_widths_need_no_new_compilation(name, memory_format):
     """Sizes are dynamic; and of many blocks of a network, each is compiled as part of it once."""
     torch.compiler.reset()
