@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from benchmarks import blocks, models, report
 from benchmarks.results import Result, load_result, save_result
 from benchmarks.settings import Settings
-from tests.benchmarks.made import ROUNDS, cells, result, row
+from tests.benchmarks.made import ROUNDS, cells, result, row, tiny_network
 
 TINY = ["--image-size", "32", "--batch", "1", "--rounds", "2", "--min-run-time", "0.0001"]
 TINY_NETWORK = ("--network", "timm/test_efficientnet")
@@ -107,7 +108,9 @@ def test_sweeps_grow_one_thing_at_one_site(tmp_path, axis, arguments, values):
     ]
 
 
-def test_compiled_blocks_are_measured_and_not_counted(tmp_path):
+def test_compiled_blocks_are_measured_and_not_counted(tmp_path, monkeypatch):
+    # As much of the compiler as says that it ran: code for the processor takes half a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     found = run_cli(
         blocks.main,
         tmp_path,
@@ -133,8 +136,9 @@ def test_models_end_to_end(tmp_path, capsys):
     ]
 
 
-def test_models_in_onnx_runtime(tmp_path):
-    found = run_cli(models.main, tmp_path, "--onnx", "--only", "identity", *TINY_NETWORK)
+def test_models_in_onnx_runtime(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "build_network", lambda name: tiny_network())
+    found = run_cli(models.main, tmp_path, "--onnx", "--only", "identity")
     assert [(r.name, r.memory_format) for r in found.rows] == [
         ("own SE", "contiguous"),
         ("identity", "contiguous"),
@@ -173,7 +177,7 @@ def test_options_that_cannot_be_followed_are_named(capsys, main, arguments, mess
 
 @pytest.mark.parametrize("main", [blocks.main, models.main])
 def test_what_runs_has_the_format_dtype_and_mode_of_its_rows(tmp_path, monkeypatch, main):
-    module = blocks if main is blocks.main else models
+    module, network = (blocks, ()) if main is blocks.main else (models, TINY_NETWORK)
     seen = []
 
     def new_run(run_of, inputs, *arguments):
@@ -187,7 +191,9 @@ def test_what_runs_has_the_format_dtype_and_mode_of_its_rows(tmp_path, monkeypat
     make = module.new_run
     monkeypatch.setattr(module, "new_run", new_run)
     found = run_cli(
-        main, tmp_path, *("--backward", "--dtype", "bfloat16", "--batch", "2", "3", "--only", "SE")
+        main,
+        tmp_path,
+        *("--backward", "--dtype", "bfloat16", "--batch", "2", "3", "--only", "SE", *network),
     )
     assert seen == [(r.memory_format, r.batch, torch.bfloat16, {True}) for r in found.rows]
 

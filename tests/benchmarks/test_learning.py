@@ -22,7 +22,7 @@ from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.data.splits import draw_split
 from examples.ham10000.training.lit import LesionClassifier
 
-MODEL, SIZE, EPOCHS = "timm/mobilenetv3_small_050", 32, 2
+MODEL, SIZE, EPOCHS = "timm/test_efficientnet", 32, 2
 TRIED = ["own SE x1", "own SE x10", "SeCo inherit x10 warm-up 1 clip 1", "Eca fitted x1"]
 
 
@@ -43,6 +43,7 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setattr(f"{name}.IMAGE_SIZE", SIZE)
     monkeypatch.setattr("benchmarks.learning.trial.BATCH_SIZE", 7)
     monkeypatch.setattr("examples.ham10000.training.fitting.IMAGES", 4)
+    monkeypatch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
     monkeypatch.setattr(work, "load_fold", lesions)
     work._load.cache_clear()
     yield ["--data", "none", "--weights", "none", "--out", str(tmp_path), "--epochs", str(EPOCHS)]

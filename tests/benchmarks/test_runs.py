@@ -7,14 +7,13 @@ from torch import nn
 
 from attnblocks import replace_se
 from benchmarks.blocks import Pass, new_run
-from benchmarks.candidates import build_network
 from benchmarks.onnx_run import onnx_session
 from benchmarks.operators import FORMATS, QUESTIONS, inputs
 from benchmarks.published import published
 from benchmarks.timing import (
     every_graph_kept,
 )
-from tests.benchmarks.made import MAP, site_of
+from tests.benchmarks.made import MAP, site_of, tiny_network
 from tests.helpers import randomized
 
 
@@ -87,7 +86,7 @@ def test_more_candidates_of_one_class_are_compiled_than_torch_would():
 
 
 def test_onnx_sessions_compute_what_the_network_computes_at_every_size():
-    network = randomized(replace_se(build_network("timm/test_efficientnet"), "CaCo"))
+    network = randomized(replace_se(tiny_network(), "CaCo"))
     session = onnx_session(network, 64)
     assert session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     for batch, height, width in [(1, 64, 64), (3, 48, 80), (5, 96, 32)]:

@@ -9,13 +9,22 @@ from torch.export import Dim
 
 from tests.helpers import BLOCKS, both_formats, both_modes, every_block, random_block, random_map
 
+# CBAM and CaCo have the stages of the others.
+exported_block = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("SeCo", "CoordAtt")))
+        for name in BLOCKS
+    ],
+)
+
 OTHER_SIZES = [(1, 5, 7), (3, 12, 9), (4, 7, 16)]  # N, H, W
 DYNAMIC = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}
 EXAMPLE = (2, 16, 8, 6)
 
 
 @both_modes
-@every_block
+@exported_block
 def test_compiles_whole_with_dynamic_sizes(name, train):
     torch.compiler.reset()
     block = random_block(name, 16).train(train)
@@ -31,7 +40,11 @@ def test_compiles_whole_with_dynamic_sizes(name, train):
         torch.testing.assert_close(*gradients)
 
 
-@both_formats
+@pytest.mark.parametrize(
+    "memory_format",
+    [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)],
+    ids=["contiguous", "channels_last"],
+)
 def test_the_default_compiler_gives_the_same_numbers(memory_format):
     torch.compiler.reset()
     model = torch.nn.Sequential(*(random_block(name, 16) for name in BLOCKS))
@@ -51,7 +64,7 @@ def test_traces_with_any_size(name):
         torch.testing.assert_close(traced(x), block(x))
 
 
-@every_block
+@exported_block
 def test_exports_with_dynamic_batch_height_and_width(name):
     block = random_block(name, 16)
     program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
@@ -61,7 +74,7 @@ def test_exports_with_dynamic_batch_height_and_width(name):
         torch.testing.assert_close(exported(x), block(x))
 
 
-@every_block
+@exported_block
 def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
     block = random_block(name, 16)
     path = tmp_path / "block.onnx"
@@ -81,7 +94,7 @@ def test_onnx_with_dynamic_sizes_agrees_with_eager(name, tmp_path):
 
 
 @both_formats
-@every_block
+@exported_block
 def test_sizes_and_widths_need_no_new_compilation(name, memory_format):
     """Sizes are dynamic; and of many blocks of a network, each is compiled as part of it once."""
     torch.compiler.reset()

@@ -1,6 +1,7 @@
 """Fitting replaced blocks to the network that they came from."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import timm
@@ -16,6 +17,7 @@ from tests.fit.networks import interrupted
 from tests.helpers import randomized, snapshot, unchanged
 
 FAST = {"epochs": (10, 10), "progress": False}
+BRIEF = {"epochs": (1, 2), "progress": False}  # where it need not come near
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -85,7 +87,7 @@ def test_the_rest_of_the_network_and_the_original_stay_as_they_are():
     for place in (3, 7):  # one number before, one per channel after it
         before[f"about {place}.coord.gain"] = (torch.float32, (1,), False)
     with torch.no_grad():  # it asks for gradients itself
-        warm_start(model, original, batches(), **FAST)
+        warm_start(model, original, batches(), **BRIEF)
     assert unchanged(original, untouched)
     for name, value in snapshot(model).items():
         kind, _, place = name.partition(" ")
@@ -98,9 +100,12 @@ def test_the_rest_of_the_network_and_the_original_stay_as_they_are():
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-@pytest.mark.parametrize(("count", "epochs"), [(4, (24, 40)), (3, (32, 54))])
-def test_by_default_it_takes_as_many_steps_for_few_batches(count, epochs):
-    """96 and 160, or a few more where the batches do not divide them."""
+@pytest.mark.parametrize(("count", "epochs"), [(4, (3, 5)), (3, (4, 7))])
+def test_by_default_it_takes_as_many_steps_for_few_batches(count, epochs, monkeypatch):
+    """96 and 160, of which an eighth is made; a few more where the batches do not divide them."""
+    module = import_module("attnblocks.fit.warm_start")  # its name in the package is the function
+    assert module.STEPS == (96, 160)
+    monkeypatch.setattr(module, "STEPS", (12, 20))
     original, found = network(), []
     for given in ({}, {"epochs": epochs}):
         torch.manual_seed(0)
@@ -124,7 +129,7 @@ def test_a_seed_repeats_it():
 def test_the_batch_norms_of_the_blocks_have_the_statistics_of_all_batches():
     original = network()
     model = replace_se(original, CoordAtt, inplace=False)
-    warm_start(model, original, batches(), **FAST)
+    warm_start(model, original, batches(), **BRIEF)
     block = model[3]
     found = []
     with torch.no_grad():
@@ -180,18 +185,18 @@ def test_outputs_that_are_changed_in_place_are_seen_as_they_were():
     with torch.no_grad():
         ours, theirs = model.se(x), original.se(x)
     wanted = float((ours - theirs).norm() / theirs.norm())
-    fit = warm_start(model, original, batches(), **FAST)
+    fit = warm_start(model, original, batches(), **BRIEF)
     assert fit.sites[0].before == pytest.approx(wanted, rel=1e-4)
 
 
 def test_an_original_that_was_compiled_and_has_run_is_read():
     original = network()
     model = replace_se(original, CaCo, inplace=False)
-    expected = warm_start(copy.deepcopy(model), copy.deepcopy(original), batches(), **FAST)
+    expected = warm_start(copy.deepcopy(model), copy.deepcopy(original), batches(), **BRIEF)
     original.compile(backend="eager")
     with torch.no_grad():
         original(batches()[0])
-    assert warm_start(model, original, batches(), **FAST) == expected
+    assert warm_start(model, original, batches(), **BRIEF) == expected
 
 
 def test_what_got_worse_is_put_back():
@@ -243,10 +248,10 @@ def made_in_inference_mode() -> nn.Module:
 def test_a_caller_in_inference_mode_gets_the_same():
     model = replace_se(network(), CaCo)
     other = copy.deepcopy(model)
-    fit = warm_start(model, network(), batches(), **FAST)
+    fit = warm_start(model, network(), batches(), **BRIEF)
     original = network()
     with torch.inference_mode():
-        assert warm_start(other, original, [x.clone() for x in batches()], **FAST) == fit
+        assert warm_start(other, original, [x.clone() for x in batches()], **BRIEF) == fit
     assert not any(p.is_inference() for p in other.parameters())
 
 

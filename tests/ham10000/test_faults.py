@@ -47,17 +47,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    from examples.ham10000.data.synthetic import write_synthetic
-
-    folder = tmp_path_factory.mktemp("faults") / "data"
-    write_synthetic(folder)
-    return folder
+def data(run) -> Path:
+    """Drawn pictures; they are only read."""
+    return run / "synthetic"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data) -> dict[str, torch.Tensor]:
-    run = data.parent / "undisturbed"
+def undisturbed(data, tmp_path_factory) -> dict[str, torch.Tensor]:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
     assert call_main(["train", *OPTIONS, "--data", str(data), "--out", str(run)]) == 0
     return weights(run)
 

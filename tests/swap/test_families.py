@@ -1,4 +1,8 @@
-"""The swap on at least one network of every family that holds SE blocks."""
+"""The swap on at least one network of every family that holds SE blocks.
+
+Every kind of SE block - its class, its layers, and who builds it - has a fast case; the other
+families are slow ones.
+"""
 
 import pytest
 import timm
@@ -55,6 +59,24 @@ TIMM = [
     ("rdnet_tiny", 32, {}),
     ("hgnet_tiny", 32, {}),
 ]
+QUICK = {
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "mobilenetv3_small_050",
+    "cspnext_tiny",
+    "fastvit_t8",
+    "tinynet_e",
+    "fbnetv3_b",
+    "semnasnet_050",
+    "lcnet_035",
+    "seresnet18",
+    "test_maxvit",
+    "nf_seresnet26",
+    "rexnetr_100",
+    "legacy_seresnet18",
+    "hgnet_tiny",
+}
 WITHOUT_SE = [
     ("tv", "mnasnet0_5"),
     ("tv", "regnet_x_400mf"),
@@ -97,7 +119,11 @@ def keep_the_signal_alive(model: torch.nn.Module, x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("library", "name", "size", "options"),
-    [("tv", *row) for row in TORCHVISION] + [("timm", *row) for row in TIMM],
+    [
+        pytest.param(library, *row, marks=() if row[0] in QUICK else pytest.mark.slow)
+        for library, rows in (("tv", TORCHVISION), ("timm", TIMM))
+        for row in rows
+    ],
 )
 def test_se_to_se_is_exact_and_se_to_caco_trains(library, name, size, options):
     torch.manual_seed(0)

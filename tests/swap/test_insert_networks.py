@@ -70,7 +70,6 @@ OTHERS = {
 NETWORKS = {**SMALL, **OTHERS}
 QUICK = {
     "convnext_tiny",
-    "mnasnet0_5",
     "ssdlite320_mobilenet_v3_large",
     "tf_efficientnet_lite0",
 }
@@ -142,7 +141,9 @@ def check(case: Case, block: Any, after: Any, dtypes: Any, layouts: Any = ("cont
                 assert torch.equal(our_buffers[name], value), (name, dtype, train, layout)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "mobilenet_v2")) for n in SMALL]
+)
 def test_behind_every_batch_norm_nothing_changes(name):
     check(SMALL[name], in_turn(), behind_norms, DTYPES, FORMATS)
 

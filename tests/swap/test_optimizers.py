@@ -90,8 +90,20 @@ def assert_alike(found: Optimizer, wanted: Optimizer, names: bool = True) -> Non
     assert found.state.keys() == wanted.state.keys()
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-@pytest.mark.parametrize("block", [CaCo, Eca, CoordAtt])
+# Every way to make one with CaCo, and every block with one of them; the other pairs are slow.
+PAIRS = [
+    pytest.param(
+        MAKERS[name],
+        block,
+        id=f"{block.__name__}-{name}",
+        marks=() if block is CaCo or name == "two groups by kind" else pytest.mark.slow,
+    )
+    for block in (CaCo, Eca, CoordAtt)
+    for name in MAKERS
+]
+
+
+@pytest.mark.parametrize(("make", "block"), PAIRS)
 def test_an_optimizer_becomes_that_of_the_new_network(make, block):
     model = network()
     optimizer = make(model)

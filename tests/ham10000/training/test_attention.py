@@ -14,7 +14,6 @@ from attnblocks import apply_recipe, insert, recipe, save_model
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.configure import train_config
-from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.evaluation.evaluate import load_best
 from examples.ham10000.options import parse
 from examples.ham10000.run import new_network
@@ -41,18 +40,16 @@ def train(data: Path, out: Path, *options: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(run) -> Path:
     """Drawn pictures; they are only read."""
-    folder = tmp_path_factory.mktemp("drawn") / "data"
-    write_synthetic(folder)
-    return folder
+    return run / "synthetic"
 
 
 @pytest.fixture(scope="module")
-def inserted(data) -> Path:
+def inserted(data, tmp_path_factory) -> Path:
     """A run of a network with inserted blocks; it is only read."""
     with undrawn():
-        return train(data, data.parent / "inserted", *INSERT)
+        return train(data, tmp_path_factory.mktemp("inserted") / "run", *INSERT)
 
 
 def test_inserted_blocks_change_nothing_at_the_start():

@@ -13,11 +13,11 @@ from PIL import Image
 
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
+from examples.ham10000.data import synthetic
 from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.load import load_data
 from examples.ham10000.data.splits import by_lesion
-from examples.ham10000.data.synthetic import LESIONS, write_synthetic
 from examples.ham10000.evaluation import plots
 from examples.ham10000.evaluation.evaluate import evaluate_part, load_best
 from examples.ham10000.training.lit import LesionClassifier
@@ -66,7 +66,7 @@ def test_the_run_folder_is_complete(run):
         "test.json",
     }
     config = json.loads((run / "config.json").read_text())
-    assert config["options"]["model"] == "timm/mobilenetv3_small_050"
+    assert config["options"]["model"] == MODEL
     assert config["evaluation_transform"][:2] == [
         "resize the shorter side to 55 (bilinear, antialias)",
         "centre crop 48x48",
@@ -162,9 +162,11 @@ def test_a_seed_repeats_a_run_to_the_bit(run, tmp_path):
     assert not all(torch.equal(first[k], other[k]) for k in first)
 
 
-def test_synthetic_pictures_depend_on_the_seed_alone(tmp_path):
+def test_synthetic_pictures_depend_on_the_seed_alone(tmp_path, monkeypatch):
+    lesions = dict.fromkeys(synthetic.LESIONS, 5)
+    monkeypatch.setattr(synthetic, "LESIONS", lesions)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_synthetic(tmp_path / name, seed)
+        synthetic.write_synthetic(tmp_path / name, seed)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.jpg"))
     same = [
         (tmp_path / "a" / f).read_bytes() == (tmp_path / other / f).read_bytes()
@@ -174,7 +176,7 @@ def test_synthetic_pictures_depend_on_the_seed_alone(tmp_path):
     assert all(same[: len(files)])
     assert not any(same[len(files) :])
     images = read_index(tmp_path / "a")
-    assert len({i.lesion_id for i in images}) == sum(LESIONS.values()) < len(images)
+    assert len({i.lesion_id for i in images}) == sum(lesions.values()) < len(images)
 
 
 def test_evaluate_reads_any_part_of_a_run(run, tmp_path, capsys):
