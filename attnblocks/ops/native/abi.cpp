@@ -1,6 +1,8 @@
 #include "api.h"
 
-ATTNBLOCKS_EXPORT int attnblocks_openmp() {
+int attnblocks_abi() { return ATTNBLOCKS_ABI; }
+
+int attnblocks_openmp() {
 #ifdef _OPENMP
   return 1;
 #else
