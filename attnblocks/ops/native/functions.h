@@ -18,7 +18,7 @@ inline vec exp(vec x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.0f);
   // n is in the low bits of `shifted`; 2^n has it as its exponent.
-  const vec power = reinterpret_cast<vec>((reinterpret_cast<ivec>(shifted) << 23) + 0x3f800000);
+  const vec power = reinterpret_cast<vec>((bits(shifted) << 23) + 0x3f800000u);
   return x > most ? all(kInfinity) : p * power;
 }
 
