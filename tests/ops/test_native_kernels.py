@@ -241,10 +241,10 @@ def everything(m: Map) -> list[Tensor]:
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 130, 20, 23), (2, 77, 24, 17), (5, 33, 7, 24)])
+@pytest.mark.parametrize("shape", [(1, 77, 20, 23), (2, 130, 13, 7), (5, 33, 7, 24)])
 def test_the_number_of_threads_changes_no_bit(shape, dtype, last):
     x = normal(*shape, seed=0)
     first = everything(laid_out(x, dtype, last, 0, 1))
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 3):
         again = everything(laid_out(x, dtype, last, 0, threads))
         assert all(map(torch.equal, first, again))
