@@ -43,6 +43,15 @@ struct Coord {
   double eps;
 };
 
+// The stage of positions: a convolution of maximum and mean over the channels, behind the channel
+// stage, and without a coordinate stage.
+struct Spatial {
+  int64_t width;  // Of the kernel.
+  int64_t gate, gains;
+  const void *w, *norm_weight, *norm_bias, *norm_mean, *norm_var, *gain;
+  double eps;
+};
+
 enum Kind : int64_t { kMeans = 1, kMeansAndMaxima = 2, kConvolution = 3 };
 
 enum Function : int64_t { kIdentity, kRelu, kRelu6, kHardswish, kSilu, kSigmoid, kHardsigmoid };
@@ -95,5 +104,6 @@ ATTNBLOCKS_EXPORT void attnblocks_position_gradient(const attnblocks::Geometry* 
 // A whole block in eval mode. Null stages are left out; channel_gates and out may be null.
 ATTNBLOCKS_EXPORT void attnblocks_block(const attnblocks::Geometry* geometry, const void* x,
                                         const attnblocks::Channel* channel,
-                                        const attnblocks::Coord* coord, float* channel_gates,
+                                        const attnblocks::Coord* coord,
+                                        const attnblocks::Spatial* spatial, float* channel_gates,
                                         void* out);

@@ -24,7 +24,7 @@ ARGUMENTS = {
     "attnblocks_map_gradient": [_BYTES, *[_DATA] * 10],
     "attnblocks_position_statistics": [_BYTES, *[_DATA] * 3],
     "attnblocks_position_gradient": [_BYTES, *[_DATA] * 6],
-    "attnblocks_block": [_BYTES, _DATA, _BYTES, _BYTES, *[_DATA] * 2],
+    "attnblocks_block": [_BYTES, _DATA, *[_BYTES] * 3, *[_DATA] * 2],
 }
 
 

@@ -1,84 +1,16 @@
 // CBAM's statistics of positions: maximum and mean over the channels of a map times a gate each.
-#include <cmath>
-#include <vector>
+#include "positions.h"
 
-#include "parallel.h"
-#include "sums.h"
+#include <vector>
 
 namespace attnblocks {
 namespace {
-
-vec gate_of(const float* gates, int64_t c, int64_t n) {
-  return gates ? load_some(gates + c, n) : all(1.0f);
-}
 
 float sum_of(vec x) {
   float lanes[kLanes], sum = 0;
   store(lanes, x);
   for (float lane : lanes) sum += lane;
   return sum;
-}
-
-// Eight positions whose sum is no number have no maximum either, if one of the values is none.
-template <class T>
-float maximum_at(const T* x, const float* gates, int64_t channels, int64_t step, float maximum) {
-  for (int64_t c = 0; c < channels; ++c) {
-    const float y = load_first(x + c * step, 1)[0] * (gates ? gates[c] : 1.0f);
-    if (std::isnan(y)) return y;
-  }
-  return maximum;
-}
-
-template <class T>
-void planes(const Geometry& g, const T* x, const float* gates, Range range, float* maxima,
-            float* means) {
-  const int64_t count = g.height * g.width;
-  constexpr int64_t kAtOnce = 4;
-  for (int64_t p = range.begin; p < range.end; p += kAtOnce * kLanes) {
-    vec sums[kAtOnce], best[kAtOnce];
-    for (int k = 0; k < kAtOnce; ++k) sums[k] = all(0.0f), best[k] = all(-kInfinity);
-    const int64_t left = range.end - p;
-    for (int64_t c = 0; c < g.channels; ++c) {
-      const float gate = gates ? gates[c] : 1.0f;
-      for (int k = 0; k < kAtOnce && k * kLanes < left; ++k) {
-        const vec y = load_some(x + c * count + p + k * kLanes, left - k * kLanes) * gate;
-        sums[k] += y;
-        best[k] = greater(y, best[k]);
-      }
-    }
-    for (int k = 0; k < kAtOnce && k * kLanes < left; ++k) {
-      const int64_t at = p + k * kLanes, n = std::min(kLanes, left - k * kLanes);
-      store_some(means + at, sums[k] / static_cast<float>(g.channels), n);
-      store_some(maxima + at, best[k], n);
-    }
-  }
-}
-
-template <class T>
-void pixels(const Geometry& g, const T* x, const float* gates, Range range, float* maxima,
-            float* means) {
-  for (int64_t p = range.begin; p < range.end; p += kLanes) {
-    const int64_t n = std::min(kLanes, range.end - p);
-    vec sums[kLanes], best[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      sums[i] = all(0.0f), best[i] = all(-kInfinity);
-      const T* pixel = x + (p + std::min(i, n - 1)) * g.channels;
-      int64_t c = 0;
-      for (; c + kLanes <= g.channels; c += kLanes) {
-        const vec y = load(pixel + c) * gate_of(gates, c, kLanes);
-        sums[i] += y;
-        best[i] = greater(y, best[i]);
-      }
-      if (c < g.channels) {
-        const int64_t left = g.channels - c;
-        const vec y = load_first(pixel + c, left) * gate_of(gates, c, left);
-        sums[i] += y;
-        best[i] = greater(first(left) ? y : best[i], best[i]);
-      }
-    }
-    store_some(means + p, across(sums, Sum()) / static_cast<float>(g.channels), n);
-    store_some(maxima + p, across(best, Greatest()), n);
-  }
 }
 
 // The gradient at n values y = x * gate of which those that are the maximum share.
@@ -161,16 +93,7 @@ void attnblocks_position_statistics(const Geometry* geometry, const void* x, con
       const T* map = static_cast<const T*>(x) + image * g.stride;
       const float* gates = channel ? channel + image * g.channels : nullptr;
       float *maxima = out + image * 2 * count, *means = maxima + count;
-      if constexpr (channels_last()) {
-        pixels(g, map, gates, range, maxima, means);
-      } else {
-        planes(g, map, gates, range, maxima, means);
-      }
-      for (int64_t p = range.begin; p < range.end; ++p) {
-        if (!std::isnan(means[p])) continue;
-        const T* position = map + p * (channels_last() ? g.channels : 1);
-        maxima[p] = maximum_at(position, gates, g.channels, channels_last() ? 1 : count, maxima[p]);
-      }
+      position_statistics<T, channels_last()>(g, map, gates, range, maxima, means);
     });
   });
 }

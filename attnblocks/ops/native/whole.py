@@ -40,7 +40,9 @@ def infer(where: bytes, x: Tensor, stages: Sequence[Stage]) -> Tensor:
     packed: list[bytes | None] = [None, None]
     for stage in stages:
         packed[stage[0].kind == COORDINATES] = _packed(*stage)
-    cast(CDLL, library()).attnblocks_block(where, x.data_ptr(), *packed, None, out.data_ptr())
+    cast(CDLL, library()).attnblocks_block(
+        where, x.data_ptr(), *packed, None, None, out.data_ptr()
+    )
     return out
 
 
@@ -48,7 +50,7 @@ def infer_gates(where: bytes, x: Tensor, stage: Stage) -> Tensor:
     """The gates of a channel stage alone; (N, C, 1, 1), float32."""
     out = torch.empty((*x.shape[:2], 1, 1), dtype=torch.float32, device="cpu")
     cast(CDLL, library()).attnblocks_block(
-        where, x.data_ptr(), _packed(*stage), None, out.data_ptr(), None
+        where, x.data_ptr(), _packed(*stage), None, None, out.data_ptr(), None
     )
     return out
 
