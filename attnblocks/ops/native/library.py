@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 1  # of the functions below; ATTNBLOCKS_ABI in api.h
+ABI = 2  # of the functions below; ATTNBLOCKS_ABI in api.h
 FOLDER = Path(__file__).parent
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 
@@ -26,6 +26,10 @@ ARGUMENTS = {
     "attnblocks_position_gradient": [_BYTES, *[_DATA] * 6],
     "attnblocks_block": [_BYTES, _DATA, _BYTES, _BYTES, *[_DATA] * 2],
 }
+
+
+# Of the one function that is called with the lock of the interpreter, and returns an object.
+ARGUMENTS_OF_RUN = [_BYTES, _BYTES, ctypes.c_int64, ctypes.py_object, _BYTES, *[_DATA] * 3]
 
 
 class _MissingError(Exception):
