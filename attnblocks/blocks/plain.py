@@ -45,7 +45,7 @@ class PlainStage:
         three = (*linear, None, None)[:3]
         # The plan holds addresses, and this what is there.
         self.names = [name and sys.intern(name) for name in (name, *three, act, norm, gate)]
-        self.of = of, of and of.forward
+        self.of = of, of and vars(of)["forward"]
         stage, *others = [id(name) if name else 0 for name in self.names]
         owner = [id(part) if part else 0 for part in self.of]
         self.plan = _PLAN.pack(stage, *owner, kind, len(linear), *others)

@@ -2,7 +2,7 @@
 
 from itertools import repeat
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class Whole:
 
     def _run(
         self, where: bytes, block: nn.Module, x: Tensor, gates: Tensor | None, out: Tensor | None
-    ) -> bool | None | list[native.Stage]:
+    ) -> Literal[True] | list[native.Stage] | None:
         """Whether it has run, None where layers have to be called, or the stages."""
         found = native.run(where, x, block.__dict__, self.plans, len(self.stages), gates, out)
         if found is None or found is True:
@@ -95,7 +95,7 @@ class Whole:
 
 def _where(x: Tensor) -> bytes | None:
     """The geometry of a map; None where it or anything around it needs the layers."""
-    if library() is None or kernels.observed() or any(_GLOBAL_HOOKS):
+    if library() is None or not host.LOCKED or kernels.observed() or any(_GLOBAL_HOOKS):
         return None
     if torch.is_autocast_enabled("cpu") or _replaceable(nn) != _OF_TORCH:
         return None

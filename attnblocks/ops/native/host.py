@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+LOCKED = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether one thread of Python runs at a time, so that a module is not changed while it is read."""
+
 _CALLS = (
     "PyDict_GetItem",
     "PyDict_Size",
@@ -40,10 +43,10 @@ FUNCTIONS: tuple[type[nn.Module], ...] = (
 )
 """Activations and gates, in the order of their numbers in the kernels."""
 
-_CLASSES = (*FUNCTIONS, nn.Conv1d, nn.Conv2d, nn.BatchNorm2d)
+_CLASSES: tuple[type[nn.Module], ...] = (*FUNCTIONS, nn.Conv1d, nn.Conv2d, nn.BatchNorm2d)
 _OBJECTS: tuple[Any, ...] = (
     *(None, True, False, (1,), (1, 1), (0, 0), "zeros", Tensor, nn.Parameter),
-    *chain.from_iterable((cls, cls.forward) for cls in _CLASSES),
+    *chain.from_iterable((cls, vars(cls)["forward"]) for cls in _CLASSES),
 )
 _NAMES = (
     *("_modules", "_parameters", "_buffers"),

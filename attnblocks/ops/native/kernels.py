@@ -228,4 +228,5 @@ def _library() -> CDLL:
 
 
 def place(x: Tensor | None) -> int | None:
+    """The address of a tensor, as the kernels take it."""
     return None if x is None else x.data_ptr()

@@ -7,6 +7,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,14 @@ ARGUMENTS = {
 
 
 # Of the one function that is called with the lock of the interpreter, and returns an object.
-ARGUMENTS_OF_RUN = [_BYTES, _BYTES, ctypes.c_int64, ctypes.py_object, _BYTES, *[_DATA] * 3]
+ARGUMENTS_OF_RUN: list[Any] = [
+    _BYTES,
+    _BYTES,
+    ctypes.c_int64,
+    ctypes.py_object,
+    _BYTES,
+    *[_DATA] * 3,
+]
 
 
 class _MissingError(Exception):

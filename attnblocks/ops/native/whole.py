@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from ctypes import CDLL
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def run(
     count: int,
     gates: Tensor | None,
     out: Tensor | None,
-) -> bool | None | tuple[Read, ...]:
+) -> Literal[True] | tuple[Read, ...] | None:
     """Read a block, and run it where norms take their running statistics.
 
     Args:
@@ -58,7 +58,7 @@ def run(
     Returns:
         True where it has run; None where its layers have to be called; otherwise what was read.
     """
-    found: bool | None | tuple[Read, ...] = _run()(
+    found: Literal[True] | tuple[Read, ...] | None = _run()(
         host(), plans, count, members, where, x.data_ptr(), place(gates), place(out)
     )
     return found
