@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from attnblocks.ops.native.small_layers import NEIGHBOURS, Norm, Numbers
 from attnblocks.ops.native.whole import Read, Stage
 
+_forward = attrgetter("forward")
 _PLAN = struct.Struct("3P2q6P")
 
 
@@ -45,7 +47,7 @@ class PlainStage:
         three = (*linear, None, None)[:3]
         # The plan holds addresses, and this what is there.
         self.names = [name and sys.intern(name) for name in (name, *three, act, norm, gate)]
-        self.of = of, of and vars(of)["forward"]
+        self.of = of, of and _forward(of)
         stage, *others = [id(name) if name else 0 for name in self.names]
         owner = [id(part) if part else 0 for part in self.of]
         self.plan = _PLAN.pack(stage, *owner, kind, len(linear), *others)

@@ -5,6 +5,7 @@ import functools
 import struct
 import sys
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,9 +45,10 @@ FUNCTIONS: tuple[type[nn.Module], ...] = (
 """Activations and gates, in the order of their numbers in the kernels."""
 
 _CLASSES: tuple[type[nn.Module], ...] = (*FUNCTIONS, nn.Conv1d, nn.Conv2d, nn.BatchNorm2d)
+_forward = attrgetter("forward")
 _OBJECTS: tuple[Any, ...] = (
     *(None, True, False, (1,), (1, 1), (0, 0), "zeros", Tensor, nn.Parameter),
-    *chain.from_iterable((cls, vars(cls)["forward"]) for cls in _CLASSES),
+    *chain.from_iterable((cls, _forward(cls)) for cls in _CLASSES),
 )
 _NAMES = (
     *("_modules", "_parameters", "_buffers"),
