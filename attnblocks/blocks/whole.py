@@ -1,10 +1,12 @@
 """Runs a block in one call, where nobody can tell that its stages and layers are not called."""
 
+from collections.abc import Iterable
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module
 
@@ -21,13 +23,8 @@ _GLOBAL_HOOKS = (
 )
 
 # What profilers replace in order to see all layers.
-_replaceable = attrgetter(
-    "Module.__call__",
-    "functional.conv2d",
-    "functional.batch_norm",
-    "functional.relu",
-)
-_OF_TORCH = _replaceable(nn)
+_replaceable = attrgetter("conv2d", "batch_norm", "relu")
+_OF_TORCH = nn.Module.__call__, _replaceable(F)
 
 
 class Whole:
@@ -49,16 +46,16 @@ class Whole:
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor | None:
         """What the block returns for a map; None where its layers have to be called."""
-        cls = type(block)
-        if (cls, vars(cls).get("gates")) != self.block or "gates" in block.__dict__:
+        cls, members = type(block), block.__dict__
+        if (cls, cls.__dict__.get("gates")) != self.block or "gates" in members:
             return None
         if (where := _where(x)) is None:
             return None
         out = None if torch.is_grad_enabled() else torch.empty_like(x)
-        found = self._run(where, block, x, None, out)
-        if found is True:
+        read = native.run(where, x, members, self.plans, len(self.stages), None, out)
+        if read is True:
             return out
-        if found is None:
+        if read is None or (found := self._stages(read, x)) is None:
             return None
         if not _has_derivatives(x, found) and not _takes_batch(found):
             return native.infer(where, x, found)
@@ -73,31 +70,26 @@ class Whole:
         out = None
         if not torch.is_grad_enabled():
             out = torch.empty((*x.shape[:2], 1, 1), dtype=torch.float32, device="cpu")
-        found = self._run(where, block, x, out, None)
-        if found is True:
+        read = native.run(where, x, block.__dict__, self.plans, len(self.stages), out, None)
+        if read is True:
             return out
-        if found is None or _has_derivatives(x, found):
+        if read is None or (found := self._stages(read, x)) is None or _has_derivatives(x, found):
             return None
         return native.infer_gates(where, x, *found)
 
-    def _run(
-        self, where: bytes, block: nn.Module, x: Tensor, gates: Tensor | None, out: Tensor | None
-    ) -> Literal[True] | list[native.Stage] | None:
-        """Whether it has run, None where layers have to be called, or the stages."""
-        found = native.run(where, x, block.__dict__, self.plans, len(self.stages), gates, out)
-        if found is None or found is True:
-            return found
-        stages = [stage.stage(read) for stage, read in zip(self.stages, found, strict=True)]
-        if not host.view() and not all(map(PlainStage.fits, self.stages, stages, repeat(x))):
-            return None
-        return stages
+    def _stages(self, read: Iterable[native.Read], x: Tensor) -> list[native.Stage] | None:
+        """The stages, of which nothing has to be called; None where their tensors do not fit."""
+        stages = [stage.stage(of) for stage, of in zip(self.stages, read, strict=True)]
+        if host.view() or all(map(PlainStage.fits, self.stages, stages, repeat(x))):
+            return stages
+        return None
 
 
 def _where(x: Tensor) -> bytes | None:
     """The geometry of a map; None where it or anything around it needs the layers."""
     if library() is None or not host.LOCKED or kernels.observed() or any(_GLOBAL_HOOKS):
         return None
-    if torch.is_autocast_enabled("cpu") or _replaceable(nn) != _OF_TORCH:
+    if torch.is_autocast_enabled("cpu") or (nn.Module.__call__, _replaceable(F)) != _OF_TORCH:
         return None
     return kernels.geometry(x)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch._C import (
     _are_functorch_transforms_active,
+    _is_tracing,
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
 from torch.autograd import forward_ad
-from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from attnblocks.ops.native.library import library, threads
 
@@ -38,7 +38,7 @@ def observed() -> bool:
         or _len_torch_function_stack()
         or forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
-        or is_tracing()  # type: ignore[no-untyped-call]
+        or _is_tracing()
     )
 
 
