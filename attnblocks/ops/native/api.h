@@ -71,7 +71,8 @@ ATTNBLOCKS_EXPORT void attnblocks_gate_gradients(const attnblocks::Geometry* geo
                                                  float* d_coords, float* d_positions);
 
 // out = grad * gates + the gradients that come through row, column and channel means and through
-// channel maxima, which positions that tie share. Null terms are 0.
+// channel maxima, which positions that tie share. Null terms are 0; gates of positions go without
+// gradients of statistics.
 ATTNBLOCKS_EXPORT void attnblocks_map_gradient(const attnblocks::Geometry* geometry, const void* x,
                                                const void* grad, const float* channel,
                                                const float* coords, const float* positions,

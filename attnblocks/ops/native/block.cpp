@@ -188,14 +188,17 @@ class Block {
     float* hidden = m.hidden + width.begin;
     dots(m.means, m.maxima - m.means, lines, channel_->w1 + width.begin * g_.channels, n,
          g_.channels, hidden, step);
-    for (int64_t i = 0; i < n; i += kLanes) {
-      vec sum = all(0.0f);
-      for (int64_t l = 0; l < lines; ++l) {
-        const vec y = load(hidden + l * step + i) * load(channel_->hidden.factor + width.begin + i);
-        sum += apply(channel_->activation, y + load(channel_->hidden.term + width.begin + i));
+    const Affine& affine = channel_->hidden;
+    with_function(channel_->activation, [&](auto activation) {
+      for (int64_t i = 0; i < n; i += kLanes) {
+        vec sum = all(0.0f);
+        for (int64_t l = 0; l < lines; ++l) {
+          const vec y = load(hidden + l * step + i) * load(affine.factor + width.begin + i);
+          sum += activation(y + load(affine.term + width.begin + i));
+        }
+        store(hidden + i, sum);
       }
-      store(hidden + i, sum);
-    }
+    });
   }
 
   void expand(const Memory& m, Range own) const {
@@ -215,14 +218,14 @@ class Block {
       dots(m.hidden, 0, 1, channel_->w2 + own.begin * inner, n, inner, gate, 0);
     }
     const float biases = wants_maxima() ? 2.0f : 1.0f;
-    for (int64_t i = 0; i < n; i += kLanes) {
-      const int64_t at = own.begin + i;
-      const vec logits = load_some(gate + i, n - i) + load(channel_->b2 + at) * biases;
-      store_some(gate + i, apply(channel_->gate, logits) * load(channel_->gain + at), n - i);
-    }
+    with_function(channel_->gate, [&](auto function) {
+      for (int64_t i = 0; i < n; i += kLanes) {
+        const int64_t at = own.begin + i;
+        const vec logits = load_some(gate + i, n - i) + load(channel_->b2 + at) * biases;
+        store_some(gate + i, function(logits) * load(channel_->gain + at), n - i);
+      }
+    });
   }
-
-  float channel_gate(const Memory& m, int64_t c) const { return channel_ ? m.gate[c] : 1.0f; }
 
   // From sums of lines to means times the channel gate.
   void scale_lines(const Memory& m, Range own) const {
@@ -230,16 +233,24 @@ class Block {
     const float of_columns = 1 / static_cast<float>(g_.height);
     if constexpr (kChannelsLast) {
       for (int64_t l = 0; l < h_ + w_; ++l) {
-        const float mean = l < h_ ? of_rows : of_columns;
-        float* line = m.lines + l * step_;
-        for (int64_t c = own.begin; c < own.end; ++c) line[c] *= mean * channel_gate(m, c);
+        scale(m.lines + l * step_ + own.begin, channel_ ? m.gate + own.begin : nullptr,
+              l < h_ ? of_rows : of_columns, own.end - own.begin);
       }
     } else {
       for (int64_t c = own.begin; c < own.end; ++c) {
-        const float gate = channel_gate(m, c);
+        const float gate = channel_ ? m.gate[c] : 1.0f;
         float* line = m.lines + c * (h_ + w_);
-        for (int64_t p = 0; p < h_ + w_; ++p) line[p] *= (p < h_ ? of_rows : of_columns) * gate;
+        scale(line, nullptr, gate * of_rows, h_);
+        scale(line + h_, nullptr, gate * of_columns, w_);
       }
+    }
+  }
+
+  // n values, padded to whole vectors, times a factor and, unless they are null, a gate each.
+  static void scale(float* values, const float* gates, float factor, int64_t n) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const vec x = load(values + i) * factor;
+      store(values + i, gates ? x * load(gates + i) : x);
     }
   }
 
@@ -252,66 +263,89 @@ class Block {
       const int64_t step = round_up(width);
       dots(m.lines + lines.begin * step_, step_, lines.end - lines.begin, coord_->w1, width,
            g_.channels, m.narrow + lines.begin * step, step);
-      for (int64_t l = lines.begin; l < lines.end; ++l) {
-        for (int64_t j = 0; j < width; j += kLanes) {
-          float* y = m.narrow + l * step + j;
-          const vec normed = load(y) * load(affine.factor + j) + load(affine.term + j);
-          store(y, apply(coord_->activation, normed));
+      with_function(coord_->activation, [&](auto activation) {
+        for (int64_t l = lines.begin; l < lines.end; ++l) {
+          for (int64_t j = 0; j < width; j += kLanes) {
+            float* y = m.narrow + l * step + j;
+            store(y, activation(load(y) * load(affine.factor + j) + load(affine.term + j)));
+          }
         }
-      }
+      });
     } else {
-      multiply(coord_->w1, g_.channels, g_.channels, m.lines, h_ + w_, 0, width, lines.begin,
+      const int64_t step = h_ + w_;
+      multiply(coord_->w1, g_.channels, g_.channels, m.lines, step, 0, width, lines.begin,
                lines.end, [&](int64_t j, int64_t p, vec sum) {
-                 const vec normed = sum * affine.factor[j] + affine.term[j];
-                 store(m.narrow + j * (h_ + w_) + p, apply(coord_->activation, normed));
+                 store(m.narrow + j * step + p, sum);
                });
+      with_function(coord_->activation, [&](auto activation) {
+        for (int64_t j = 0; j < width; ++j) {
+          for (int64_t p = lines.begin; p < lines.end; p += kLanes) {
+            float* y = m.narrow + j * step + p;
+            store(y, activation(load(y) * affine.factor[j] + affine.term[j]));
+          }
+        }
+      });
     }
   }
 
   // The gates of rows, times that of the channel, and of columns.
   void widen(const Memory& m, Range own) const {
     const int64_t width = coord_->width;
-    const float *gain = coord_->gain, *narrow = m.narrow;
     if constexpr (kChannelsLast) {
       const int64_t step = round_up(width), end = own.begin + round_up(own.end - own.begin);
-      const auto gates = [&](const float* bias, int64_t c, vec sum) {
-        return apply(coord_->gate, sum + load(bias + c)) * load(gain + c);
+      const auto logits = [&](const float* weights, int64_t first, int64_t last) {
+        multiply(m.narrow, step, width, weights, step_, first, last, own.begin, end,
+                 [&](int64_t l, int64_t c, vec sum) { store(m.lines + l * step_ + c, sum); });
       };
-      multiply(narrow, step, width, coord_->wh, step_, 0, h_, own.begin, end,
-               [&](int64_t l, int64_t c, vec sum) {
-                 const vec gate = gates(coord_->bh, c, sum);
-                 store(m.lines + l * step_ + c, channel_ ? gate * load(m.gate + c) : gate);
-               });
-      multiply(narrow + h_ * step, step, width, coord_->ww, step_, 0, w_, own.begin, end,
-               [&](int64_t l, int64_t c, vec sum) {
-                 store(m.lines + (h_ + l) * step_ + c, gates(coord_->bw, c, sum));
-               });
+      logits(coord_->wh, 0, h_);
+      logits(coord_->ww, h_, h_ + w_);
+      with_function(coord_->gate, [&](auto function) {
+        for (int64_t l = 0; l < h_ + w_; ++l) {
+          const float* bias = l < h_ ? coord_->bh : coord_->bw;
+          for (int64_t c = own.begin; c < end; c += kLanes) {
+            float* gate = m.lines + l * step_ + c;
+            const vec y = function(load(gate) + load(bias + c)) * load(coord_->gain + c);
+            store(gate, channel_ && l < h_ ? y * load(m.gate + c) : y);
+          }
+        }
+      });
     } else {
       const int64_t step = h_ + w_;
-      multiply(coord_->wh, width, width, narrow, step, own.begin, own.end, 0, h_,
-               [&](int64_t c, int64_t p, vec sum) {
-                 const vec gate = apply(coord_->gate, sum + coord_->bh[c]);
-                 store(m.lines + c * step + p, gate * (gain[c] * channel_gate(m, c)));
-               });
-      multiply(coord_->ww, width, width, narrow, step, own.begin, own.end, h_, step,
-               [&](int64_t c, int64_t p, vec sum) {
-                 const vec gate = apply(coord_->gate, sum + coord_->bw[c]);
-                 store(m.lines + c * step + p, gate * gain[c]);
-               });
+      const auto logits = [&](const float* weights, int64_t first, int64_t last) {
+        multiply(weights, width, width, m.narrow, step, own.begin, own.end, first, last,
+                 [&](int64_t c, int64_t p, vec sum) { store(m.lines + c * step + p, sum); });
+      };
+      logits(coord_->wh, 0, h_);
+      logits(coord_->ww, h_, step);
+      with_function(coord_->gate, [&](auto function) {
+        const auto gates = [&](float* values, int64_t n, float bias, float factor) {
+          for (int64_t p = 0; p < n; p += kLanes) {
+            store(values + p, function(load(values + p) + bias) * factor);
+          }
+        };
+        for (int64_t c = own.begin; c < own.end; ++c) {
+          float* values = m.lines + c * step;
+          const float gain = coord_->gain[c];
+          gates(values, h_, coord_->bh[c], channel_ ? gain * m.gate[c] : gain);
+          gates(values + h_, w_, coord_->bw[c], gain);
+        }
+      });
     }
   }
 
   void multiply_map(const T* x, const Memory& m, Range own, T* out) const {
     const int64_t n = own.end - own.begin;
     if constexpr (kChannelsLast) {
-      for (int64_t p = 0; p < count_; ++p) {
-        const int64_t at = p * g_.channels + own.begin;
-        if (coord_) {
-          const float* row = m.lines + p / g_.width * step_ + own.begin;
-          const float* column = m.lines + (h_ + p % g_.width) * step_ + own.begin;
-          multiply_pixel(x + at, row, column, n, out + at);
-        } else {
-          multiply_pixel(x + at, m.gate + own.begin, 1.0f, n, out + at);
+      int64_t at = own.begin;
+      for (int64_t h = 0; h < g_.height; ++h) {
+        const float* row = m.lines + h * step_ + own.begin;
+        for (int64_t w = 0; w < g_.width; ++w, at += g_.channels) {
+          const float* column = m.lines + (h_ + w) * step_ + own.begin;
+          if (coord_) {
+            multiply_pixel(x + at, row, column, n, out + at);
+          } else {
+            multiply_pixel(x + at, m.gate + own.begin, 1.0f, n, out + at);
+          }
         }
       }
     } else {

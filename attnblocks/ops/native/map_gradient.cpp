@@ -110,7 +110,6 @@ void pixels(const Geometry& g, const T* x, const T* grad, const Gates& gates, co
         if (grad) {
           vec factor = load(&row_factors[i]);
           if (gates.coords) factor *= load_some(gates.coords + line + c, valid);
-          if (gates.positions) factor *= gates.positions[h * g.width + w];
           y += load_some(grad + p + c, valid) * factor;
         }
         if (s.maxima) {

@@ -24,7 +24,7 @@ inline Range part(int64_t n, int64_t step, int64_t i, int64_t parts) {
   return {std::min(n, steps * i / parts * step), std::min(n, steps * (i + 1) / parts * step)};
 }
 
-inline int64_t threads_for(const Geometry& g) {
+inline int64_t threads_for([[maybe_unused]] const Geometry& g) {
 #if defined(_OPENMP)
   const int64_t work = g.images * g.channels * g.height * g.width;
   return std::max<int64_t>(1, std::min(g.threads, work / kLeastWork));

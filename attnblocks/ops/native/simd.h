@@ -21,23 +21,23 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+// The same in memory, where they start at any element. Not by memcpy: what it writes may be
+// anything for a compiler, which would load all pointers anew after each store.
+typedef float vec_in_memory __attribute__((vector_size(32), aligned(4)));
+typedef uint16_t halves_in_memory __attribute__((vector_size(16), aligned(2), may_alias));
+
 inline int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 inline vec all(float x) { return vec{x, x, x, x, x, x, x, x}; }
 
 inline uvec bits(vec x) { return reinterpret_cast<uvec>(x); }
 
-inline vec load(const float* p) {
-  vec x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
+inline vec load(const float* p) { return *reinterpret_cast<const vec_in_memory*>(p); }
 
-inline void store(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
+inline void store(float* p, vec x) { *reinterpret_cast<vec_in_memory*>(p) = x; }
 
 inline vec load(const bfloat16* p) {
-  halves x;
-  std::memcpy(&x, p, sizeof x);
+  const halves x = *reinterpret_cast<const halves_in_memory*>(p);
   return reinterpret_cast<vec>(__builtin_convertvector(x, uvec) << 16);
 }
 
@@ -45,8 +45,8 @@ inline void store(bfloat16* p, vec x) {
   const uvec u = bits(x);
   const uvec nearest = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // Ties go to even.
   const uvec quiet = (u >> 16) | 0x40;
-  const halves h = __builtin_convertvector(x == x ? nearest : quiet, halves);
-  std::memcpy(p, &h, sizeof h);
+  *reinterpret_cast<halves_in_memory*>(p) =
+      __builtin_convertvector(x == x ? nearest : quiet, halves);
 }
 
 // Which of the eight lanes are among the first n.

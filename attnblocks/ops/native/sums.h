@@ -128,32 +128,35 @@ void finish(const Spread spreads[kLanes], const T* planes, int64_t count, int64_
 }
 
 // Channels-last: the channels of K vectors, of the last of which `last` count. `rows` and
-// `columns` have steps of `step`; where they are null only the totals are made.
+// `columns` have steps of `step`; without kLines only the totals are made.
 template <int K, bool kLines, class Source>
 void sum_channels(const Source& source, int64_t height, int64_t width, int64_t step, int64_t last,
                   float* rows, float* columns, vec totals[K], vec best[K]) {
-  for (int k = 0; k < K; ++k) totals[k] = all(0.0f), best[k] = all(-kInfinity);
+  // Known to the compiler but for the last vector of all channels.
+  const int64_t n = K > 1 ? kLanes : last;
+  vec all_rows[K], greatest[K];
+  for (int k = 0; k < K; ++k) all_rows[k] = all(0.0f), greatest[k] = all(-kInfinity);
   for (int64_t h = 0; h < height; ++h) {
     vec of_row[K];
     for (int k = 0; k < K; ++k) of_row[k] = all(0.0f);
     for (int64_t w = 0; w < width; ++w) {
       for (int k = 0; k < K; ++k) {
-        const int64_t n = k + 1 < K ? kLanes : last;
         const vec t = source.at(h, w, k, n);
         of_row[k] += source.in_row(t, w, k, n);
-        best[k] = greater(t, best[k]);
+        greatest[k] = greater(t, greatest[k]);
         if (kLines) {
           float* column = columns + w * step + k * kLanes;
-          const vec added = source.in_column(t, h, k, n);
-          store_some(column, h == 0 ? added : load_some(column, n) + added, n);
+          const vec before = h == 0 ? all(0.0f) : load_some(column, n);
+          store_some(column, before + source.in_column(t, h, k, n), n);
         }
       }
     }
     for (int k = 0; k < K; ++k) {
-      totals[k] += of_row[k];
-      if (kLines) store_some(rows + h * step + k * kLanes, of_row[k], k + 1 < K ? kLanes : last);
+      all_rows[k] += of_row[k];
+      if (kLines) store_some(rows + h * step + k * kLanes, of_row[k], n);
     }
   }
+  for (int k = 0; k < K; ++k) totals[k] = all_rows[k], best[k] = greatest[k];
 }
 
 }  // namespace attnblocks
