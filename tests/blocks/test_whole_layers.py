@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 import warnings
 
 import pytest
@@ -15,8 +16,8 @@ from attnblocks.blocks.coord_att import CoordGate
 from attnblocks.ops import functional
 from attnblocks.ops.native.library import library
 from tests.blocks.test_called_layers import Adapter, weight_norm_of_old
-from tests.blocks.test_whole import BATCH
-from tests.helpers import random_block, random_map
+from tests.blocks.test_whole import BATCH, by_layers
+from tests.helpers import BLOCKS, random_block, random_map
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels here: attnblocks.ops.forms()")
 
@@ -127,3 +128,16 @@ def test_other_weights_count_at_once(in_one_call, checking):
         block.channel.fc1.weight = nn.Parameter(torch.zeros(1, 16, 1, 1))
         other.channel.fc1.weight.zero_()
         assert torch.equal(block(x), other(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_reading_keeps_no_reference_and_gives_what_layers_give(name, in_one_call, checking):
+    block, x = random_block(name, 16), random_map(*BATCH)
+    held = [*block.parameters(), *block.buffers(), *block.modules()]
+    before = [sys.getrefcount(each) for each in held]
+    for _ in range(9):
+        assert in_one_call(block, x)
+        block(x)
+    assert [sys.getrefcount(each) for each in held] == before
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), by_layers(block)(x))
