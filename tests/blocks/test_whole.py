@@ -34,8 +34,15 @@ def note_calls(monkeypatch) -> list[str]:
     def noting(name, run):
         return lambda *args: calls.append(name) or run(*args)
 
+    def noting_run(*args):
+        if (found := run(*args)) is True:
+            calls.append("infer" if args[-1] is not None else "infer_gates")
+        return found
+
     for name in ("infer", "infer_gates", "train"):
         monkeypatch.setattr(native, name, noting(name, getattr(native, name)))
+    run = native.run
+    monkeypatch.setattr(native, "run", noting_run)
     return calls
 
 

@@ -16,7 +16,7 @@
 #endif
 
 // Changes with any struct or signature below; library.py has the same number.
-#define ATTNBLOCKS_ABI 1
+#define ATTNBLOCKS_ABI 2
 
 namespace attnblocks {
 
@@ -107,3 +107,19 @@ ATTNBLOCKS_EXPORT void attnblocks_block(const attnblocks::Geometry* geometry, co
                                         const attnblocks::Coord* coord,
                                         const attnblocks::Spatial* spatial, float* channel_gates,
                                         void* out);
+
+// Reads a block by its members (``__dict__``), and runs it as above if its layers are those of the
+// plans. Called with the lock of the interpreter, which it releases meanwhile.
+//
+// Returns None where the layers have to be called; True where it has run; and what it has read, one
+// tuple for each stage, where a norm takes the statistics of the batch, where both results are null
+// or where torch describes no tensors to C (then the tensors are not checked).
+namespace attnblocks {
+struct Host;
+struct Object;
+struct Plan;
+}  // namespace attnblocks
+ATTNBLOCKS_EXPORT attnblocks::Object* attnblocks_run(
+    const attnblocks::Host* host, const attnblocks::Plan* plans, int64_t count,
+    attnblocks::Object* members, const attnblocks::Geometry* geometry, const void* x,
+    float* channel_gates, void* out);

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch._C import (
     _are_functorch_transforms_active,
+    _is_tracing,
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
 from torch.autograd import forward_ad
-from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from attnblocks.ops.native.library import library, threads
 
@@ -38,7 +38,7 @@ def observed() -> bool:
         or _len_torch_function_stack()
         or forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
-        or is_tracing()  # type: ignore[no-untyped-call]
+        or _is_tracing()
     )
 
 
@@ -108,7 +108,7 @@ def statistics(
 ) -> None:
     """Write the means of rows and columns, means and maxima of channels into given tensors."""
     _library().attnblocks_statistics(
-        where, x.data_ptr(), _place(coordinates), _place(means), _place(maxima)
+        where, x.data_ptr(), place(coordinates), place(means), place(maxima)
     )
 
 
@@ -121,7 +121,7 @@ def product(
 ) -> Tensor:
     """The map times its gates."""
     out = torch.empty_like(x)
-    gates = _place(channel), _place(coordinates), _place(positions)
+    gates = place(channel), place(coordinates), place(positions)
     _library().attnblocks_product(where, x.data_ptr(), *gates, out.data_ptr())
     return out
 
@@ -142,7 +142,7 @@ def gate_gradients(
         for gate, want in zip(gates, wanted, strict=True)
     ]
     _library().attnblocks_gate_gradients(
-        where, x.data_ptr(), grad.data_ptr(), *map(_place, gates), *map(_place, grads)
+        where, x.data_ptr(), grad.data_ptr(), *map(place, gates), *map(place, grads)
     )
     return grads
 
@@ -166,15 +166,15 @@ def map_gradient(
     out = _new_map(where)
     _library().attnblocks_map_gradient(
         where,
-        _place(x),
-        _place(grad),
-        _place(channel),
-        _place(coordinates),
-        _place(positions),
-        _place(d_coordinates),
-        _place(d_means),
-        _place(maxima),
-        _place(d_maxima),
+        place(x),
+        place(grad),
+        place(channel),
+        place(coordinates),
+        place(positions),
+        place(d_coordinates),
+        place(d_means),
+        place(maxima),
+        place(d_maxima),
         out.data_ptr(),
     )
     return out
@@ -207,8 +207,8 @@ def position_gradient(
         channel.data_ptr(),
         found.data_ptr(),
         grad.data_ptr(),
-        _place(d_map),
-        _place(d_channel),
+        place(d_map),
+        place(d_channel),
     )
     return d_map, d_channel
 
@@ -227,5 +227,6 @@ def _library() -> CDLL:
     return cast(CDLL, library())
 
 
-def _place(x: Tensor | None) -> int | None:
+def place(x: Tensor | None) -> int | None:
+    """The address of a tensor, as the kernels take it."""
     return None if x is None else x.data_ptr()

@@ -7,10 +7,11 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-ABI = 1  # of the functions below; ATTNBLOCKS_ABI in api.h
+ABI = 2  # of the functions below; ATTNBLOCKS_ABI in api.h
 FOLDER = Path(__file__).parent
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 
@@ -26,6 +27,17 @@ ARGUMENTS = {
     "attnblocks_position_gradient": [_BYTES, *[_DATA] * 6],
     "attnblocks_block": [_BYTES, _DATA, *[_BYTES] * 3, *[_DATA] * 2],
 }
+
+
+# Of the one function that is called with the lock of the interpreter, and returns an object.
+ARGUMENTS_OF_RUN: list[Any] = [
+    _BYTES,
+    _BYTES,
+    ctypes.c_int64,
+    ctypes.py_object,
+    _BYTES,
+    *[_DATA] * 3,
+]
 
 
 class _MissingError(Exception):

@@ -1,10 +1,12 @@
 """A whole block in one call, from its map and the tensors of its layers."""
 
+import ctypes
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import CDLL
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ from torch.autograd import Function
 
 from attnblocks.ops import formulas
 from attnblocks.ops.native import kernels
-from attnblocks.ops.native.library import library
+from attnblocks.ops.native.host import host
+from attnblocks.ops.native.kernels import place
+from attnblocks.ops.native.library import ARGUMENTS_OF_RUN, library
 from attnblocks.ops.native.small_layers import (
     COORDINATES,
     MEANS_AND_MAXIMA,
@@ -24,8 +28,47 @@ from attnblocks.ops.native.small_layers import (
 
 _CHANNEL, _COORD = struct.Struct("5q9qd"), struct.Struct("4q11qd")
 
-Stage = tuple[Numbers, list[Tensor]]
-"""Empty tensors stand for those that a stage does not have: their address is 0."""
+Read = tuple[Any, ...]
+"""What was read of a stage: the numbers of activation and gate, the width, the members of the norm,
+None where there is none, and the tensors, None for those that it does not have."""
+
+Stage = tuple[Numbers, Sequence[Tensor | None]]
+
+
+def run(
+    where: bytes,
+    x: Tensor,
+    members: dict[str, Any],
+    plans: bytes,
+    count: int,
+    gates: Tensor | None,
+    out: Tensor | None,
+) -> Literal[True] | tuple[Read, ...] | None:
+    """Read a block, and run it where norms take their running statistics.
+
+    Args:
+        where: the geometry of the map.
+        x: the map.
+        members: of the block, its ``__dict__``.
+        plans: how its stages are made.
+        count: of the plans.
+        gates: is given the gates of channels; None for none.
+        out: is given the map times its gates; None for none.
+
+    Returns:
+        True where it has run; None where its layers have to be called; otherwise what was read.
+    """
+    found: Literal[True] | tuple[Read, ...] | None = _run()(
+        host(), plans, count, members, where, x.data_ptr(), place(gates), place(out)
+    )
+    return found
+
+
+@functools.cache
+def _run() -> Callable[..., Any]:
+    """The function that reads a block, called with the lock of the interpreter."""
+    form = ctypes.PYFUNCTYPE(ctypes.py_object, *ARGUMENTS_OF_RUN)
+    return form(("attnblocks_run", cast(CDLL, library())))
 
 
 def infer(where: bytes, x: Tensor, stages: Sequence[Stage]) -> Tensor:
@@ -55,9 +98,11 @@ def infer_gates(where: bytes, x: Tensor, stage: Stage) -> Tensor:
     return out
 
 
-def _packed(numbers: Numbers, tensors: list[Tensor]) -> bytes:
+def _packed(numbers: Numbers, tensors: Tensors) -> bytes:
     kind, width, activation, gate, norm = numbers
-    values = (width, activation, gate, tensors[-1].numel(), *map(Tensor.data_ptr, tensors))
+    gain = tensors[-1]
+    gains = 0 if gain is None else gain.numel()
+    values = (width, activation, gate, gains, *[place(t) or 0 for t in tensors])
     eps = 0.0 if norm is None else norm.eps
     return _COORD.pack(*values, eps) if kind == COORDINATES else _CHANNEL.pack(kind, *values, eps)
 
@@ -74,7 +119,7 @@ def train(x: Tensor, stages: Sequence[Stage]) -> Tensor:
     """
     inputs: list[Tensor | None] = []
     for (*_, norm), tensors in stages:
-        present = [tensor if tensor.numel() else None for tensor in tensors]
+        present = [*tensors]
         if norm is not None and norm.of_batch:
             present[4:6] = None, None  # changed by every batch, so not to be kept for backward
             if norm.counter is not None:
