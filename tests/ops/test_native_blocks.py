@@ -198,7 +198,7 @@ def agrees(found: Tensor, wanted: Tensor) -> None:
     within(found, wanted, 2**-17 * max(1.0, wanted.abs().max().item()))
 
 
-@drawn(blocks(), st.sampled_from(["out", "gates", "both"]), few=25, many=1000)
+@drawn(blocks(), st.sampled_from(["out", "gates", "both"]), few=30, many=500)
 def test_blocks(block, what):
     m, channel, coord = block
     gates = channel is not None and what != "out"

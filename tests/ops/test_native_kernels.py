@@ -215,6 +215,23 @@ def test_position_gradient(m: Map, which):
         )
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_maxima_of_special_values_are_those_of_torch(value, dtype, last):
+    x = normal(3, 45, 9, 11, seed=0)
+    x[0, 3, 2, 5] = x[1, 44, 8, 10] = x[1, 0, 0, 0] = x[2, 40] = x[2, :, 7, 7] = value
+    x[2, 20, 1, 1:3] = torch.tensor([float("inf"), -float("inf")])  # whose sum is no number
+    m = laid_out(x, dtype, last, 0, 1)
+    for coords in (None, Result(3, 20, 45)):
+        maxima = Result(3, 45)
+        call("statistics", m.geometry(), m.x, coords, None, maxima)
+        torch.testing.assert_close(maxima.values, m.x.float().amax((2, 3)), equal_nan=True)
+    positions = Result(3, 2, 9, 11)
+    call("position_statistics", m.geometry(), m.x, None, positions)
+    torch.testing.assert_close(positions.values[:, 0], m.x.float().amax(1), equal_nan=True)
+
+
 def everything(m: Map) -> list[Tensor]:
     """What every function makes of a map, all results at once."""
     x, geometry = m.x, m.geometry()
