@@ -120,19 +120,6 @@ def test_a_gate_of_another_half_type_does_not_widen_the_map(name):
         assert block(x).dtype == torch.float16
 
 
-@both_modes
-@every_block
-def test_gradients_agree_with_finite_differences(name, train):
-    block = random_block(name, 4, dtype=torch.float64).train(train)
-    x = random_map(2, 4, 3, 2, dtype=torch.float64).requires_grad_()
-    parameters = dict(block.named_parameters())
-
-    def forward(x, *values):
-        return torch.func.functional_call(block, dict(zip(parameters, values, strict=True)), x)
-
-    assert torch.autograd.gradcheck(forward, (x, *parameters.values()))
-
-
 @pytest.mark.parametrize("network", PARAMETERS)
 @every_block
 def test_parameters_of_whole_networks(network, name):

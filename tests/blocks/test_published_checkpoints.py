@@ -211,6 +211,7 @@ def test_copies_and_blocks_without_data_take_them_too(published, ours):
     assert all(value.is_leaf and value.grad is not None for value in empty.parameters())
 
 
+@torch.no_grad()  # kernels round otherwise where derivatives are recorded
 def test_wrapped_blocks_take_them_too():
     state = randomized(PublishedCoordAtt(64)).state_dict()
     block = CoordAtt(64).eval()

@@ -71,7 +71,7 @@ def step(block: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "grad of x": x.grad, **grads, **buffers}
 
 
-def assert_same(found, wanted):
+def assert_same(found, wanted, noise=1e-6):
     """Equal but for rounding: the gradient of a bias in front of a norm is nothing else."""
     assert found.keys() == wanted.keys()
     largest = max(value.abs().max().item() for value in wanted.values() if value is not None)
@@ -80,7 +80,7 @@ def assert_same(found, wanted):
             found[name],
             value,
             rtol=1e-4,
-            atol=1e-6 * max(1, largest),
+            atol=noise * max(1, largest),
             msg=lambda message, name=name: f"{name}: {message}",
         )
 
@@ -187,16 +187,17 @@ SMOOTH = {name: {"gate_layer": nn.Sigmoid} for name in ("SE", "SeCo")}
 @both_modes
 @whole_blocks
 def test_second_derivatives(name, train):
-    """A gradient penalty, of the block and of its layers."""
+    """A gradient penalty, of the block and of its layers in double precision."""
     block = random_block(name, 16, **SMOOTH.get(name, {})).train(train)
     results = []
-    for network in (block, by_layers(block)):
-        x = random_map(*BATCH).requires_grad_()
+    for network in (block, by_layers(block).double()):
+        x = random_map(*BATCH).to(next(network.parameters()).dtype).requires_grad_()
         (grad,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
         network.zero_grad()
         grad.square().sum().backward()
-        results.append({n: p.grad for n, p in network.named_parameters()} | {"x": x.grad})
-    assert_same(*results)
+        seconds = {n: p.grad.float() for n, p in network.named_parameters()}
+        results.append(seconds | {"x": x.grad.float()})
+    assert_same(*results, noise=1e-5)
 
 
 @whole_blocks

@@ -149,9 +149,10 @@ def test_maps_of_inserted_blocks():
     assert list(maps) == ["stem.2.stem_attention", "bn.attention"]  # in the order in which they run
     entered: list[torch.Tensor] = []
     hook = model.bn.attention.register_forward_pre_hook(lambda m, args: entered.append(args[0]))
-    model(IMAGES)
-    hook.remove()
-    gates = model.bn.attention.gates(entered[0])
+    with torch.no_grad():  # as the maps are made
+        model(IMAGES)
+        hook.remove()
+        gates = model.bn.attention.gates(entered[0])
     for (name, found), gate in zip(maps["bn.attention"].gates.items(), gates, strict=True):
         assert torch.equal(found, gate), name
     assert maps["bn.attention"].on_image.shape == (2, 16, 16)
