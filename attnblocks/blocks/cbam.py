@@ -27,9 +27,10 @@ from attnblocks.blocks.registry import register_block
 from attnblocks.blocks.se_layers import SELayers, input_width, output_width
 from attnblocks.blocks.whole import Whole
 from attnblocks.ops import functional as F
-from attnblocks.ops.native.small_layers import MEANS_AND_MAXIMA
+from attnblocks.ops.native.small_layers import MEANS_AND_MAXIMA, POSITIONS
 
 MLP_LAYERS = Layers(MEANS_AND_MAXIMA, ("fc1", "fc2"), act="act")
+SPATIAL_LAYERS = Layers(POSITIONS, ("conv",), norm="bn")
 
 SpatialNorm = partial(nn.BatchNorm2d, momentum=0.01)
 """The norm of the published spatial gate."""
@@ -188,6 +189,10 @@ class CBAM(AttentionBlock):
     """
 
     gate_names = ("channel", "positions")
+    whole = Whole(
+        PlainStage(MLP_LAYERS, "channel", ChannelGate),
+        PlainStage(SPATIAL_LAYERS, "spatial", SpatialGate),
+    )
     published_names: ClassVar[Mapping[str, str]] = {
         "ChannelGate.mlp.1": "channel.fc1",
         "ChannelGate.mlp.3": "channel.fc2",

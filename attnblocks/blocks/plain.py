@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from attnblocks.ops.native.small_layers import NEIGHBOURS, Norm, Numbers
+from attnblocks.ops.native.small_layers import NEIGHBOURS, POSITIONS, Norm, Numbers
 from attnblocks.ops.native.whole import Read, Stage
 
 _forward = attrgetter("forward")
@@ -63,11 +63,14 @@ class PlainStage:
         channels = x.shape[1]
         if self.kind == NEIGHBOURS:
             shapes: list[tuple[int, ...]] = [(1, 1, width)]
+        elif self.kind == POSITIONS:
+            shapes = [(1, 2, width, width), *[(1,)] * 5]
         else:
             first, last = (width, channels, 1, 1), (channels, width, 1, 1)
             shapes = [first, *[(width,)] * 5, *[last, (channels,)] * (self.linear - 1)]
         gain = tensors[-1]
-        if gain is not None and gain.shape != () and gain.shape != (channels,):
+        own = () if self.kind == POSITIONS else (channels,)
+        if gain is not None and gain.shape != () and gain.shape != own:
             return False
         return all(
             t is None or (t.dtype is x.dtype and t.is_cpu and t.is_contiguous() and t.numel() > 0)

@@ -14,6 +14,7 @@ from attnblocks.blocks.plain import PlainStage
 from attnblocks.ops.native import host, kernels
 from attnblocks.ops.native import whole as native
 from attnblocks.ops.native.library import library
+from attnblocks.ops.native.small_layers import POSITIONS
 
 _GLOBAL_HOOKS = (
     module._global_forward_hooks,
@@ -31,8 +32,8 @@ class Whole:
     """Reads the stages of a block that runs in one call.
 
     Args:
-        stages: one that makes gates of channels, one that makes those of rows and columns, or both
-            in this order.
+        stages: one that makes gates of channels, one that makes those of rows and columns or, in
+            inference alone, of positions, or both in this order.
     """
 
     def __init__(self, *stages: PlainStage) -> None:
@@ -59,8 +60,10 @@ class Whole:
             return None
         if not _has_derivatives(x, found) and not _takes_batch(found):
             return native.infer(where, x, found)
-        if x.dtype is not torch.float32 or (len(x) == 1 and _takes_batch(found[:1])):
-            return None  # or batch norm sees a single value, and says so
+        if x.dtype is not torch.float32 or self.stages[-1].kind == POSITIONS:
+            return None
+        if len(x) == 1 and _takes_batch(found[:1]):
+            return None  # batch norm sees a single value, and says so
         return native.train(x, found)
 
     def gates(self, block: nn.Module, x: Tensor) -> Tensor | None:

@@ -20,7 +20,7 @@ struct Plan {
 
 namespace {
 
-constexpr int64_t kCoordinates = 0;  // As a kind of stage, beside those of Kind.
+constexpr int64_t kCoordinates = 0, kPositions = 4;  // Kinds of stages beside those of Kind.
 
 // What was found of a stage.
 struct Found {
@@ -47,12 +47,12 @@ class Reader {
     const bool line = plan.kind == kConvolution;
     for (int64_t i = 0; i < plan.count; ++i) {
       Object* layer = read_layer(own, plan.linear[i], line ? h_.conv1d : h_.conv2d);
-      if (!layer || !read_form(layer, line, i == 0 ? &found.width : nullptr)) return false;
+      if (!layer || !read_form(layer, plan.kind, i == 0 ? &found.width : nullptr)) return false;
       Object** place = i == 0 ? t : t + 4 + 2 * i;
       if (!tensor(layer, h_.parameters, h_.weight, place[0]) || !place[0]) return false;
       if (!tensor(layer, h_.parameters, h_.bias, place[1])) return false;
     }
-    if (line && t[1]) return false;
+    if ((line || plan.kind == kPositions) && t[1]) return false;
     const int64_t last = line ? 2 : plan.count;  // As many last layers as the struct has, and one.
     found.count = static_cast<int>(4 + 2 * last + 1);
     if (!tensor(own, h_.buffers, h_.gain, t[found.count - 1])) return false;
@@ -64,7 +64,7 @@ class Reader {
   // Shapes, dtype and place of the tensors, and their addresses in the struct of the kernel.
   bool check(const Plan& plan, const Found& found, const void** addresses, int64_t& gains) const {
     const int64_t c = map_.channels, w = found.width;
-    const bool line = plan.kind == kConvolution;
+    const bool line = plan.kind == kConvolution, plane = plan.kind == kPositions;
     for (int i = 0; i < found.count; ++i) {
       addresses[i] = nullptr;
       if (!found.tensors[i]) continue;
@@ -79,11 +79,11 @@ class Reader {
       bool fits;
       if (i == found.count - 1) {
         gains = count;
-        fits = t.dimensions == 0 || is(t, {c});
+        fits = t.dimensions == 0 || (!plane && is(t, {c}));
       } else if (i == 0) {
-        fits = line ? is(t, {1, 1, w}) : is(t, {w, c, 1, 1});
+        fits = line ? is(t, {1, 1, w}) : plane ? is(t, {1, 2, w, w}) : is(t, {w, c, 1, 1});
       } else if (i < 6) {
-        fits = is(t, {w});
+        fits = is(t, {plane ? 1 : w});
       } else {
         fits = i % 2 == 0 ? is(t, {c, w, 1, 1}) : is(t, {c});
       }
@@ -214,23 +214,27 @@ class Reader {
   }
 
   // What a convolution can have otherwise beside the shape of its weight.
-  bool read_form(Object* layer, bool line, int64_t* width) const {
+  bool read_form(Object* layer, int64_t kind, int64_t* width) const {
     Object *stride = h_.item(layer, h_.stride), *padding = h_.item(layer, h_.padding);
-    if (!line) {
+    const bool line = kind == kConvolution;
+    if (!line && kind != kPositions) {
       return equal(stride, h_.ones) && equal(padding, h_.zeros) &&
              (!width || read_integer(h_.item(layer, h_.out_channels), *width));
     }
-    if (!equal(stride, h_.one) || !equal(h_.item(layer, h_.dilation), h_.one) || !padding ||
+    Object* one = line ? h_.one : h_.ones;
+    if (!equal(stride, one) || !equal(h_.item(layer, h_.dilation), one) || !padding ||
         !equal(h_.item(layer, h_.padding_mode), h_.zeros_mode)) {
       return false;
     }
-    if (h_.length(padding) != 1) {
+    const ptrdiff_t dimensions = h_.length(padding);
+    if (dimensions != (line ? 1 : 2)) {
       h_.clear();
       return false;
     }
-    int64_t around;
-    if (!read_integer(h_.element(padding, 0), around)) return false;
-    *width = 2 * around + 1;
+    int64_t first, last;
+    if (!read_integer(h_.element(padding, 0), first)) return false;
+    if (!read_integer(h_.element(padding, dimensions - 1), last) || first != last) return false;
+    *width = 2 * first + 1;
     return true;
   }
 
@@ -284,6 +288,10 @@ Coord coord_of(const Found& f, int64_t gains, const void* const* a, double eps) 
           a[4], a[5], a[6], a[7], a[8], a[9], a[10], eps};
 }
 
+Spatial spatial_of(const Found& f, int64_t gains, const void* const* a, double eps) {
+  return {f.width, f.gate, gains, a[0], a[2], a[3], a[4], a[5], a[6], eps};
+}
+
 }  // namespace
 }  // namespace attnblocks
 
@@ -295,7 +303,8 @@ Object* attnblocks_run(const Host* host, const Plan* plans, int64_t count, Objec
   Found found[2];
   Channel channel;
   Coord coord;
-  bool has_channel = false, has_coord = false, ready = channel_gates || out;
+  Spatial spatial;
+  bool has_channel = false, has_coord = false, has_spatial = false, ready = channel_gates || out;
   for (int64_t i = 0; i < count; ++i) {
     const void* addresses[11];
     int64_t gains = 0;
@@ -310,6 +319,9 @@ Object* attnblocks_run(const Host* host, const Plan* plans, int64_t count, Objec
     if (plans[i].kind == kCoordinates) {
       coord = coord_of(found[i], gains, addresses, eps);
       has_coord = true;
+    } else if (plans[i].kind == kPositions) {
+      spatial = spatial_of(found[i], gains, addresses, eps);
+      has_spatial = true;
     } else {
       channel = channel_of(found[i], plans[i].kind, gains, addresses, eps);
       has_channel = true;
@@ -318,7 +330,7 @@ Object* attnblocks_run(const Host* host, const Plan* plans, int64_t count, Objec
   if (ready) {
     void* thread = host->release();
     attnblocks_block(geometry, x, has_channel ? &channel : nullptr, has_coord ? &coord : nullptr,
-                     channel_gates, out);
+                     has_spatial ? &spatial : nullptr, channel_gates, out);
     host->acquire(thread);
     return reader.kept(host->yes);
   }

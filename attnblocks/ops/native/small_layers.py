@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COORDINATES, MEANS, MEANS_AND_MAXIMA, NEIGHBOURS = range(4)
+COORDINATES, MEANS, MEANS_AND_MAXIMA, NEIGHBOURS, POSITIONS = range(5)
 """Kinds of stages. Those of channels: layers on means; layers on means and on maxima, whose logits
-are added; a convolution of the means over the channels."""
+are added; a convolution of the means over the channels. That of positions is known to the kernels
+alone."""
 
 FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x,

@@ -20,13 +20,14 @@ from attnblocks.ops.native.library import ARGUMENTS_OF_RUN, library
 from attnblocks.ops.native.small_layers import (
     COORDINATES,
     MEANS_AND_MAXIMA,
+    POSITIONS,
     Norm,
     Numbers,
     Tensors,
     gates,
 )
 
-_CHANNEL, _COORD = struct.Struct("5q9qd"), struct.Struct("4q11qd")
+_CHANNEL, _COORD, _SPATIAL = map(struct.Struct, ("5q9qd", "4q11qd", "3q6qd"))
 
 Read = tuple[Any, ...]
 """What was read of a stage: the numbers of activation and gate, the width, the members of the norm,
@@ -80,12 +81,10 @@ def infer(where: bytes, x: Tensor, stages: Sequence[Stage]) -> Tensor:
         stages: those of the block.
     """
     out = torch.empty_like(x)
-    packed: list[bytes | None] = [None, None]
+    packed: list[bytes | None] = [None, None, None]
     for stage in stages:
-        packed[stage[0].kind == COORDINATES] = _packed(*stage)
-    cast(CDLL, library()).attnblocks_block(
-        where, x.data_ptr(), *packed, None, None, out.data_ptr()
-    )
+        packed[{COORDINATES: 1, POSITIONS: 2}.get(stage[0].kind, 0)] = _packed(*stage)
+    cast(CDLL, library()).attnblocks_block(where, x.data_ptr(), *packed, None, out.data_ptr())
     return out
 
 
@@ -102,8 +101,12 @@ def _packed(numbers: Numbers, tensors: Tensors) -> bytes:
     kind, width, activation, gate, norm = numbers
     gain = tensors[-1]
     gains = 0 if gain is None else gain.numel()
-    values = (width, activation, gate, gains, *[place(t) or 0 for t in tensors])
+    places = [place(t) or 0 for t in tensors]
     eps = 0.0 if norm is None else norm.eps
+    if kind == POSITIONS:
+        weight, _, *others = places  # without a bias
+        return _SPATIAL.pack(width, gate, gains, weight, *others, eps)
+    values = (width, activation, gate, gains, *places)
     return _COORD.pack(*values, eps) if kind == COORDINATES else _CHANNEL.pack(kind, *values, eps)
 
 
