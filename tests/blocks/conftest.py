@@ -17,7 +17,7 @@ def in_one_call(monkeypatch):
         calls.clear()
         with torch.no_grad():
             block(random_map(*BATCH) if x is None else x)
-        return bool(calls)
+        return bool(calls) and calls != ["infer_gates"]  # a stage of CBAM alone
 
     return runs
 

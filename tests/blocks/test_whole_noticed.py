@@ -22,7 +22,7 @@ PARTS = [
     (name, part)
     for name in BLOCKS
     for part, _ in create_block(name, 16).named_modules()
-    if part and not (name == "CBAM" and part.startswith("spatial"))
+    if part
 ]
 every_part = pytest.mark.parametrize(("name", "part"), PARTS)
 
