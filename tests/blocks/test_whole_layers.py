@@ -133,7 +133,7 @@ def test_other_weights_count_at_once(in_one_call, checking):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_reading_keeps_no_reference_and_gives_what_layers_give(name, in_one_call, checking):
     block, x = random_block(name, 16), random_map(*BATCH)
-    held = [*block.parameters(), *block.buffers(), *block.modules()]
+    held = [*block.parameters(), *block.buffers(), *block.modules(), *map(vars, block.modules())]
     before = [sys.getrefcount(each) for each in held]
     for _ in range(9):
         assert in_one_call(block, x)
