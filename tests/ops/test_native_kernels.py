@@ -232,6 +232,17 @@ def test_maxima_of_special_values_are_those_of_torch(value, dtype, last):
     torch.testing.assert_close(positions.values[:, 0], m.x.float().amax(1), equal_nan=True)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_that_fill_vectors_are_no_ties(dtype, last):
+    m = laid_out(normal(2, 11, 5, 7, seed=0).round().clamp(max=0), dtype, last, 0, 1)
+    maxima, of_maxima, out = m.x.float().amax((2, 3)), normal(2, 11, seed=1), m.result()
+    assert (maxima == 0).all()
+    call("map_gradient", m.geometry(), m.x, *[None] * 6, maxima, of_maxima, out)
+    shares = shared(m.x, (2, 3))
+    agree(out.values, lambda grad: torch.einsum("nchw,nc->nchw", shares, grad), of_maxima)
+
+
 def everything(m: Map) -> list[Tensor]:
     """What every function makes of a map, all results at once."""
     x, geometry = m.x, m.geometry()
