@@ -264,7 +264,8 @@ class CBAM(AttentionBlock):
         """A gate per channel, (N, C, 1, 1), and per position, (N, 1, H, W)."""
         channel = None if torch.compiler.is_compiling() else _CHANNEL.gates(self, x)
         if channel is None:
-            channel = self.channel(*F.statistics(x, "channel_means", "channel_maxima"))
+            means, maxima = F.statistics(x, "channel_means", "channel_maxima")  # torch.fx: no *
+            channel = self.channel(means, maxima)
         channel = channel.to(x.dtype)
         return [channel, self.spatial(F.position_statistics(x, channel))]
 
