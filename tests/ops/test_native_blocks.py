@@ -108,7 +108,7 @@ def run(
     stages = [None if stage is None else stage.packed() for stage in (channel, coord)]
     parameters = [t for stage in (channel, coord) if stage for t in stage.tensors.values()]
     geometry = m.geometry(threads)
-    call("block", geometry, m.x, *stages, of_channels, result, parameters=parameters)
+    call("block", geometry, m.x, *stages, None, of_channels, result, parameters=parameters)
     return of_channels and of_channels.values, result and result.values
 
 

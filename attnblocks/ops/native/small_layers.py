@@ -28,8 +28,6 @@ FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 """Activations and gates, by their numbers."""
 
-_OF_CHANNELS = 9  # tensors of a stage that makes gates of channels
-
 Tensors = Sequence[Tensor | None]
 
 
@@ -74,6 +72,10 @@ class Numbers(NamedTuple):
     gate: int
     norm: Norm | None
 
+    def tensors(self) -> int:
+        """How many tensors a stage of rows and columns, or of channels, has."""
+        return 11 if self.kind == COORDINATES else 9
+
 
 def gates(
     stages: Sequence[Numbers], statistics: Tensors, tensors: Tensors, height: int
@@ -86,7 +88,7 @@ def gates(
             coords = cast(Tensor, coords)
             if of_channels is not None:
                 coords = coords * of_channels.unsqueeze(1)  # the means of the gated map
-                tensors = tensors[_OF_CHANNELS:]
+                tensors = tensors[stages[0].tensors() :]
             of_coords = _coordinate_gates(numbers, coords, height, tensors)
         else:
             of_channels = _channel_gates(numbers, cast(Tensor, means), maxima, tensors)
