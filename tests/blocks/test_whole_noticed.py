@@ -19,10 +19,7 @@ from tests.helpers import BLOCKS, random_block, random_map
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels here: attnblocks.ops.forms()")
 
 PARTS = [
-    (name, part)
-    for name in BLOCKS
-    for part, _ in create_block(name, 16).named_modules()
-    if part
+    (name, part) for name in BLOCKS for part, _ in create_block(name, 16).named_modules() if part
 ]
 every_part = pytest.mark.parametrize(("name", "part"), PARTS)
 
