@@ -48,9 +48,7 @@ CHANGES = {
     "one statistic alone": lambda block: setattr(block.coord.bn1, "running_var", None),
     "other dtype of a layer": lambda block: block.coord.bn1.double(),
     "weight with gaps": lambda block: setattr(
-        block.channel.fc2,
-        "weight",
-        nn.Parameter(torch.randn(16, 2, 1, 1)[:, [1, 0]].repeat(1, 2, 1, 1)[:, ::3]),
+        block.coord.conv_h, "weight", nn.Parameter(torch.randn(16, 16, 1, 1)[:, ::2])
     ),
     "a gain that learns": lambda block: (
         delattr(block.coord, "gain"),
