@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from attnblocks import AttentionBlock
 from benchmarks.candidates import (
     Place,
     at_sites,
@@ -136,7 +137,14 @@ def count(
 
 @torch.no_grad()
 def _maps(block: nn.Module, x: Tensor) -> int:
-    """How often a forward pass reads or writes a tensor as large as the map."""
+    """How often a forward pass reads or writes a tensor as large as the map.
+
+    The kernels are no operators, which could be counted: they read the map for its statistics, CBAM
+    once more for those of positions, and for the product, which they write.
+    """
+    if isinstance(block, AttentionBlock) and block.whole is not None:
+        if block.whole.run(block, x) is not None:
+            return 4 if "positions" in block.gate_names else 3
     return map_traffic(block, x, block.parameters()).maps
 
 

@@ -75,6 +75,13 @@ def _bandwidth(row: Row, rows: Rows) -> str:
     return f"{row.figures['maps'] * row.figures['map_bytes'] / row.median / 1e9:.1f}"
 
 
+def _roofline(row: Row, rows: Rows) -> str:
+    if not row.figures.get("maps") or COPY not in rows:
+        return ""
+    least = row.figures["maps"] / rows[COPY].figures["maps"] * rows[COPY].median
+    return _ratio(least, row.median)
+
+
 def _share(row: Row, rows: Rows) -> str:
     values = share(row, rows)
     return _ms(statistics.median(values)) if values else ""
@@ -108,6 +115,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "x copy": _over(COPY),
         "maps": _figure("maps", ".1f"),
         "GB/s": _bandwidth,
+        "roofline": _roofline,
         **MEMORY,
         "parameters": _figure("parameters", ",.0f"),
     },

@@ -26,6 +26,7 @@ def test_the_table_of_blocks_holds_ratios_and_bandwidth():
         "x copy": "11.00",
         "maps": "7.0",
         "GB/s": "0.6",  # 7 MB in 11 ms
+        "roofline": "0.32",  # the copy moves two in 1 ms, and so seven in 3.5
         "parameters": "1,234,567",
     }
     assert table["published CaCo"]["x published"] == ""
