@@ -48,7 +48,11 @@ QUESTIONS: dict[str, Answers] = {
         "library": functional.channel_maxima,
     },
     "statistics of CaCo": {
-        "operators": lambda x: (x.mean(3), x.mean(2), x.mean((2, 3)), x.amax((2, 3))),
+        "operators": lambda x: (
+            torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2),
+            x.mean((2, 3), keepdim=True),
+            x.amax((2, 3), keepdim=True),
+        ),
         "library": lambda x: functional.statistics(
             x, "coordinate_means", "channel_means", "channel_maxima"
         ),

@@ -129,7 +129,7 @@ def test_models_end_to_end(tmp_path, capsys):
     )
     assert {r.name for r in found.rows} == {"own SE", "CaCo", "published CaCo", "identity"}
     table = cells(report.tables(dataclasses.replace(found, rows=found.rows[:4]), markdown=True))
-    assert float(table["CaCo"]["share saved, x SE's"]) > 1
+    assert float(table["published CaCo"]["share saved, x SE's"]) > 1
     assert drawn(tmp_path) == [
         "models-channels-last-2-32-network",
         "models-contiguous-2-32-network",

@@ -73,7 +73,7 @@ def test_weights_with_blocks_are_for_the_rows_that_have_them(call, launched, tmp
     assert [(c.attention, c.init) for c in launched] == [("CaCo", "loaded")]
     found = call(rows=["SeCo", "CaCo + joint loss"], **options)
     assert list(found.failures) == ["SeCo"]
-    assert "holds CaCo blocks at 9 SE sites; --attention SeCo was asked" in found.failures["SeCo"]
+    assert "holds CaCo blocks at 2 SE sites; --attention SeCo was asked" in found.failures["SeCo"]
     assert f"SeCo: {weights} holds" in (tmp_path / "out" / "table-5-lesion.md").read_text()
     assert [(c.loss, c.init) for c in launched[1:]] == [("joint", "loaded")]
     weights.unlink()

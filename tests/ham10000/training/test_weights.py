@@ -247,11 +247,11 @@ def test_the_blocks_of_a_run_begin_as_they_are_in_it(run):
         (
             "CaCo",
             "SeCo",
-            r"w\.\w+ holds CaCo blocks at 9 SE sites; --attention SeCo was .* --attention CaCo,",
+            r"w\.\w+ holds CaCo blocks at 2 SE sites; --attention SeCo was .* --attention CaCo,",
         ),
-        ("CaCo", "SE", r"holds CaCo blocks at 9 SE sites; --attention SE was asked for"),
-        ("Eca", "none", r"holds Eca blocks at 9 SE sites; --attention none"),
-        ("identity", "CaCo", r"holds no blocks at 9 SE sites; .* give --attention identity"),
+        ("CaCo", "SE", r"holds CaCo blocks at 2 SE sites; --attention SE was asked for"),
+        ("Eca", "none", r"holds Eca blocks at 2 SE sites; --attention none"),
+        ("identity", "CaCo", r"holds no blocks at 2 SE sites; .* give --attention identity"),
     ],
 )
 def test_other_blocks_than_those_asked_for_are_named(has, asked, message, original, tmp_path):
