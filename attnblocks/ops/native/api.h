@@ -52,7 +52,8 @@ struct Spatial {
   double eps;
 };
 
-enum Kind : int64_t { kMeans = 1, kMeansAndMaxima = 2, kConvolution = 3 };
+// Kinds of stages; a channel stage is one of the three in the middle.
+enum Kind : int64_t { kCoordinates, kMeans, kMeansAndMaxima, kConvolution, kPositions };
 
 enum Function : int64_t { kIdentity, kRelu, kRelu6, kHardswish, kSilu, kSigmoid, kHardsigmoid };
 
