@@ -58,9 +58,12 @@ Object* attnblocks_run(const Host* host, const Plan* plans, int64_t count, Objec
     }
   }
   if (ready) {
+    // Other threads may put other tensors into the modules from here on.
+    for (int64_t i = 0; i < count; ++i) reader.keep(found[i]);
     void* thread = host->release();
     attnblocks_block(geometry, x, of_channels, of_coordinates, of_positions, channel_gates, out);
     host->acquire(thread);
+    for (int64_t i = 0; i < count; ++i) reader.drop(found[i]);
     return reader.kept(host->yes);
   }
   Object* all = host->new_tuple(count);

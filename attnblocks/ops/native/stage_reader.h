@@ -1,8 +1,8 @@
 // Reads the layers of a stage in Python's own memory.
 //
 // All of it is looked at in every call, so that nothing can be out of date. In Python the same
-// takes longer than the kernels. Called with the lock of the interpreter held; what is borrowed
-// here belongs to modules, which nothing changes meanwhile.
+// takes longer than the kernels. Called with the lock of the interpreter held: what is borrowed
+// here belongs to modules, which nothing changes until it is released.
 #pragma once
 #include <algorithm>
 #include <initializer_list>
@@ -115,6 +115,17 @@ class StageReader {
     return all;
   }
 
+  void keep(const Found& found) const {
+    for (int i = 0; i < found.count; ++i) kept(found.tensors[i]);
+  }
+
+  void drop(const Found& found) const {
+    for (int i = 0; i < found.count; ++i) {
+      h_.drop(found.tensors[i] ? found.tensors[i] : h_.none);
+    }
+  }
+
+  // The object, or None; new.
   Object* kept(Object* object) const {
     if (!object) object = h_.none;
     h_.keep(object);
