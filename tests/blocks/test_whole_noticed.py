@@ -1,5 +1,7 @@
 """Whatever hangs on a stage or layer is noticed: then layers are called, and nothing is skipped."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -218,3 +220,22 @@ def test_a_default_dtype_of_float64_does_not_reach_the_kernels(in_one_call):
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(found, wanted)
+
+
+def test_parameters_that_another_thread_replaces_stay_until_the_call_is_over():
+    block, x = create_block("SE", 256).requires_grad_(False), random_map(16, 256, 16, 16)
+    state = block.state_dict()
+    wanted, stop = block(x), threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            block.load_state_dict({k: v.clone() for k, v in state.items()}, assign=True)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        with torch.no_grad():
+            assert all(torch.equal(block(x), wanted) for _ in range(50))
+    finally:
+        stop.set()
+        thread.join()

@@ -290,6 +290,17 @@ def test_infinities_and_nan_come_out_as_those_of_torch(value, memory_format):
         torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
+@both_formats
+def test_large_maps_lose_no_digits(memory_format):
+    x = (1000 + random_map(1, 3, 512, 512)).contiguous(memory_format=memory_format)
+    (means,) = functions.statistics(x, ["channel_means"])
+    wanted = x.double().mean((2, 3), keepdim=True)
+    assert (means / wanted - 1).abs().max() < 1e-6
+    gate = torch.ones(1, 3, 1, 1, requires_grad=True)
+    functions.apply_gates(x, [gate]).sum().backward()
+    assert (gate.grad / x.double().sum((2, 3), keepdim=True) - 1).abs().max() < 1e-6
+
+
 def test_equal_bits_with_equal_threads_and_equal_layouts():
     x = random_map(3, 20, 9, 11)
     for memory_format in FORMATS.values():

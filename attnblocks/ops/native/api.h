@@ -1,5 +1,7 @@
 // The C interface of the kernels. library.py loads it with ctypes and packs the structs as bytes.
 //
+// No size is 0. Where there is no memory for a few lines of a map, the process ends.
+//
 // A map is (N, C, H, W), float32 or bfloat16, in memory as (N, C, H, W) or, channels-last,
 // as (N, H, W, C). All other arrays are dense float32:
 //
@@ -15,7 +17,8 @@
 #define ATTNBLOCKS_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// Changes with any struct or signature below; library.py has the same number.
+// Changes with any struct or signature here and in host.h and stage_reader.h, which host.py and
+// plain.py pack; library.py has the same number.
 #define ATTNBLOCKS_ABI 2
 
 namespace attnblocks {
@@ -52,7 +55,8 @@ struct Spatial {
   double eps;
 };
 
-enum Kind : int64_t { kMeans = 1, kMeansAndMaxima = 2, kConvolution = 3 };
+// Kinds of stages; a channel stage is one of the three in the middle.
+enum Kind : int64_t { kCoordinates, kMeans, kMeansAndMaxima, kConvolution, kPositions };
 
 enum Function : int64_t { kIdentity, kRelu, kRelu6, kHardswish, kSilu, kSigmoid, kHardsigmoid };
 

@@ -90,7 +90,10 @@ class Block {
 
   Spread measure_plane(const T* x, const Memory& m, int64_t c) const {
     const Values<T> values{x + c * count_, g_.width, 1};
-    if (!coord_) return sum_positions(values.x, count_);
+    if (!coord_) {
+      return uses_maxima() ? sum_positions<true>(values.x, count_)
+                           : sum_positions<false>(values.x, count_);
+    }
     float *rows = m.lines + c * coord_->step, *columns = rows + coord_->h;
     return uses_maxima() ? sum_plane<true>(values, g_.height, g_.width, rows, columns)
                          : sum_plane<false>(values, g_.height, g_.width, rows, columns);
@@ -98,22 +101,29 @@ class Block {
 
   template <int K>
   void measure_chunk(const T* x, const Memory& m, int64_t c, int64_t last) const {
+    uses_maxima() ? measure_chunk<K, true>(x, m, c, last) : measure_chunk<K, false>(x, m, c, last);
+  }
+
+  template <int K, bool kMax>
+  void measure_chunk(const T* x, const Memory& m, int64_t c, int64_t last) const {
     const Values<T> values{x + c, g_.width * g_.channels, g_.channels};
     vec sums[K], best[K];
     if (coord_) {
       float *rows = m.lines + c, *columns = rows + coord_->h * coord_->step;
-      sum_channels<K, true>(values, g_.height, g_.width, coord_->step, last, rows, columns, sums,
-                            best);
+      sum_channels<K, true, kMax>(values, g_.height, g_.width, coord_->step, last, rows, columns,
+                                  sums, best);
     } else {
-      sum_channels<K, false>(values, g_.height, g_.width, 0, last, nullptr, nullptr, sums, best);
+      sum_channels<K, false, kMax>(values, g_.height, g_.width, 0, last, nullptr, nullptr, sums,
+                                   best);
     }
     for (int k = 0; k < K; ++k) {
       const int64_t at = c + k * kLanes, n = k + 1 < K ? kLanes : last;
       store_some(m.means + at, sums[k] / static_cast<float>(count_), n);
+      if (!kMax) continue;
       store_some(m.maxima + at, best[k], n);
-      for (int64_t i = 0; uses_maxima() && i < n; ++i) {
+      for (int64_t i = 0; i < n; ++i) {
         if (!std::isnan(sums[k][i])) continue;
-        m.maxima[at + i] = maximum_of(x + at + i, count_, g_.channels, best[k][i]);
+        m.maxima[at + i] = maximum_of(x + at + i, count_, g_.channels, nullptr, best[k][i]);
       }
     }
   }

@@ -39,7 +39,8 @@ struct CoordStage {
 
   // From sums of lines of some channels to means, times the channel gates unless these are null.
   void average(const Memory& m, Range own, const float* gates) const {
-    const float of_rows = 1 / static_cast<float>(width), of_columns = 1 / static_cast<float>(height);
+    const float of_rows = 1 / static_cast<float>(width);
+    const float of_columns = 1 / static_cast<float>(height);
     if constexpr (kChannelsLast) {
       for (int64_t l = 0; l < h + w; ++l) {
         scale(m.lines + l * step + own.begin, gates ? gates + own.begin : nullptr,

@@ -30,15 +30,8 @@ struct Results {
   float *channel, *coords, *positions;  // Those of one image.
 };
 
-float sum_of(vec x) {
-  float lanes[kLanes], sum = 0;
-  store(lanes, x);
-  for (float lane : lanes) sum += lane;
-  return sum;
-}
-
-// From the sums of t times the columns' gates, (H, ...), and of t times the rows' gates, (W, ...),
-// to the gradients: `step` is 1 for a plane, the channels for channels-last.
+// From the sums of products times the gates of the columns, (H), and times those of the rows, (W),
+// of one channel to the gradients of its gates.
 void finish_plane(const Geometry& g, float* rows, float* columns, const float* gates,
                   const float* channel, float* d_channel) {
   float sum = 0;
@@ -75,14 +68,18 @@ void planes(const Geometry& g, const T* x, const T* grad, const Gates& gates, Ra
   for (int64_t c = range.begin; c < range.end; ++c) {
     vec sum = all(0.0f);
     const float gate = gates.channel ? gates.channel[c] : 1.0f;
-    for (int64_t p = 0; p < count; p += kLanes) {
-      const int64_t n = std::min(kLanes, count - p);
-      const vec t = load_some(x + c * count + p, n) * load_some(grad + c * count + p, n);
-      sum += gates.positions ? t * load_some(gates.positions + p, n) : t;
-      if (out.positions) {
-        float* position = out.positions + p;
-        store_some(position, load_some(position, n) + t * gate, n);
+    for (int64_t h = 0; h < g.height; ++h) {  // Sums of rows, whose sum loses less.
+      vec of_row = all(0.0f);
+      for (int64_t w = 0; w < g.width; w += kLanes) {
+        const int64_t n = std::min(kLanes, g.width - w), p = h * g.width + w;
+        const vec t = load_some(x + c * count + p, n) * load_some(grad + c * count + p, n);
+        of_row += gates.positions ? t * load_some(gates.positions + p, n) : t;
+        if (out.positions) {
+          float* position = out.positions + p;
+          store_some(position, load_some(position, n) + t * gate, n);
+        }
       }
+      sum += of_row;
     }
     if (out.channel) out.channel[c] = sum_of(sum);
   }
@@ -96,7 +93,8 @@ void chunk(const Geometry& g, const T* x, const T* grad, const Gates& gates, int
   const Products<T> products{x + c,      grad + c, g.width * g.channels, g.channels, of_rows,
                              of_columns, g.channels};
   vec totals[K], best[K];
-  sum_channels<K, true>(products, g.height, g.width, g.channels, last, rows, columns, totals, best);
+  sum_channels<K, true, false>(products, g.height, g.width, g.channels, last, rows, columns, totals,
+                               best);
   for (int k = 0; k < K; ++k) {
     const int64_t n = k + 1 < K ? kLanes : last, at = k * kLanes;
     const vec gate = gates.channel ? load_some(gates.channel + c + at, n) : all(1.0f);
@@ -131,19 +129,24 @@ void pixels(const Geometry& g, const T* x, const T* grad, const Gates& gates, Ra
     }
     return;
   }
-  std::vector<float> sums(static_cast<size_t>(round_up(g.channels)));
+  const size_t size = static_cast<size_t>(round_up(g.channels));
+  std::vector<float> sums(size), of_row(size);
   for (int64_t p = 0; p < g.height * g.width; ++p) {
     const vec position = all(gates.positions ? gates.positions[p] : 1.0f);
     vec of_position = all(0.0f);
     for (int64_t c = range.begin; c < range.end; c += kLanes) {
       const int64_t n = std::min(kLanes, range.end - c), at = p * g.channels + c;
       const vec t = load_some(x + at, n) * load_some(grad + at, n);
-      store(&sums[static_cast<size_t>(c)], load(&sums[static_cast<size_t>(c)]) + t * position);
+      float* row = &of_row[static_cast<size_t>(c)];
+      store(row, load(row) + t * position);
       if (out.positions) of_position += gates.channel ? t * load_some(gates.channel + c, n) : t;
     }
     if (out.positions) out.positions[p] = sum_of(of_position);
+    if ((p + 1) % g.width == 0) add_row(of_row, sums);
   }
-  if (out.channel) std::copy(sums.begin() + range.begin, sums.begin() + range.end, out.channel + range.begin);
+  if (out.channel) {
+    std::copy(sums.begin() + range.begin, sums.begin() + range.end, out.channel + range.begin);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Values of rows and columns of eight channels, between (H + W, C) and a line for every channel.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "simd.h"
@@ -29,10 +30,7 @@ class Lines {
     write(columns(0), w_, width_, channels, valid, of_columns, coords + height_ * channels);
   }
 
-  void fill(float of_rows, float of_columns) {
-    std::fill(rows(0), columns(0), of_rows);
-    std::fill(columns(0), columns(0) + kLanes * w_, of_columns);
-  }
+  void fill_with_ones() { std::fill(values_.begin(), values_.end(), 1.0f); }
 
  private:
   static void read(const float* in, int64_t channels, int64_t valid, int64_t count,

@@ -23,10 +23,7 @@ float ties(const T* plane, float maximum, int64_t count) {
     const vec hit = hits(plane + p, all(maximum), n);
     sum += first(n) ? hit : all(0.0f);
   }
-  float lanes[kLanes], total = 0;
-  store(lanes, sum);
-  for (float lane : lanes) total += lane;
-  return total;
+  return sum_of(sum);
 }
 
 template <class T>
@@ -34,7 +31,7 @@ void planes(const Geometry& g, const T* x, const T* grad, const Gates& gates, co
             Range range, T* out) {
   const int64_t count = g.height * g.width;
   Lines factors(g.height, g.width), terms(g.height, g.width);
-  factors.fill(1.0f, 1.0f);
+  factors.fill_with_ones();
   for (int64_t c = range.begin; c < range.end; c += kLanes) {
     const int64_t valid = std::min(kLanes, range.end - c);
     if (gates.coords) factors.read(gates.coords + c, g.channels, valid);

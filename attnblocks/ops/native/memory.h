@@ -54,7 +54,9 @@ struct Memory {
   static int64_t of_positions(const Geometry& g) { return round_up(g.height) + round_up(g.width); }
   static int64_t of_lines(const Geometry& g) { return of_positions(g) * round_up(g.channels); }
   // A row of a plane with zeros around it, which whole vectors are read from.
-  static int64_t of_row(const Geometry& g, int64_t kernel) { return round_up(g.width) + kernel - 1; }
+  static int64_t of_row(const Geometry& g, int64_t kernel) {
+    return round_up(g.width) + kernel - 1;
+  }
   static int64_t of_plane(const Geometry& g, int64_t kernel) {
     return (g.height + kernel - 1) * of_row(g, kernel);
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -12,7 +13,7 @@
 
 namespace attnblocks {
 
-constexpr int64_t kLeastWork = 8192;  // Elements of a map for which it pays to wake a thread.
+constexpr int64_t kLeastWork = 8192;  // Elements of a map for each of two threads.
 
 struct Range {
   int64_t begin, end;
@@ -26,8 +27,9 @@ inline Range part(int64_t n, int64_t step, int64_t i, int64_t parts) {
 
 inline int64_t threads_for([[maybe_unused]] const Geometry& g) {
 #if defined(_OPENMP)
+  // All or one: with fewer than torch has, the runtime would end the others and start them again.
   const int64_t work = g.images * g.channels * g.height * g.width;
-  return std::max<int64_t>(1, std::min(g.threads, work / kLeastWork));
+  return work < 2 * kLeastWork ? 1 : g.threads;
 #else
   return 1;
 #endif
@@ -62,10 +64,14 @@ struct Gates {
 // Call `f` with the type of the map's elements and with whether it is channels-last.
 template <class F>
 void for_map(const Geometry& g, F&& f) {
-  if (g.bfloat16) {
-    g.channels_last ? f(bfloat16(), std::true_type()) : f(bfloat16(), std::false_type());
+  if (g.bfloat16 && g.channels_last) {
+    f(bfloat16(), std::true_type());
+  } else if (g.bfloat16) {
+    f(bfloat16(), std::false_type());
+  } else if (g.channels_last) {
+    f(float(), std::true_type());
   } else {
-    g.channels_last ? f(float(), std::true_type()) : f(float(), std::false_type());
+    f(float(), std::false_type());
   }
 }
 

@@ -65,7 +65,9 @@ class Reader {
           v[i] = r + i < rows ? load_some(in + (r + i) * inner + k, inner - k) : all(0.0f);
         }
         transpose(v);
-        for (int64_t i = 0; i < std::min(kLanes, inner - k); ++i) store(out + (k + i) * step + r, v[i]);
+        for (int64_t i = 0; i < std::min(kLanes, inner - k); ++i) {
+          store(out + (k + i) * step + r, v[i]);
+        }
       }
     }
     return out;

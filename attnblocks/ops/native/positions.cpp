@@ -6,17 +6,12 @@
 namespace attnblocks {
 namespace {
 
-float sum_of(vec x) {
-  float lanes[kLanes], sum = 0;
-  store(lanes, x);
-  for (float lane : lanes) sum += lane;
-  return sum;
-}
-
 // The gradient at n values y = x * gate of which those that are the maximum share.
 vec through(vec y, vec maximum, vec share, vec mean) {
   return mean + (y == maximum ? all(1.0f) : all(0.0f)) * share;
 }
+
+constexpr int64_t kPart = 512;  // Positions; sums of sums lose less than one long sum.
 
 struct Gradients {
   const float *maxima, *d_maxima, *d_means;  // (H, W) each.
@@ -37,24 +32,26 @@ void plane_gradients(const Geometry& g, const T* x, const float* gates, const Gr
   }
   for (int64_t c = 0; c < g.channels; ++c) {
     const float gate = gates ? gates[c] : 1.0f;
-    vec sum = all(0.0f);
+    vec sum = all(0.0f), of_part = all(0.0f);
     for (int64_t p = 0; p < count; p += kLanes) {
+      if (p % kPart == 0) sum += of_part, of_part = all(0.0f);
       const int64_t n = std::min(kLanes, count - p), at = c * count + p;
       const vec value = load_some(x + at, n);
       const vec share = load_some(of.d_maxima + p, n) / load(&ties[static_cast<size_t>(p)]);
       const vec mean = load_some(of.d_means + p, n) / static_cast<float>(g.channels);
       const vec d_y = through(value * gate, load_some(of.maxima + p, n), share, mean);
-      sum += first(n) ? d_y * value : all(0.0f);
+      of_part += first(n) ? d_y * value : all(0.0f);
       if (d_x) store_some(d_x + at, d_y * gate, n);
     }
-    if (d_channel) d_channel[c] = sum_of(sum);
+    if (d_channel) d_channel[c] = sum_of(sum + of_part);
   }
 }
 
 template <class T>
 void pixel_gradients(const Geometry& g, const T* x, const float* gates, const Gradients& of, T* d_x,
                      float* d_channel) {
-  std::vector<float> sums(static_cast<size_t>(round_up(g.channels)));
+  const size_t size = static_cast<size_t>(round_up(g.channels));
+  std::vector<float> sums(size), of_row(size);
   for (int64_t p = 0; p < g.height * g.width; ++p) {
     const T* pixel = x + p * g.channels;
     const vec maximum = all(of.maxima[p]);
@@ -70,10 +67,11 @@ void pixel_gradients(const Geometry& g, const T* x, const float* gates, const Gr
       const int64_t n = std::min(kLanes, g.channels - c);
       const vec value = load_some(pixel + c, n), gate = gate_of(gates, c, n);
       const vec d_y = through(value * gate, maximum, share, mean);
-      float* sum = &sums[static_cast<size_t>(c)];
-      store(sum, load(sum) + d_y * value);
+      float* row = &of_row[static_cast<size_t>(c)];
+      store(row, load(row) + d_y * value);
       if (d_x) store_some(d_x + p * g.channels + c, d_y * gate, n);
     }
+    if ((p + 1) % g.width == 0) add_row(of_row, sums);
   }
   if (d_channel) std::copy_n(sums.begin(), g.channels, d_channel);
 }
@@ -110,7 +108,8 @@ void attnblocks_position_gradient(const Geometry* geometry, const void* x, const
       T* to = d_x ? static_cast<T*>(d_x) + image * g.channels * count : nullptr;
       const float* gates = channel ? channel + image * g.channels : nullptr;
       float* of_gates = d_channel ? d_channel + image * g.channels : nullptr;
-      const float *values = statistics + image * 2 * count, *grads = d_statistics + image * 2 * count;
+      const float* values = statistics + image * 2 * count;
+      const float* grads = d_statistics + image * 2 * count;
       const Gradients of{values, grads, grads + count};
       if constexpr (channels_last()) {
         pixel_gradients(g, map, gates, of, to, of_gates);

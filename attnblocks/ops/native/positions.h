@@ -5,22 +5,12 @@
 
 #include "api.h"
 #include "parallel.h"
-#include "simd.h"
+#include "sums.h"
 
 namespace attnblocks {
 
 inline vec gate_of(const float* gates, int64_t c, int64_t n) {
   return gates ? load_some(gates + c, n) : all(1.0f);
-}
-
-// The maximum at a position whose sum is no number: not a number either, if one value is none.
-template <class T>
-float maximum_at(const T* x, const float* gates, int64_t channels, int64_t step, float maximum) {
-  for (int64_t c = 0; c < channels; ++c) {
-    const float y = load_first(x + c * step, 1)[0] * (gates ? gates[c] : 1.0f);
-    if (std::isnan(y)) return y;
-  }
-  return maximum;
 }
 
 template <class T>
@@ -88,7 +78,7 @@ void position_statistics(const Geometry& g, const T* x, const float* gates, Rang
   const int64_t of_channel = kChannelsLast ? 1 : g.height * g.width;
   for (int64_t p = range.begin; p < range.end; ++p) {
     if (!std::isnan(means[p])) continue;
-    maxima[p] = maximum_at(x + p * of_position, gates, g.channels, of_channel, maxima[p]);
+    maxima[p] = maximum_of(x + p * of_position, g.channels, of_channel, gates, maxima[p]);
   }
 }
 

@@ -9,7 +9,7 @@ template <class T>
 void multiply_plane(const T* x, const float* rows, const float* columns, int64_t height,
                     int64_t width, int64_t room, T* out) {
   for_positions(height, width, room, [&](int64_t p, int64_t h, int64_t w, auto n) {
-    store_some(out + p, load_some(x + p, n) * (load(columns + w) * rows[h]), n);
+    store_some(out + p, load_some(x + p, n) * rows[h] * load(columns + w), n);
   });
 }
 
@@ -25,10 +25,10 @@ void multiply_positions(const T* x, float gate, int64_t n, T* out) {
 template <class T>
 void multiply_pixel(const T* x, const float* a, const float* b, int64_t n, T* out) {
   int64_t c = 0;
-  for (; c + kLanes <= n; c += kLanes) store(out + c, load(x + c) * (load(a + c) * load(b + c)));
+  for (; c + kLanes <= n; c += kLanes) store(out + c, load(x + c) * load(a + c) * load(b + c));
   if (c < n) {
-    const vec gates = load_first(a + c, n - c) * load_first(b + c, n - c);
-    store_first(out + c, load_first(x + c, n - c) * gates, n - c);
+    const vec y = load_first(x + c, n - c) * load_first(a + c, n - c) * load_first(b + c, n - c);
+    store_first(out + c, y, n - c);
   }
 }
 
@@ -36,9 +36,9 @@ void multiply_pixel(const T* x, const float* a, const float* b, int64_t n, T* ou
 template <class T>
 void multiply_pixel(const T* x, const float* gates, float gate, int64_t n, T* out) {
   int64_t c = 0;
-  for (; c + kLanes <= n; c += kLanes) store(out + c, load(x + c) * (load(gates + c) * gate));
+  for (; c + kLanes <= n; c += kLanes) store(out + c, load(x + c) * load(gates + c) * gate);
   if (c < n) {
-    store_first(out + c, load_first(x + c, n - c) * (load_first(gates + c, n - c) * gate), n - c);
+    store_first(out + c, load_first(x + c, n - c) * load_first(gates + c, n - c) * gate, n - c);
   }
 }
 

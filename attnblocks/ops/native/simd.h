@@ -3,8 +3,13 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#endif
+
+#if defined(__FAST_MATH__)
+#error "NaN and infinities come out as torch's own: build without -ffast-math"
 #endif
 
 namespace attnblocks {
@@ -100,6 +105,13 @@ inline vec greater(vec a, vec b) {
 #endif
 }
 
+inline float sum_of(vec x) {
+  float lanes[kLanes], sum = 0;
+  store(lanes, x);
+  for (float lane : lanes) sum += lane;
+  return sum;
+}
+
 struct Sum {
   vec operator()(vec a, vec b) const { return a + b; }
 };
@@ -124,6 +136,15 @@ inline vec across(const vec v[8], Combine combine) {
   }
   return combine(__builtin_shufflevector(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11),
                  __builtin_shufflevector(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15));
+}
+
+// Adds the sums of a row to those of all rows, and begins the next: sums of sums lose less than one
+// long sum.
+inline void add_row(std::vector<float>& of_row, std::vector<float>& sums) {
+  for (size_t i = 0; i < sums.size(); ++i) {
+    sums[i] += of_row[i];
+    of_row[i] = 0;
+  }
 }
 
 // v[i][j] becomes v[j][i].

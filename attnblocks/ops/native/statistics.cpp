@@ -16,18 +16,19 @@ void planes(const Geometry& g, const T* x, Range range, Results out) {
   Lines lines(g.height, g.width);
   for (int64_t c = range.begin; c < range.end; c += kLanes) {
     const int64_t valid = std::min(kLanes, range.end - c);
-    const T* first = x + c * count;
+    const T* eight = x + c * count;
     Spread spreads[kLanes];
     for (int64_t i = 0; i < valid; ++i) {
-      const Values<T> values{first + i * count, g.width, 1};
+      const Values<T> values{eight + i * count, g.width, 1};
       spreads[i] = out.coords ? sum_plane<true>(values, g.height, g.width, lines.rows(i),
                                                 lines.columns(i))
-                              : sum_positions(values.x, count);
+                              : sum_positions<true>(values.x, count);
     }
-    finish(spreads, first, count, valid, out.means ? out.means + c : nullptr,
+    finish(spreads, eight, count, valid, out.means ? out.means + c : nullptr,
            out.maxima ? out.maxima + c : nullptr);
     if (out.coords) {
-      const float rows = 1 / static_cast<float>(g.width), columns = 1 / static_cast<float>(g.height);
+      const float rows = 1 / static_cast<float>(g.width);
+      const float columns = 1 / static_cast<float>(g.height);
       lines.write(out.coords + c, g.channels, valid, rows, columns);
     }
   }
@@ -40,9 +41,10 @@ void chunk(const Geometry& g, const T* x, int64_t c, int64_t last, Results out) 
   vec sums[K], best[K];
   if (out.coords) {
     float *rows = out.coords + c, *columns = rows + g.height * g.channels;
-    sum_channels<K, true>(values, g.height, g.width, g.channels, last, rows, columns, sums, best);
+    sum_channels<K, true, true>(values, g.height, g.width, g.channels, last, rows, columns, sums,
+                                best);
   } else {
-    sum_channels<K, false>(values, g.height, g.width, 0, last, nullptr, nullptr, sums, best);
+    sum_channels<K, false, true>(values, g.height, g.width, 0, last, nullptr, nullptr, sums, best);
   }
   for (int k = 0; k < K; ++k) {
     const int64_t valid = k + 1 < K ? kLanes : last, at = c + k * kLanes;
@@ -50,7 +52,7 @@ void chunk(const Geometry& g, const T* x, int64_t c, int64_t last, Results out) 
     for (int64_t i = 0; out.maxima && i < valid; ++i) {
       const float maximum = best[k][i];
       out.maxima[at + i] = std::isnan(sums[k][i])
-                               ? maximum_of(x + at + i, count, g.channels, maximum)
+                               ? maximum_of(x + at + i, count, g.channels, nullptr, maximum)
                                : maximum;
     }
   }

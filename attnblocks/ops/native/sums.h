@@ -23,12 +23,13 @@ struct Values {
   vec in_column(vec t, int64_t, int64_t, int64_t) const { return t; }
 };
 
-// The maximum of values whose sum is no number: not a number either, if one of them is none.
+// The maximum of values, each times a gate unless these are null, whose sum is no number: not a
+// number either, if one of them is none.
 template <class T>
-float maximum_of(const T* x, int64_t count, int64_t step, float maximum) {
+float maximum_of(const T* x, int64_t count, int64_t step, const float* gates, float maximum) {
   for (int64_t i = 0; i < count; ++i) {
-    const vec t = load_first(x + i * step, 1);
-    if (std::isnan(t[0])) return t[0];
+    const float t = load_first(x + i * step, 1)[0] * (gates ? gates[i] : 1.0f);
+    if (std::isnan(t)) return t;
   }
   return maximum;
 }
@@ -87,25 +88,31 @@ Spread sum_plane(const Source& source, int64_t height, int64_t width, float* row
 }
 
 // The sum and the maximum of n positions of a plane.
-template <class T>
+template <bool kMax, class T>
 Spread sum_positions(const T* x, int64_t n) {
-  vec sums[4], best[4];
-  for (int k = 0; k < 4; ++k) sums[k] = all(0.0f), best[k] = all(-kInfinity);
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int k = 0; k < 4; ++k) {
-      const vec t = load(x + i + k * kLanes);
-      sums[k] += t;
-      best[k] = greater(t, best[k]);
+  constexpr int64_t kPart = 1024;  // Sums of sums lose less than one long sum.
+  vec best[4], total = all(0.0f);
+  for (int k = 0; k < 4; ++k) best[k] = all(-kInfinity);
+  for (int64_t begin = 0; begin < n; begin += kPart) {
+    const int64_t end = std::min(n, begin + kPart);
+    vec sums[4];
+    for (int k = 0; k < 4; ++k) sums[k] = all(0.0f);
+    int64_t i = begin;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      for (int k = 0; k < 4; ++k) {
+        const vec t = load(x + i + k * kLanes);
+        sums[k] += t;
+        if (kMax) best[k] = greater(t, best[k]);
+      }
     }
+    for (; i < end; i += kLanes) {
+      const vec t = load_some(x + i, end - i);
+      sums[0] += t;
+      if (kMax) best[0] = greater(first(end - i) ? t : best[0], best[0]);
+    }
+    total += (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
-  for (; i < n; i += kLanes) {
-    const vec t = load_some(x + i, n - i);
-    sums[0] += t;
-    best[0] = greater(first(n - i) ? t : best[0], best[0]);
-  }
-  return {(sums[0] + sums[1]) + (sums[2] + sums[3]),
-          greater(greater(best[0], best[1]), greater(best[2], best[3]))};
+  return {total, greater(greater(best[0], best[1]), greater(best[2], best[3]))};
 }
 
 // Means and maxima of up to eight planes that follow each other in memory. Where a sum is no
@@ -123,13 +130,14 @@ void finish(const Spread spreads[kLanes], const T* planes, int64_t count, int64_
   if (!maxima) return;
   store_some(maxima, across(best, Greatest()), valid);
   for (int64_t i = 0; i < valid; ++i) {
-    if (std::isnan(sum[i])) maxima[i] = maximum_of(planes + i * count, count, 1, maxima[i]);
+    if (!std::isnan(sum[i])) continue;
+    maxima[i] = maximum_of(planes + i * count, count, 1, nullptr, maxima[i]);
   }
 }
 
 // Channels-last: the channels of K vectors, of the last of which `last` count. `rows` and
 // `columns` have steps of `step`; without kLines only the totals are made.
-template <int K, bool kLines, class Source>
+template <int K, bool kLines, bool kMax, class Source>
 void sum_channels(const Source& source, int64_t height, int64_t width, int64_t step, int64_t last,
                   float* rows, float* columns, vec totals[K], vec best[K]) {
   // Known to the compiler but for the last vector of all channels.
@@ -143,7 +151,7 @@ void sum_channels(const Source& source, int64_t height, int64_t width, int64_t s
       for (int k = 0; k < K; ++k) {
         const vec t = source.at(h, w, k, n);
         of_row[k] += source.in_row(t, w, k, n);
-        greatest[k] = greater(t, greatest[k]);
+        if (kMax) greatest[k] = greater(t, greatest[k]);
         if (kLines) {
           float* column = columns + w * step + k * kLanes;
           const vec before = h == 0 ? all(0.0f) : load_some(column, n);
