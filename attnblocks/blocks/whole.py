@@ -14,7 +14,7 @@ from attnblocks.blocks.plain import PlainStage
 from attnblocks.ops.native import host, kernels
 from attnblocks.ops.native import whole as native
 from attnblocks.ops.native.library import library
-from attnblocks.ops.native.small_layers import POSITIONS
+from attnblocks.ops.native.small_layers import COORDINATES, POSITIONS
 
 _GLOBAL_HOOKS = (
     module._global_forward_hooks,
@@ -62,7 +62,7 @@ class Whole:
             return native.infer(where, x, found)
         if x.dtype is not torch.float32 or self.stages[-1].kind == POSITIONS:
             return None
-        if len(x) == 1 and _takes_batch(found[:1]):
+        if len(x) == 1 and self.stages[0].kind != COORDINATES and _takes_batch(found[:1]):
             return None  # batch norm sees a single value, and says so
         return native.train(x, found)
 
