@@ -97,7 +97,8 @@ class _PositionStatistics(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients_of_position_statistics(*ctx.saved_tensors, grad)
+        x, gate = ctx.saved_tensors
+        return gradients_of_position_statistics(x, gate, grad)
 
 
 def gradients_of_position_statistics(
