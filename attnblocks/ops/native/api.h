@@ -16,7 +16,7 @@
 #endif
 
 // Changes with any struct or signature below; library.py has the same number.
-#define ATTNBLOCKS_ABI 2
+#define ATTNBLOCKS_ABI 3
 
 namespace attnblocks {
 
