@@ -43,7 +43,7 @@ def run(
     members: dict[str, Any],
     plans: bytes,
     count: int,
-    gates: Tensor | None,
+    channel_gates: Tensor | None,
     out: Tensor | None,
 ) -> Literal[True] | tuple[Read, ...] | None:
     """Read a block, and run it where norms take their running statistics.
@@ -54,7 +54,7 @@ def run(
         members: of the block, its ``__dict__``.
         plans: how its stages are made.
         count: of the plans.
-        gates: is given the gates of channels; None for none.
+        channel_gates: is given the gates of channels; None for none.
         out: is given the map times its gates; None for none.
 
     Returns:
@@ -67,7 +67,7 @@ def run(
         members,
         where,
         x.data_ptr(),
-        place(gates),
+        place(channel_gates),
         None if out is None else out.data_ptr(),
     )
     return found
