@@ -82,6 +82,8 @@ class AttentionBlock(nn.Module):
         published_names: names of layers in published code, each with the block's own, such as
             ``{"conv2": "conv_h"}``: ``load_state_dict`` takes both, and weights of linear layers
             for 1x1 convolutions.
+        whole: internal: how the kernels run a block of this very class in one call; None where its
+            layers are called.
 
     Shape:
         Input and output (N, C, H, W), with the same dtype, device and memory format.

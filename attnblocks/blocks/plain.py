@@ -43,6 +43,7 @@ class PlainStage:
 
     def __init__(self, layers: Layers, name: str = "", of: type[nn.Module] | None = None) -> None:
         kind, linear, act, norm, gate = layers
+        self.made_of = layers, name, of
         self.kind, self.linear = kind, len(linear)
         three = (*linear, None, None)[:3]
         # The plan holds addresses, and this what is there.
@@ -52,9 +53,15 @@ class PlainStage:
         owner = [id(part) if part else 0 for part in self.of]
         self.plan = _PLAN.pack(stage, *owner, kind, len(linear), *others)
 
-    def stage(self, read: Read) -> Stage:
-        """The stage, from what was read of it."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The plan is of this process: another one makes its own."""
+        return PlainStage, self.made_of
+
+    def stage(self, read: Read) -> Stage | None:
+        """The stage, from what was read of it; None where its norm is not as it was made."""
         act, gate, width, norm, *tensors = read
+        if norm is not None and not _is_as_made(norm):
+            return None
         return Numbers(self.kind, width, act, gate, norm and _norm(norm)), tensors
 
     def fits(self, stage: Stage, x: Tensor) -> bool:
@@ -79,6 +86,13 @@ class PlainStage:
             t is None or t.shape == shape
             for t, shape in zip(tensors[: len(shapes)], shapes, strict=True)
         )
+
+
+def _is_as_made(layer: dict[str, Any]) -> bool:
+    """Whether all that ``_norm`` reads is where ``__init__`` put it; tensors are already known."""
+    counter = "num_batches_tracked"
+    own = layer.keys() >= {"training", "track_running_stats", "eps", "momentum"}
+    return own and counter in layer["_buffers"] and counter not in layer
 
 
 def _norm(layer: dict[str, Any]) -> Norm:

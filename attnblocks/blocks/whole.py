@@ -1,6 +1,6 @@
 """Runs a block in one call, where nobody can tell that its stages and layers are not called."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from operator import attrgetter
 from typing import Any
@@ -14,7 +14,7 @@ from attnblocks.blocks.plain import PlainStage
 from attnblocks.ops.native import host, kernels
 from attnblocks.ops.native import whole as native
 from attnblocks.ops.native.library import library
-from attnblocks.ops.native.small_layers import POSITIONS
+from attnblocks.ops.native.small_layers import COORDINATES, POSITIONS
 
 _GLOBAL_HOOKS = (
     module._global_forward_hooks,
@@ -24,8 +24,34 @@ _GLOBAL_HOOKS = (
 )
 
 # What profilers replace in order to see all layers.
-_replaceable = attrgetter("conv2d", "batch_norm", "relu")
-_OF_TORCH = nn.Module.__call__, _replaceable(F)
+_functions = attrgetter(
+    *("conv1d", "conv2d", "batch_norm", "relu", "relu6", "silu", "hardswish", "hardsigmoid")
+)
+_calls = attrgetter("__call__", "_call_impl")
+_convolves = attrgetter("__call__", "_conv_forward")
+
+
+def _replaceable() -> tuple[Any, ...]:
+    return (
+        torch.sigmoid,
+        _functions(F),
+        _calls(nn.Module),
+        _convolves(nn.Conv1d),
+        _convolves(nn.Conv2d),
+    )
+
+
+_OF_TORCH = _replaceable()
+_METHODS = "gates", "check_input", "channel_gate", "coordinate_gates", "times_gain"
+"""What a block and its stages call on themselves, those of them that they have."""
+
+_Methods = tuple[type[nn.Module], Callable[[Any], Any], Any]
+
+
+def _methods(cls: type[nn.Module]) -> _Methods:
+    """A class, what reads its methods, and what they are now."""
+    read = attrgetter(*(name for name in _METHODS if hasattr(cls, name)), "forward")
+    return cls, read, read(cls)
 
 
 class Whole:
@@ -39,17 +65,41 @@ class Whole:
     def __init__(self, *stages: PlainStage) -> None:
         self.stages = stages
         self.plans = b"".join(stage.plan for stage in stages)
-        self.block: tuple[type[nn.Module], Any] | None = None
+        self.block: type[nn.Module] | None = None
+        self.methods: list[_Methods] = []
 
     def __set_name__(self, block: type[nn.Module], name: str) -> None:
-        """Called for the class of the block, which its subclasses are not, and its ``gates``."""
-        self.block = block, vars(block)["gates"]
+        """Called for the class of the block, which its subclasses are not.
+
+        Raises:
+            TypeError: the class has no ``gates`` of its own, or another one has this attribute.
+        """
+        if "gates" not in vars(block):
+            raise TypeError(
+                f"{block.__qualname__}.{name} is for a class that defines its own gates: "
+                "leave it out, so that layers are called"
+            )
+        if self.block is not None:
+            raise TypeError(
+                f"{block.__qualname__}.{name} belongs to {self.block.__qualname__}: "
+                "a Whole is for one class"
+            )
+        self.block = block
+        stages = [stage.of[0] for stage in self.stages if stage.of[0] is not None]
+        self.methods = [_methods(cls) for cls in (block, *stages)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Plans are addresses in this process: another one makes its own."""
+        return Whole, self.stages, {"block": self.block, "methods": self.methods}
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor | None:
         """What the block returns for a map; None where its layers have to be called."""
-        cls, members = type(block), block.__dict__
-        if (cls, cls.__dict__.get("gates")) != self.block or "gates" in members:
+        members = block.__dict__
+        if type(block) is not self.block or not members.keys().isdisjoint(_METHODS):
             return None
+        for cls, read_methods, methods in self.methods:
+            if read_methods(cls) != methods:
+                return None
         if (where := _where(x)) is None:
             return None
         out = None if torch.is_grad_enabled() else torch.empty_like(x)
@@ -62,7 +112,7 @@ class Whole:
             return native.infer(where, x, found)
         if x.dtype is not torch.float32 or self.stages[-1].kind == POSITIONS:
             return None
-        if len(x) == 1 and _takes_batch(found[:1]):
+        if len(x) == 1 and self.stages[0].kind != COORDINATES and _takes_batch(found[:1]):
             return None  # batch norm sees a single value, and says so
         return native.train(x, found)
 
@@ -82,7 +132,11 @@ class Whole:
 
     def _stages(self, read: Iterable[native.Read], x: Tensor) -> list[native.Stage] | None:
         """The stages, of which nothing has to be called; None where their tensors do not fit."""
-        stages = [stage.stage(of) for stage, of in zip(self.stages, read, strict=True)]
+        stages: list[native.Stage] = []
+        for stage, of in zip(self.stages, read, strict=True):
+            if (found := stage.stage(of)) is None:
+                return None
+            stages.append(found)
         if host.view() or all(map(PlainStage.fits, self.stages, stages, repeat(x))):
             return stages
         return None
@@ -92,7 +146,7 @@ def _where(x: Tensor) -> bytes | None:
     """The geometry of a map; None where it or anything around it needs the layers."""
     if library() is None or not host.LOCKED or kernels.observed() or any(_GLOBAL_HOOKS):
         return None
-    if torch.is_autocast_enabled("cpu") or (nn.Module.__call__, _replaceable(F)) != _OF_TORCH:
+    if torch.is_autocast_enabled("cpu") or _replaceable() != _OF_TORCH:
         return None
     return kernels.geometry(x)
 

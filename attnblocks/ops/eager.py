@@ -93,20 +93,21 @@ class _PositionStatistics(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, gate, found = ctx.saved_tensors
-        return gradients_of_position_statistics(x, gate, found, grad)
+        x, gate = ctx.saved_tensors
+        return gradients_of_position_statistics(x, gate, grad)
 
 
 def gradients_of_position_statistics(
-    x: Tensor, gate: Tensor, found: Tensor, grad: Tensor
+    x: Tensor, gate: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of map and gate from that of the statistics that were found."""
+    """The gradients of map and gate from that of their position statistics."""
     of_maxima, of_means = grad[:, :1], grad[:, 1:]
-    hits = x.detach() * gate.detach() == found[:, :1].detach()
+    gated = x.detach() * gate.detach()
+    hits = gated == gated.amax(1, keepdim=True)  # of what was kept, which hooks may have rounded
     product = _share(of_maxima, hits, (1,)) + of_means / x.shape[1]
     return product * gate, (product * x).sum((2, 3), keepdim=True)
 

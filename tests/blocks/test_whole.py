@@ -303,6 +303,14 @@ def test_a_single_value_for_a_norm_is_reported_as_by_the_layers():
         block(x)
 
 
+@pytest.mark.parametrize("name", ["CoordAtt", "CaCo"])
+def test_a_norm_of_coordinates_sees_many_values_of_one_image(name, runs):
+    block, x = random_block(name, 16).train(), random_map(1, 16, 5, 6)
+    layered = by_layers(block)
+    assert_same(step(block, x), step(layered, x))
+    assert runs == ["train"]
+
+
 def test_a_map_of_other_channels_is_reported():
     with pytest.raises(ValueError, match="built for 16 channels, got 8"):
         create_block("CaCo", 16)(random_map(2, 8, 4, 4))

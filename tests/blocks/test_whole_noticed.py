@@ -133,12 +133,60 @@ def test_a_wrapper(name, part, in_one_call):
     assert not in_one_call(block)
 
 
-@pytest.mark.parametrize("name", ["conv2d", "batch_norm", "relu"])
-def test_a_profiler_that_replaces_functions(name, in_one_call, monkeypatch):
-    block, real, seen = random_block("CaCo", 16), getattr(F, name), []
-    monkeypatch.setattr(F, name, lambda *args, **kw: seen.append(name) or real(*args, **kw))
+FUNCTIONS = [
+    *[("CaCo", F, name) for name in ("conv2d", "batch_norm", "relu", "hardswish")],
+    *[("CaCo", torch, "sigmoid"), ("SE", F, "hardsigmoid"), ("Eca", F, "conv1d")],
+]
+
+
+@pytest.mark.parametrize(("block", "owner", "name"), FUNCTIONS)
+def test_a_profiler_that_replaces_functions(block, owner, name, in_one_call, monkeypatch):
+    block, real, seen = random_block(block, 16), getattr(owner, name), []
+    monkeypatch.setattr(owner, name, lambda *args, **kw: seen.append(name) or real(*args, **kw))
     assert not in_one_call(block)
     assert seen
+
+
+OWN_METHODS = [
+    *[("SE", "", name) for name in ("channel_gate", "times_gain", "check_input")],
+    *[("CoordAtt", "", "coordinate_gates"), ("SeCo", "se", "channel_gate")],
+    *[("CaCo", "coord", "coordinate_gates"), ("CaCo", "channel", "times_gain")],
+    *[("CBAM", "spatial", "times_gain"), ("Eca", "", "times_gain")],
+]
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+@pytest.mark.parametrize(("name", "part", "method"), OWN_METHODS)
+def test_a_method_that_was_replaced(name, part, method, of_class, in_one_call, monkeypatch):
+    block, seen = random_block(name, 16), []
+    owner = block.get_submodule(part)
+    owner = type(owner) if of_class else owner
+    real = getattr(owner, method)
+    monkeypatch.setattr(owner, method, lambda *args: seen.append(method) or real(*args))
+    assert not in_one_call(block)
+    assert seen
+
+
+def test_a_convolution_that_was_replaced_in_the_class(in_one_call, monkeypatch):
+    for owner, name in ((nn.Conv2d, "_conv_forward"), (nn.Conv2d, "__call__")):
+        real = getattr(owner, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *args, real=real: real(*args))
+            assert not in_one_call(random_block("CaCo", 16))
+    monkeypatch.setattr(nn.Module, "_call_impl", nn.Module._wrapped_call_impl)
+    block = random_block("CaCo", 16)
+    assert block.whole.run(block, random_map(*BATCH)) is None
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_counter_of_batches_that_is_elsewhere(hidden, monkeypatch):
+    block = random_block("CaCo", 16).train()
+    counter = block.coord.bn1._buffers.pop("num_batches_tracked")
+    block.coord.bn1.__dict__["num_batches_tracked"] = counter
+    if hidden:
+        block.coord.bn1._buffers["num_batches_tracked"] = torch.tensor(5)
+    block(random_map(*BATCH))
+    assert counter == 1 or block.coord.bn1.__dict__["num_batches_tracked"] == 1
 
 
 REPLACED = [nn.Module, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Hardswish, nn.Sigmoid]

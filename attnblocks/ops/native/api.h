@@ -19,7 +19,7 @@
 
 // Changes with any struct or signature here and in host.h and stage_reader.h, which host.py and
 // plain.py pack; library.py has the same number.
-#define ATTNBLOCKS_ABI 2
+#define ATTNBLOCKS_ABI 3
 
 namespace attnblocks {
 

@@ -44,7 +44,8 @@ def _statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
 def _new(images: int, channels: int, length: int) -> Tensor:
     """A float32 tensor (N, C, L, 1), in memory as (N, L, C)."""
     strides = (length * channels, 1, channels, channels)
-    return torch.empty_strided((images, channels, length, 1), strides, dtype=torch.float32)
+    shape = images, channels, length, 1
+    return torch.empty_strided(shape, strides, dtype=torch.float32, device="cpu")
 
 
 class _Statistics(Function):
@@ -195,23 +196,27 @@ def _position_statistics(x: Tensor, gate: Tensor) -> Tensor:
 
 
 class _PositionStatistics(Function):
-    """Keeps the map, its gate and what was found, in float32, as products with gates are."""
+    """Keeps the map and its gate.
+
+    Where a position reached its maximum is found by comparing, to the bit: with a maximum of what
+    is kept, which hooks on saved tensors may have rounded.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
-        found = _position_statistics(x, gate)
-        ctx.save_for_backward(x, gate, found)
-        return found.to(x.dtype)
+        ctx.save_for_backward(x, gate)
+        return _position_statistics(x, gate).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, gate, found = ctx.saved_tensors
+        x, gate = ctx.saved_tensors
         if not _computes(x, gate, grads=[grad]):
-            return eager.gradients_of_position_statistics(x, gate, found.to(x.dtype), grad)
-        vectors = cast(Tensor, _vectors(gate))
+            return eager.gradients_of_position_statistics(x, gate, grad)
+        where, vectors = _geometry(x), cast(Tensor, _vectors(gate))
+        found = kernels.position_statistics(where, x, vectors)
         grad = grad.float().contiguous()
         grad_x, grad_gate = kernels.position_gradient(
-            _geometry(x), x, vectors, found, grad, ctx.needs_input_grad
+            where, x, vectors, found, grad, ctx.needs_input_grad
         )
         if grad_gate is not None:
             grad_gate = grad_gate[:, :, None, None].to(x.dtype)

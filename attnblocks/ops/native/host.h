@@ -49,7 +49,7 @@ struct Host {
   Class functions[7], conv1d, conv2d, norm;
   // Names
   Object *modules, *parameters, *buffers;
-  Object *hooks[4], *replaced[3];
+  Object *hooks[4], *replaced[6];
   Object *forward, *stride, *padding, *dilation, *padding_mode, *out_channels;
   Object *weight, *bias, *running_mean, *running_var, *training, *eps, *gain;
 };

@@ -54,6 +54,7 @@ _NAMES = (
     *("_modules", "_parameters", "_buffers"),
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("forward", "_compiled_call_impl", "_conv_forward"),
+    *("channel_gate", "coordinate_gates", "times_gain"),
     *("forward", "stride", "padding", "dilation", "padding_mode", "out_channels"),
     *("weight", "bias", "running_mean", "running_var", "training", "eps", "gain"),
 )

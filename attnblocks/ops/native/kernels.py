@@ -96,7 +96,9 @@ def geometry(x: object) -> bytes | None:
 def in_layout_of(x: Tensor, grad: Tensor) -> Tensor:
     """A gradient of the shape of a map, laid out as the kernels take it for the map."""
     fitting = torch.empty_like(x)
-    return grad if grad.stride() == fitting.stride() else fitting.copy_(grad)
+    if grad.dtype is x.dtype and grad.stride() == fitting.stride():
+        return grad
+    return fitting.copy_(grad)
 
 
 def statistics(
@@ -108,7 +110,7 @@ def statistics(
 ) -> None:
     """Write the means of rows and columns, means and maxima of channels into given tensors."""
     _library().attnblocks_statistics(
-        where, x.data_ptr(), place(coordinates), place(means), place(maxima)
+        where, x.data_ptr(), _address(coordinates), _address(means), _address(maxima)
     )
 
 
@@ -166,8 +168,8 @@ def map_gradient(
     out = _new_map(where)
     _library().attnblocks_map_gradient(
         where,
-        place(x),
-        place(grad),
+        _address(x),
+        _address(grad),
         place(channel),
         place(coordinates),
         place(positions),
@@ -183,10 +185,8 @@ def map_gradient(
 def position_statistics(where: bytes, x: Tensor, channel: Tensor) -> Tensor:
     """Maximum, then mean, over the channels of the map times its channel gates; (N, 2, H, W)."""
     images, _, height, width = x.shape
-    out = torch.empty((images, 2, height, width), dtype=torch.float32)
-    _library().attnblocks_position_statistics(
-        where, x.data_ptr(), channel.data_ptr(), out.data_ptr()
-    )
+    out = torch.empty((images, 2, height, width), dtype=torch.float32, device="cpu")
+    _library().attnblocks_position_statistics(where, x.data_ptr(), place(channel), place(out))
     return out
 
 
@@ -204,10 +204,10 @@ def position_gradient(
     _library().attnblocks_position_gradient(
         where,
         x.data_ptr(),
-        channel.data_ptr(),
-        found.data_ptr(),
-        grad.data_ptr(),
-        place(d_map),
+        place(channel),
+        place(found),
+        place(grad),
+        _address(d_map),
         place(d_channel),
     )
     return d_map, d_channel
@@ -219,6 +219,7 @@ def _new_map(where: bytes) -> Tensor:
     return torch.empty(
         shape,
         dtype=torch.bfloat16 if half else torch.float32,
+        device="cpu",
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
 
@@ -228,5 +229,21 @@ def _library() -> CDLL:
 
 
 def place(x: Tensor | None) -> int | None:
-    """The address of a tensor, as the kernels take it."""
+    """The address of a tensor that stands beside the map; the kernels know no other layout.
+
+    Raises:
+        TypeError: it is not float32, or not dense.
+    """
+    if x is None:
+        return None
+    if x.dtype is not torch.float32 or not x.is_contiguous():
+        raise TypeError(
+            "a kernel takes dense float32 tensors beside its map, got "
+            f"{x.dtype} with shape {tuple(x.shape)} and strides {x.stride()}"
+        )
+    return x.data_ptr()
+
+
+def _address(x: Tensor | None) -> int | None:
+    """The address of a map, a gradient in its layout, or a result that was made for a kernel."""
     return None if x is None else x.data_ptr()

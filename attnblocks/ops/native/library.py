@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-ABI = 2  # of the functions below; ATTNBLOCKS_ABI in api.h
+ABI = 3  # of the functions below; ATTNBLOCKS_ABI in api.h
 FOLDER = Path(__file__).parent
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 

@@ -43,7 +43,7 @@ def run(
     members: dict[str, Any],
     plans: bytes,
     count: int,
-    gates: Tensor | None,
+    channel_gates: Tensor | None,
     out: Tensor | None,
 ) -> Literal[True] | tuple[Read, ...] | None:
     """Read a block, and run it where norms take their running statistics.
@@ -54,14 +54,21 @@ def run(
         members: of the block, its ``__dict__``.
         plans: how its stages are made.
         count: of the plans.
-        gates: is given the gates of channels; None for none.
+        channel_gates: is given the gates of channels; None for none.
         out: is given the map times its gates; None for none.
 
     Returns:
         True where it has run; None where its layers have to be called; otherwise what was read.
     """
     found: Literal[True] | tuple[Read, ...] | None = _run()(
-        host(), plans, count, members, where, x.data_ptr(), place(gates), place(out)
+        host(),
+        plans,
+        count,
+        members,
+        where,
+        x.data_ptr(),
+        place(channel_gates),
+        None if out is None else out.data_ptr(),
     )
     return found
 
@@ -102,7 +109,7 @@ def _packed(numbers: Numbers, tensors: Tensors) -> bytes:
     kind, width, activation, gate, norm = numbers
     gain = tensors[-1]
     gains = 0 if gain is None else gain.numel()
-    places = [place(t) or 0 for t in tensors]
+    places = [0 if t is None else t.data_ptr() for t in tensors]  # of the dtype of the map
     eps = 0.0 if norm is None else norm.eps
     if kind == POSITIONS:
         weight, _, *others = places  # without a bias
@@ -125,9 +132,11 @@ def train(x: Tensor, stages: Sequence[Stage]) -> Tensor:
     for (*_, norm), tensors in stages:
         present = [*tensors]
         if norm is not None and norm.of_batch:
-            present[4:6] = None, None  # changed by every batch, so not to be kept for backward
+            present[4:6] = None, None  # backward takes the batch's own
             if norm.counter is not None:
                 norm.counter.add_(1)
+        elif norm is not None:  # a later batch may change them, of which autograd is not told
+            present[4:6] = (t if t is None else t.clone() for t in tensors[4:6])
         inputs += present
     result: Tensor = _Block.apply(x, [numbers for numbers, _ in stages], *inputs)
     return result
@@ -150,10 +159,12 @@ class _Block(Function):
         x, *tensors = ctx.saved_tensors
         needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
         where = None if kernels.observed() else kernels.geometry(x)
-        if torch.is_grad_enabled() or where is None or not kernels.is_plain(grad):
-            of_x, *found = _by_operators(ctx.stages, x, tensors, grad, needs)
-        else:
-            of_x, *found = _by_kernels(ctx.stages, where, x, tensors, grad, needs)
+        # A caller may go back inside an autocast that forward was not in.
+        with torch.autocast("cpu", enabled=False):
+            if torch.is_grad_enabled() or where is None or not kernels.is_plain(grad):
+                of_x, *found = _by_operators(ctx.stages, x, tensors, grad, needs)
+            else:
+                of_x, *found = _by_kernels(ctx.stages, where, x, tensors, grad, needs)
         return of_x, None, *found
 
 
@@ -199,7 +210,7 @@ def _by_kernels(
     found = _gradients(results, [of for of in of_gates if of is not None], sources)
     of_x = None
     if needs[0]:
-        d_coords, d_means, d_maxima = found[:3]
+        d_coords, d_means, d_maxima = (d if d is None else d.contiguous() for d in found[:3])
         maxima = statistics[2]
         of_x = kernels.map_gradient(
             where, x, grad, *made, None, d_coords, d_means, maxima, d_maxima
