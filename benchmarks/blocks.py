@@ -142,9 +142,10 @@ def _maps(block: nn.Module, x: Tensor) -> int:
     The kernels are no operators, which could be counted: they read the map for its statistics, CBAM
     once more for those of positions, and for the product, which they write.
     """
-    whole = block.whole if isinstance(block, AttentionBlock) else None
-    if whole is not None and whole.run(block, x) is not None:
-        return 4 if "positions" in block.gate_names else 3
+    if isinstance(block, AttentionBlock):
+        whole, names = block.whole, block.gate_names
+        if whole is not None and whole.run(block, x) is not None:
+            return 4 if "positions" in names else 3
     return map_traffic(block, x, block.parameters()).maps
 
 
