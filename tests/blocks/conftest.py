@@ -24,7 +24,7 @@ def in_one_call(monkeypatch):
 
 @pytest.fixture(params=["by C", "by Python"])
 def checking(request, monkeypatch):
-    """Who checks the tensors of the layers: a torch before 2.10 describes none to C."""
+    """Who checks the tensors of the layers: an older torch describes none to C."""
     if request.param == "by Python":
         monkeypatch.setattr(host, "view", lambda: 0)
     host.host.cache_clear()
