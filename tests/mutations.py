@@ -117,7 +117,7 @@ NATIVE_FAULTS = [
     ("of_column == 1 or width == 1", "True"),
     ("(of_channel == height * width or channels == 1)", "True"),
     ("(of_row == width * channels or height == 1)", "True"),
-    ("if grad.stride() == fitting.stride()", "if True"),
+    ("if grad.dtype is x.dtype and grad.stride() == fitting.stride()", "if True"),
     ("«torch.is_grad_enabled() or» not all(map(kernels.is_plain", ""),
     ("else not kernels.observed()", "else True"),
     ("«given.keys() == {...} or» not _computes(*saved[:1]", ""),
@@ -126,7 +126,6 @@ NATIVE_FAULTS = [
     ("map_gradient(where, x, grad, *packed) «if of_map else None» wanted", ""),
     ("if want}", "}"),
     ("torch.ones_like(x.narrow", "torch.zeros_like(x.narrow"),
-    ("save_for_backward(x, gate, found)", "save_for_backward(x, gate, found.to(x.dtype).float())"),
 ]
 SWAP_FAULTS = [
     ("if not inplace:", "if inplace:"),
