@@ -66,7 +66,8 @@ class Whole:
         self.stages = stages
         self.plans = b"".join(stage.plan for stage in stages)
         self.block: type[nn.Module] | None = None
-        self.methods: list[_Methods] = []
+        classes = [stage.of[0] for stage in stages if stage.of[0] is not None]
+        self.methods = [_methods(cls) for cls in classes]
 
     def __set_name__(self, block: type[nn.Module], name: str) -> None:
         """Called for the class of the block, which its subclasses are not.
@@ -85,8 +86,7 @@ class Whole:
                 "a Whole is for one class"
             )
         self.block = block
-        stages = [stage.of[0] for stage in self.stages if stage.of[0] is not None]
-        self.methods = [_methods(cls) for cls in (block, *stages)]
+        self.methods.append(_methods(block))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Plans are addresses in this process: another one makes its own."""
@@ -97,10 +97,7 @@ class Whole:
         members = block.__dict__
         if type(block) is not self.block or not members.keys().isdisjoint(_METHODS):
             return None
-        for cls, read_methods, methods in self.methods:
-            if read_methods(cls) != methods:
-                return None
-        if (where := _where(x)) is None:
+        if self._is_replaced() or (where := _where(x)) is None:
             return None
         out = None if torch.is_grad_enabled() else torch.empty_like(x)
         read = native.run(where, x, members, self.plans, len(self.stages), None, out)
@@ -118,7 +115,7 @@ class Whole:
 
     def gates(self, block: nn.Module, x: Tensor) -> Tensor | None:
         """The gates of channels alone, (N, C, 1, 1); None where layers have to be called."""
-        if (where := _where(x)) is None:
+        if self._is_replaced() or (where := _where(x)) is None:
             return None
         out = None
         if not torch.is_grad_enabled():
@@ -129,6 +126,10 @@ class Whole:
         if read is None or (found := self._stages(read, x)) is None or _has_derivatives(x, found):
             return None
         return native.infer_gates(where, x, *found)
+
+    def _is_replaced(self) -> bool:
+        """Whether a class has other methods than it was made with."""
+        return any(read(cls) != methods for cls, read, methods in self.methods)
 
     def _stages(self, read: Iterable[native.Read], x: Tensor) -> list[native.Stage] | None:
         """The stages, of which nothing has to be called; None where their tensors do not fit."""

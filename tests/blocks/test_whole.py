@@ -171,6 +171,15 @@ def test_the_channel_gate_of_cbam_where_its_spatial_gate_is_hooked(runs):
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_a_replaced_method_of_the_channel_gate_of_cbam(monkeypatch, runs):
+    block, x = random_block("CBAM", 16), random_map(*BATCH)
+    block.spatial.conv.register_forward_hook(lambda *_: None)
+    monkeypatch.setattr(type(block.channel), "times_gain", lambda self, gate: 0 * gate)
+    with torch.no_grad():
+        assert block(x).abs().max() == 0
+    assert runs == []
+
+
 def test_a_frozen_norm_in_a_training_block(runs):
     block, x = random_block("CaCo", 16).train(), random_map(*BATCH)
     block.coord.bn1.eval()
