@@ -10,6 +10,8 @@ from torch import nn
 from attnblocks import find_places, find_se, insert, load_model, recipe, save_model, summary
 from tests.helpers import randomized
 
+pytestmark = pytest.mark.clients
+
 ENDS = [
     f"layer{stage}.{block}.bn2"  # torchvision's own name for the last norm of a BasicBlock
     for stage in (1, 2, 3, 4)

@@ -14,6 +14,8 @@ smp = pytest.importorskip(
     "segmentation_models_pytorch", reason="pip install segmentation-models-pytorch, or .[dev]"
 )
 
+pytestmark = pytest.mark.clients
+
 STAGES = [f"encoder.layer{stage}" for stage in (1, 2, 3, 4)]
 DECODER = [f"decoder.blocks.{block}.conv2" for block in range(3)]
 

@@ -20,12 +20,14 @@ from attnblocks import (
 from tests.helpers import randomized
 
 ultralytics = pytest.importorskip(
-    "ultralytics", reason="ultralytics is under AGPL-3.0, and no dependency: installed by hand only"
+    "ultralytics", reason="ultralytics (AGPL-3.0) is not installed: pip install '.[clients]'"
 )
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 from ultralytics.utils.torch_utils import ModelEMA, intersect_dicts  # noqa: E402
+
+pytestmark = pytest.mark.clients
 
 NETWORKS = {  # with what is at the end of their stages
     "yolov8n.yaml": ["model.4", "model.6", "model.9"],  # C2f, C2f, SPPF

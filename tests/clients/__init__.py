@@ -1,0 +1,1 @@
+"""Tools that people use on networks, and networks of other libraries: each with itself."""
