@@ -31,8 +31,8 @@ def run_study(
 ) -> Outcome:
     """Do the runs that are not finished, and write the predictions of each arm as they come.
 
-    Several of these may share a folder: each takes runs that no other one is at, and waits in the
-    end for those that others are at. So each is crowded, as :func:`launch` has it.
+    Several of these may share a folder: each takes runs that no other one is at. So each run is
+    crowded, as :func:`launch` has it.
 
     Args:
         data: HAM10000 folder.
@@ -61,26 +61,26 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     begin = partial(launch, crowded=True)
-    for wait in (False, True):  # what another process is at is waited for in the end
-        for run in runs:
-            if fold is not None and run.fold not in fold:
-                continue
-            over = minutes is not None and time.monotonic() - began > 60 * minutes
-            if processes.once(lambda: over) or run.name in failures:  # noqa: B023
-                continue
-            try:
-                trained = run_shared(run.name, run.config, wait, begin)
-            except (ValueError, OSError, FloatingPointError) as error:
-                if processes.count() > 1:  # the others may wait for this one
-                    raise
-                failures[run.name] = one_line(error)
-            else:
-                if trained:
-                    processes.once(partial(_write, out, runs, images, run))
+    for run in runs:
+        if fold is not None and run.fold not in fold:
+            continue
+        over = minutes is not None and time.monotonic() - began > 60 * minutes
+        if processes.once(partial(bool, over)):
+            break
+        try:
+            trained = run_shared(run.name, run.config, False, begin)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if processes.count() > 1:  # the others may wait for this one
+                raise
+            failures[run.name] = one_line(error)
+        else:
+            if trained:
+                processes.once(partial(_write, out, runs, images, run))
     # One run for each file: also those of processes that did not come to write it.
     done = {_file(out, run): run for run in runs if finished(run.config.out)}
     files = [processes.once(partial(_write, out, runs, images, run)) for run in done.values()]
-    return Outcome(f"study {study}", files, failures)
+    count = processes.once(lambda: sum(finished(run.config.out) for run in runs))
+    return Outcome(f"study {study}, {count} of {len(runs)} runs finished", files, failures)
 
 
 def _file(out: Path, run: StudyRun) -> Path:
