@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attnblocks import gate_report
 from benchmarks.learning.arms import OWN, Arm
@@ -14,30 +14,11 @@ from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
 from examples.ham10000.data.dataset import evaluation_loader, training_loader
 from examples.ham10000.evaluation.evaluate import new_trainer
 from examples.ham10000.training.epoch_log import EpochLog
-from examples.ham10000.training.lit import Batch, LesionClassifier
+from examples.ham10000.training.lit import AugmentedOnCPU, LesionClassifier
 from examples.ham10000.training.models import Network
 
 SCHEDULE = "cosine"
 FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
-
-
-class AugmentedOnCPU(LesionClassifier):
-    """The same training, with images that stay on the CPU until they are cropped and augmented.
-
-    On a GPU augmentation is some 200 small kernels and 20 waits in each step, which slow down all
-    processes that share it; cores to do it instead are there.
-    """
-
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move all but the pixels."""
-        pixels, labels, positions = batch
-        return pixels, labels.to(device), positions
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Move the pixels, and normalise them."""
-        return super().normalise(pixels.to(self.device))
 
 
 def finetune(

@@ -33,6 +33,7 @@ from examples.ham10000.evaluation.words import format_summary
 from examples.ham10000.options import parse
 from examples.ham10000.reporting.results import write_results
 from examples.ham10000.reproduce.reproduce import reproduce
+from examples.ham10000.reproduce.study.study import run_study
 from examples.ham10000.training.launch import launch
 
 
@@ -213,7 +214,10 @@ def _predict(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     processes.say(f"HAM10000 skin lesions. {NOTICE}")
     given = {name: value for name, value in vars(options).items() if name != "command"}
-    outcome = reproduce(**given)
+    given_study = [name for name in ("fold", "minutes", "as_paper") if name in given]
+    if "study" not in given and given_study:
+        raise ValueError(f"--{given_study[0].replace('_', '-')} is for --study")
+    outcome = run_study(**given) if "study" in given else reproduce(**given)
     for row, problem in outcome.failures.items():
         _complain(f"{row} could not be run: {problem}")
     processes.say(f"{outcome.name}: {', '.join(map(str, outcome.files))}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from examples.ham10000.config import PAPER, SYNTHETIC, Config, read_options
 from examples.ham10000.data.index import CLASSES
-from examples.ham10000.training.attention import gates_with_rate
+from examples.ham10000.training.attention import OWN_START, gates_with_rate
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import PAPER_MODELS, build_network
 
@@ -113,7 +113,7 @@ def train_config(given: dict[str, Any], *, as_paper: bool = False) -> Config:
 def _default_init(options: dict[str, Any]) -> str | None:
     """How new blocks start: as near to the weights as they get. None where there are none."""
     weights, attention, insert = options["weights"], options["attention"], options["insert"]
-    if insert is None and attention in ("SE", "none", "identity"):
+    if insert is None and attention in OWN_START:
         return None
     near = "fitted" if insert is None else "identity"
     if weights == "none":

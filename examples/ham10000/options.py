@@ -25,6 +25,7 @@ from examples.ham10000.configure import (
 )
 from examples.ham10000.data.splits import PARTS, PROTOCOLS
 from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
+from examples.ham10000.reproduce.study.options import add_study_options
 from examples.ham10000.training.attention import ATTENTION
 from examples.ham10000.training.fitting import IMAGES
 from examples.ham10000.training.losses import LOSSES
@@ -145,9 +146,10 @@ def _add_reproduce_options(options: argparse.ArgumentParser) -> None:
     which = options.add_mutually_exclusive_group(required=True)
     _add(which, "--table", "of the paper", type=int, choices=list(TABLES))
     _add(which, "--figure", "of the paper", type=int, choices=list(FIGURES))
-    text = "run these rows only; the table has all that are finished"
+    add_study_options(which, options)
+    text = "run these rows, or arms of a study, only; the table has all that are finished"
     _add(options, "--rows", text, nargs="+", metavar="NAME")
-    text = "run every row with the seeds 0 to N - 1; default: 1"
+    text = "run every row with the seeds 0 to N - 1; default: 1, in a study those of the arms"
     _add(options, "--seeds", text, type=int, metavar="N")
     _add_run_options(options, rows=True)
 
@@ -161,7 +163,7 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     _add(group, "--data", text, type=_path, metavar="DIR", required=rows)
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
     if rows:
-        text = "folder for the runs and the table; default: runs/paper"
+        text = "folder for the runs and the table; default: runs/paper, of a study runs/study"
     _add(group, "--out", text, type=_path, metavar="DIR")
     split = group.add_mutually_exclusive_group()
     _add(split, "--protocol", _PROTOCOL, choices=list(PROTOCOLS))
@@ -181,7 +183,8 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
         text = f"in the place of {BACKBONE}: tv/NAME or timm/NAME"
     _add(group, "--model", text, metavar="NAME")
     if not rows:
-        text = "the block at every SE site; SE: the network's own; none: as it is; identity: no SE"
+        text = "the block at every SE site; SE: the network's own; Constant: its mean gate for "
+        text += "each channel; none: as it is; identity: no SE"
         _add(group, "--attention", text, choices=ATTENTION)
         text = "put the block behind these modules, not in the place of SE blocks: patterns of "
         text += "names, such as 'layer?.*.bn2', or residual, stages, depthwise"

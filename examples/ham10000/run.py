@@ -28,7 +28,7 @@ from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
 from examples.ham10000.training.cosine import use_cosine_classifier
-from examples.ham10000.training.fitting import fit_blocks
+from examples.ham10000.training.fitting import average_gates, fit_blocks
 from examples.ham10000.training.losses import COSINE_LOSSES
 from examples.ham10000.training.models import Network, build_network, check_trains
 from examples.ham10000.training.seen import check_unseen
@@ -93,13 +93,24 @@ def prepare(config: Config) -> tuple[Data, Network]:
     data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
     if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
-    if config.init == "fitted" and not resumed:
-        original = build_network(config.model, len(CLASSES), config.weights, "SE")
-        fit = fit_blocks(network, original, data.part("train"), config.image_size, seed=config.seed)
-        if processes.rank() == 0:
-            print(fit)
-            write_json(config.out / "warm_start.json", asdict(fit))
+    if not resumed:
+        _start(config, data, network)
     return data, network
+
+
+def _start(config: Config, data: Data, network: Network) -> None:
+    """Give blocks a start that takes training images, in place."""
+    if config.init != "fitted" and config.attention != "Constant":
+        return
+    original = build_network(config.model, len(CLASSES), config.weights, "SE")
+    part, size = data.part("train"), config.image_size
+    if config.attention == "Constant":
+        average_gates(network, original, part, size, seed=config.seed)
+        return
+    fit = fit_blocks(network, original, part, size, seed=config.seed)
+    if processes.rank() == 0:
+        print(fit)
+        write_json(config.out / "warm_start.json", asdict(fit))
 
 
 def data_folder(config: Config) -> Path:

@@ -14,13 +14,12 @@ from benchmarks.learning import data, work
 from benchmarks.learning.__main__ import main
 from benchmarks.learning.results import read_trials
 from benchmarks.learning.start import is_being_fitted
-from benchmarks.learning.trial import AugmentedOnCPU
 from benchmarks.warm_start import setup
 from benchmarks.warm_start.setup import Arm as Start
 from benchmarks.warm_start.setup import Lesions
 from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.data.splits import draw_split
-from examples.ham10000.training.lit import LesionClassifier
+from examples.ham10000.training.lit import AugmentedOnCPU, LesionClassifier
 
 MODEL, SIZE, EPOCHS = "timm/test_efficientnet", 32, 2
 TRIED = ["own SE x1", "own SE x10", "SeCo inherit x10 warm-up 1 clip 1", "Eca fitted x1"]

@@ -38,7 +38,7 @@ class Evaluation:
         data: the images.
         part: the key of those that were evaluated in the split of ``data``.
         module: the network.
-        probabilities: of the classes, (N, 7), in the order of the part.
+        logits: of the classes, float32 (N, 7), in the order of the part.
         summary: the figures for JSON; ``part`` says what was evaluated.
     """
 
@@ -47,8 +47,18 @@ class Evaluation:
     data: Data
     part: str
     module: LesionClassifier
-    probabilities: Tensor
+    logits: Tensor
     summary: dict[str, Any]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of the classes, float32 (N, 7)."""
+        return self.logits.softmax(dim=1)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Likewise; finite where a probability is too small for its type."""
+        return self.logits.double().log_softmax(dim=1).float()
 
 
 def new_trainer(**options: Any) -> L.Trainer:
@@ -185,12 +195,13 @@ def evaluate_part(
     batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
     with signals_raised(trainer):
         trainer.test(module, batches, verbose=False)
-    positions, probabilities = module.predictions.compute()
+    positions, logits = module.predictions.compute()
     if positions != data.split[part]:
         raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")
     images = [data.images[i] for i in data.split[part]]
+    logits = logits.cpu()
     summary = summarise(
-        probabilities,
+        logits.softmax(dim=1),
         torch.tensor([image.label for image in images]),
         [image.lesion for image in images],
     )
@@ -205,7 +216,7 @@ def evaluate_part(
     summary = {**about, **summary, "notice": NOTICE}
     if not data.has_lesions:
         summary["lesions"] = None
-    return Evaluation(config, folder, data, part, module, probabilities.cpu(), summary)
+    return Evaluation(config, folder, data, part, module, logits, summary)
 
 
 def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:

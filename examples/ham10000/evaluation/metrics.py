@@ -107,32 +107,32 @@ def summarise(
 
 
 class Predictions(Metric):
-    """Collects predictions over batches and processes, each of which must see a batch."""
+    """Collects the logits of images over batches and processes, each of which must see a batch."""
 
     full_state_update = False
     positions: list[Tensor]
-    probabilities: list[Tensor]
+    logits: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("positions", [], dist_reduce_fx="cat")
-        self.add_state("probabilities", [], dist_reduce_fx="cat")
+        self.add_state("logits", [], dist_reduce_fx="cat")
 
-    def update(self, positions: Tensor, probabilities: Tensor) -> None:
-        """Add a batch, which may be empty: positions (N,), int64, and probabilities (N, 7)."""
-        if positions.shape != probabilities.shape[:1]:
-            raise ValueError(f"{len(positions)} positions for {len(probabilities)} images")
+    def update(self, positions: Tensor, logits: Tensor) -> None:
+        """Add a batch, which may be empty: positions (N,), int64, and logits (N, 7)."""
+        if positions.shape != logits.shape[:1]:
+            raise ValueError(f"{len(positions)} positions for {len(logits)} images")
         self.positions.append(positions)
-        self.probabilities.append(probabilities)
+        self.logits.append(logits)
 
     def compute(self) -> tuple[list[int], Tensor]:
-        """Positions in ascending order, and their probabilities; ValueError for one twice."""
+        """Positions in ascending order, and their logits; ValueError for one twice."""
         positions, order = dim_zero_cat(self.positions).sort()
         twice = positions[1:][positions[1:] == positions[:-1]].tolist()
         if twice:
             raise ValueError(f"image {twice[0]} was predicted twice: does the sampler fill up?")
         # A list, because torchmetrics takes the dimension from a tensor of one element.
-        return positions.tolist(), dim_zero_cat(self.probabilities)[order]
+        return positions.tolist(), dim_zero_cat(self.logits)[order]
 
 
 def _one_against_rest(counts: Tensor) -> dict[str, Tensor]:

@@ -61,12 +61,19 @@ def read_attention(
         run: the folder of the run, which may have recorded how its gates moved.
         batch_size: images that go through the network at a time.
     """
+    gates = gates_of_part(module, data, part, folder, batch_size)
+    return Attention(gates, read_gates(run), _overlays(module, data, part))
+
+
+def gates_of_part(
+    module: LesionClassifier, data: Data, part: str, folder: Path, batch_size: int
+) -> GateReport:
+    """What the blocks do to images of a part; the arguments as of :func:`read_attention`."""
     positions = sample(data, part)
     having, masks = read_masks(folder, [data.images[i] for i in positions], module.image_size)
     where = torch.zeros(len(positions), *masks.shape[1:], dtype=torch.bool)
     where[having] = masks
-    gates = report_gates(module, data, positions, batch_size, where=where if where.any() else None)
-    return Attention(gates, read_gates(run), _overlays(module, data, part))
+    return report_gates(module, data, positions, batch_size, where=where if where.any() else None)
 
 
 def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:

@@ -1,11 +1,10 @@
 """Run the rows of a table, each once, and write what came out beside the paper's figures."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from examples.ham10000 import processes
 from examples.ham10000.config import Config
@@ -17,26 +16,11 @@ from examples.ham10000.reproduce.rows import FIGURES, TABLES, Table
 from examples.ham10000.reproduce.runs import (
     begun_seeds,
     check_same_options,
-    finished,
     row_config,
 )
+from examples.ham10000.reproduce.sharing import Outcome, one_line, run_shared
 from examples.ham10000.reproduce.table import write_table
 from examples.ham10000.training.launch import launch
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What :func:`reproduce` did.
-
-    Attributes:
-        name: of the table or figure.
-        files: where it was written.
-        failures: what went wrong, by row.
-    """
-
-    name: str
-    files: list[Path]
-    failures: dict[str, str]
 
 
 def reproduce(
@@ -80,11 +64,11 @@ def reproduce(
             if name in failures:
                 continue
             try:
-                trained = _run(name, config, wait)
+                trained = run_shared(name, config, wait, launch)
             except (ValueError, OSError, FloatingPointError) as error:
                 if processes.count() > 1:  # the others may wait for this one
                     raise
-                failures[name] = _one_line(error)
+                failures[name] = one_line(error)
             else:
                 if trained:
                     processes.once(write)
@@ -125,40 +109,8 @@ def _plan(
             try:
                 todo[name] = row_config(row, seed, out, data, options, read_weights=True)
             except ValueError as error:
-                failures[name] = _one_line(error)
+                failures[name] = one_line(error)
     return todo
-
-
-def _run(name: str, config: Config, wait: bool) -> bool:
-    """Do one run, unless it is finished or another process is at it; say whether it was done."""
-    # One process looks, for all: between two looks a run may begin or end.
-    if processes.once(partial(finished, config.out)):
-        return False
-    lock = FileLock(config.out.with_name(f"{config.out.name}.lock"))
-    if not processes.once(lambda: _acquire(lock, wait)):
-        processes.say(f"{name}: another process is at it")
-        return False
-    try:
-        if processes.once(partial(finished, config.out)):
-            return False
-        processes.say(f"\n{name}")
-        launch(config, resumed=processes.once(config.out.exists))
-        return True
-    finally:
-        if processes.rank() == 0:
-            lock.release()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _acquire(lock: FileLock, wait: bool) -> bool:
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return False
-    return True
 
 
 def _write(

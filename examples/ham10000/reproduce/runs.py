@@ -7,7 +7,7 @@ from typing import Any
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.configure import LOSSES_WITH, train_config
 from examples.ham10000.reproduce.rows import BACKBONE, Row
-from examples.ham10000.training.attention import gates_with_rate
+from examples.ham10000.training.attention import OWN_START, gates_with_rate
 
 
 def finished(run: Path) -> bool:
@@ -46,13 +46,13 @@ def row_config(
     given["weights"] = "none"
     if row.pretrained:
         given["weights"] = options.get("weights", "imagenet") if own else "imagenet"
-    if row.attention in ("SE", "none"):
+    if row.attention in OWN_START:
         given.pop("init", None)
     if not gates_with_rate(row.attention):
         given = {k: v for k, v in given.items() if k not in ("gate_lr", "gate_weight_decay")}
     given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
     from_file = given["weights"] not in ("none", "imagenet")
-    if from_file and "init" not in given and row.attention not in ("SE", "none"):
+    if from_file and "init" not in given and row.attention not in OWN_START:
         for init in ("loaded", "fitted"):
             config = _named({**given, "init": init}, row)
             if begun_seeds(config):

@@ -7,8 +7,12 @@ from torch import Tensor, nn
 
 from attnblocks import create_block, find_places, find_se, insert, list_blocks, replace_se
 from attnblocks.fit.param_groups import SPATIAL
+from examples.ham10000.training.constant import Constant
 
-ATTENTION = (*list_blocks(), "none", "identity")
+OWN_START = ("SE", "Constant", "none", "identity")
+"""Attention that has no ``--init``, unless it is inserted."""
+
+ATTENTION = (*list_blocks(), "Constant", "none", "identity")
 
 KINDS = ("residual", "stages", "depthwise")
 """Words for places, which ``--insert`` takes beside patterns of names."""
@@ -22,7 +26,8 @@ class Change:
 
     Attributes:
         attention: a block of attnblocks; ``SE`` keeps the network's own, if it is not inserted;
-            ``none`` takes the network as it is; ``identity`` takes the SE blocks out.
+            ``none`` takes the network as it is; ``identity`` takes the SE blocks out;
+            ``Constant`` puts a fixed gate for each channel in their place.
         init: how the blocks start. Of replaced ones ``fitted`` begins as ``inherit``, and None is
             ``fresh``; of inserted ones None is ``identity``.
         insert: behind which modules the block is put: patterns or :data:`KINDS`, with spaces
@@ -59,20 +64,22 @@ class Change:
 
     def make(self, model: nn.Module) -> None:
         """Change a network, in place; raise ValueError where a block cannot be inserted."""
-        if self.insert is not None:
-            self._insert(model, self.insert.split())
-        elif self.attention == "identity":
-            replace_se(model, nn.Identity)
-        elif self.attention not in ("none", "SE"):
-            init = "fresh" if self.init in (None, "fresh") else "inherit"
-            replace_se(model, self.attention, init=init)
+        # What is drawn afterwards, such as a new head, is as without the blocks.
+        with torch.random.fork_rng(devices=[]):
+            if self.insert is not None:
+                self._insert(model, self.insert.split())
+            elif self.attention == "identity":
+                replace_se(model, nn.Identity)
+            elif self.attention == "Constant":
+                replace_se(model, Constant, init="fresh")
+            elif self.attention not in ("none", "SE"):
+                init = "fresh" if self.init in (None, "fresh") else "inherit"
+                replace_se(model, self.attention, init=init)
 
     def _insert(self, model: nn.Module, after: list[str]) -> None:
         init = "fresh" if self.init == "fresh" else "identity"
         try:
-            # What is drawn afterwards, such as a new head, is as without the blocks.
-            with torch.random.fork_rng(devices=[]):
-                insert(model, self.attention, after=after, example=self._images(), init=init)
+            insert(model, self.attention, after=after, example=self._images(), init=init)
         except LookupError as error:
             wrong = error.args[0].partition("; find_places")[0]  # they are listed here
             raise ValueError(f"--insert: {wrong}. {self._places(model)}") from error
@@ -104,8 +111,12 @@ def check_start(init: str | None, attention: str, insert: str | None, weights: s
             raise ValueError(f"--init {init} is for swapped blocks, not for those of --insert")
     elif init == "identity":
         raise ValueError("--init identity is for blocks of --insert, not for swapped ones")
-    elif init is not None and attention in ("SE", "none", "identity"):
+    elif init is not None and attention in OWN_START:
         raise ValueError(f"--init is for swapped blocks, not for --attention {attention}")
+    if attention == "Constant" and weights == "none":
+        raise ValueError(
+            "--attention Constant is the mean of what weights have learned: give --weights"
+        )
     if init == "fitted" and weights == "none":
         raise ValueError("--init fitted keeps what weights have learned: give --weights")
     if init == "loaded" and weights in ("none", "imagenet"):

@@ -15,12 +15,14 @@ from examples.ham10000.run import create_run, prepare
 from examples.ham10000.training.train import train
 
 
-def launch(config: Config, *, resumed: bool) -> dict[str, Any]:
+def launch(config: Config, *, resumed: bool, crowded: bool = False) -> dict[str, Any]:
     """Begin a run, or go on with it, to its end.
 
     Args:
         config: its options.
         resumed: whether the run folder is there already.
+        crowded: whether many runs share the machine. Images are then augmented on the CPU, which
+            leaves a GPU to the networks, no speed is measured, and nothing is drawn.
 
     Returns:
         The content of ``test.json``.
@@ -43,7 +45,7 @@ def launch(config: Config, *, resumed: bool) -> dict[str, Any]:
         shared = leak(data.images, data.split)
         processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.3f}")
         processes.say(f"Run folder: {config.out}")
-        return train(config, data, network)
+        return train(config, data, network, crowded=crowded)
 
 
 @contextmanager

@@ -29,14 +29,20 @@ from examples.ham10000.training.checkpoint import WholeCheckpointIO, read_checkp
 from examples.ham10000.training.class_weights import balanced_weights, drw_weights
 from examples.ham10000.training.epoch_log import EpochLog
 from examples.ham10000.training.gates import record_gates, save_start
-from examples.ham10000.training.lit import LesionClassifier
+from examples.ham10000.training.lit import AugmentedOnCPU, LesionClassifier
 from examples.ham10000.training.losses import LDAM, DeferredReweighting, Joint, build_loss
 from examples.ham10000.training.models import Network
 from examples.ham10000.training.throughput import Throughput
 
 
-def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
+def train(config: Config, data: Data, network: Network, *, crowded: bool = False) -> dict[str, Any]:
     """Train, or go on from the last epoch that was finished; then test and fill the run folder.
+
+    Args:
+        config: the options of the run.
+        data: its images.
+        network: at its start; trained in place.
+        crowded: whether other runs share the machine, see :func:`launch`.
 
     Returns:
         The content of ``test.json``.
@@ -47,14 +53,14 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     """
     last = config.out / "last.ckpt"
     description = describe(config, data, network)
-    module = _module(config, data, network, description)
+    module = _module(config, data, network, description, crowded=crowded)
     if last.exists():
         _check_checkpoints(config.out, module)
     if processes.rank() == 0:
         write_json(config.out / "config.json", description)
         if config.init is not None and not last.exists():  # with blocks of the library
             save_start(config.out, network.model)
-    _fit(config, data, module, description, last if last.exists() else None)
+    _fit(config, data, module, description, last if last.exists() else None, crowded=crowded)
     best = load_best(config.out)
     folder = data_folder(config)
     leak = description["leak"]
@@ -62,15 +68,21 @@ def train(config: Config, data: Data, network: Network) -> dict[str, Any]:
     if processes.rank() == 0:
         if config.init is not None:
             record_gates(config.out, best, data, config.batch_size)
-        title = f"{data.name}, {config.split_name}\n{config.network_name}"
-        picture = curves(config.out / "metrics.csv", data.label, title)
-        save_picture(picture, config.out / "curves.png")
-        write_results(config.out, evaluation)
+        if not crowded:
+            title = f"{data.name}, {config.split_name}\n{config.network_name}"
+            picture = curves(config.out / "metrics.csv", data.label, title)
+            save_picture(picture, config.out / "curves.png")
+        write_results(config.out, evaluation, drawn=not crowded)
     return evaluation.summary
 
 
 def _module(
-    config: Config, data: Data, network: Network, description: dict[str, Any]
+    config: Config,
+    data: Data,
+    network: Network,
+    description: dict[str, Any],
+    *,
+    crowded: bool,
 ) -> LesionClassifier:
     counts = list(description["images"]["train"].values())
     weight = balanced_weights(counts) if config.class_weights == "balanced" else None
@@ -84,7 +96,7 @@ def _module(
         )
         for class_weights in (weight, None)
     )
-    module = LesionClassifier(
+    module = (AugmentedOnCPU if crowded else LesionClassifier)(
         network,
         loss,
         validation_loss=validation_loss,
@@ -110,11 +122,13 @@ def _fit(
     module: LesionClassifier,
     description: dict[str, Any],
     last: Path | None,
+    *,
+    crowded: bool,
 ) -> None:
     parts = {name: data.part(name) for name in PARTS}
     log = EpochLog(config.out / "metrics.csv")
     callbacks: list[L.Callback] = [log, *_checkpoints(config, data)]
-    if last is None:
+    if last is None and not crowded:
         callbacks.append(Throughput(log))
     if description["batch_norm_recomputed"]:
         callbacks.append(

@@ -57,6 +57,7 @@ def test_the_run_folder_is_complete(run):
         "curves.png",
         "gates.json",
         "last.ckpt",
+        "log_probabilities_test.npz",
         "metrics.csv",
         "report.html",
         "split.csv",

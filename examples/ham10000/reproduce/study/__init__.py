@@ -1,0 +1,1 @@
+"""Studies: arms that are compared on folds, each image tested once."""

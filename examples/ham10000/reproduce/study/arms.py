@@ -1,0 +1,144 @@
+"""What the studies compare, and the settings of all their runs, which were fixed before them.
+
+The settings are those of the trials of rates (``docs/warm_start.md#rates``), which were compared on
+validation parts inside the training folds, and the defaults of ``train`` for pre-trained weights
+that were chosen there: a warm-up over an eighth of the epochs, at most one, gradients clipped to a
+norm of 1.0, and ten times the rate for the layers of gates of rows, columns and positions. LDAM and
+the joint loss have their defaults, which were not tuned.
+
+The checkpoint with the least loss on the validation part is tested. The figure of the study is the
+log loss, and the best mean recall of so few images of the rare classes can be that of an epoch
+with a bad log loss. For LDAM and the joint loss it is their own loss, without class weights.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+FASTER = 10
+"""The rate of the blocks' gates over that of the rest, as ``train`` has it for fitted blocks."""
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the network of a study.
+
+    Attributes:
+        name: in tables and names of files.
+        attention: as ``--attention`` takes it.
+        loss: as ``--loss`` takes it.
+        init: as ``--init`` takes it; None where there is nothing to start.
+        faster: whether all of an SE block has the rate that other blocks have at their gates.
+        insert: as ``--insert`` takes it; None for a swap.
+        seeds: how many seeds it is run with.
+    """
+
+    name: str
+    attention: str
+    loss: str = "cross-entropy"
+    init: str | None = None
+    faster: bool = False
+    insert: tuple[str, ...] | None = None
+    seeds: int = 1
+
+    @property
+    def slug(self) -> str:
+        """The name as names of files have it."""
+        return self.name.replace(", ", "-").replace(" ", "-")
+
+    def options(self, lr: float) -> dict[str, Any]:
+        """Its options of ``train``, where the learning rate is ``lr``."""
+        found: dict[str, Any] = {"attention": self.attention, "loss": self.loss}
+        if self.init is not None:
+            found["init"] = self.init
+        if self.insert is not None:
+            found["insert"] = list(self.insert)
+        if self.faster:
+            found["gate_lr"] = FASTER * lr
+        return found
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms, and what is the same for all of them.
+
+    Attributes:
+        name: as ``--study`` takes it.
+        arms: which are compared.
+        against: names of those that the others are compared with.
+        settings: options of ``train``.
+        paper: those that take their place to train as the paper does.
+        folds: which of :data:`FOLDS` are tested.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    against: tuple[str, ...]
+    settings: MappingProxyType[str, Any]
+    paper: MappingProxyType[str, Any]
+    folds: tuple[int, ...]
+
+
+SETTINGS = MappingProxyType(
+    {
+        "model": "timm/tf_mobilenetv3_small_075",
+        "weights": "imagenet",
+        "protocol": "lesion",
+        "folds": FOLDS,
+        "image_size": 112,
+        "epochs": 8,
+        "batch_size": 128,
+        "lr": 5e-4,
+        "weight_decay": 5e-2,
+        "schedule": "cosine",
+        "monitor": "val_loss",
+        "precision": "32-true",
+        "recompute_bn": "auto",
+    }
+)
+"""Of all runs."""
+
+ATTENTION = Study(
+    "attention",
+    (
+        Arm("own SE", "SE", seeds=2),
+        Arm("SE at the same rates", "SE", faster=True),
+        Arm("Constant", "Constant"),
+        Arm("CaCo", "CaCo", init="fitted", seeds=2),
+        Arm("SeCo", "SeCo", init="fitted"),
+        Arm("CBAM", "CBAM", init="fitted"),
+        Arm("CoordAtt", "CoordAtt", init="fitted"),
+        Arm("Eca", "Eca", init="fitted"),
+        Arm("CaCo fresh", "CaCo", init="fresh"),
+        Arm("own SE, joint loss", "SE", "joint"),
+        Arm("CaCo, joint loss", "CaCo", "joint", init="fitted"),
+        Arm("own SE, LDAM", "SE", "ldam"),
+        Arm("CaCo, LDAM", "CaCo", "ldam", init="fitted"),
+    ),
+    ("own SE", "SE at the same rates"),
+    SETTINGS,
+    MappingProxyType({"model": "tv/mobilenet_v3_small", "image_size": 224, "epochs": 100}),
+    (0, 1, 2, 3, 4),
+)
+"""Other blocks in the place of SE."""
+
+_DEPTHWISE = ("depthwise",)
+
+INSERTION = Study(
+    "insertion",
+    (
+        Arm("as it is", "none"),
+        Arm("SE inserted", "SE", init="identity", faster=True, insert=_DEPTHWISE),
+        Arm("CaCo inserted", "CaCo", init="identity", insert=_DEPTHWISE),
+        Arm("CoordAtt inserted", "CoordAtt", init="identity", insert=_DEPTHWISE),
+    ),
+    ("as it is", "SE inserted"),
+    MappingProxyType({**SETTINGS, "model": "timm/tf_efficientnet_lite0"}),
+    MappingProxyType({"image_size": 224, "epochs": 100}),
+    (0, 1),
+)
+"""Blocks in a network without SE, behind the depthwise convolutions, where EfficientNet has SE."""
+
+STUDIES = {study.name: study for study in (ATTENTION, INSERTION)}
