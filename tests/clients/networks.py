@@ -7,19 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attnblocks import SE, find_se, replace_se
-from tests.helpers import BLOCKS, randomized
-
-
-def signal(x: Tensor, model: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    """Set the running statistics of a network to those of x, lest the signal fades on its way."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1
-    with torch.no_grad():
-        run(model, x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval().momentum = momentum
+from tests.helpers import BLOCKS, keep_the_signal_alive, randomized
 
 
 def check_swaps(
@@ -32,7 +20,7 @@ def check_swaps(
     """The SE of a library are found; SE is exact for them; every block trains in their places.
 
     Args:
-        model: a network of the library.
+        model: a network of the library; its weights are drawn anew.
         x: its input, of at least two images.
         kind: the qualified name of the library's class.
         count: how many of these there are.
@@ -45,8 +33,9 @@ def check_swaps(
     sites = find_se(model)
     assert [(site.name, site.kind) for site in sites] == [(name, kind) for name in names]
 
+    randomized(model)
     exact, x64 = copy.deepcopy(model).double().eval(), x.double()
-    signal(x64, exact, run)
+    keep_the_signal_alive(exact, x64)
     with torch.no_grad():
         untouched = run(exact, x64)
         for site in find_se(exact):

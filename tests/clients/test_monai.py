@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnblocks import find_places, find_se, insert, replace_se
+from attnblocks import find_places, find_se, insert, remove, replace_se
 from tests.clients.networks import check_swaps
 from tests.helpers import randomized
 
@@ -76,3 +76,29 @@ def test_an_inlined_se_is_named():
     named = r"_se_reduce and _se_expand of MBConvBlock \('_blocks\.0\.0' and 15 more\)"
     with pytest.raises(LookupError, match=f"inlined SE are no modules.*{named}"):
         replace_se(model, "CaCo")
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_an_insertion_into_its_unet_changes_nothing(train):
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 32, 32)
+    model = randomized(unet()).eval()
+    plain, names = copy.deepcopy(model), dict(model.named_modules())
+    residual = [place.name for place in find_places(model, x) if "residual" in place.roles]
+    assert residual
+    insert(model, "CBAM", after="residual", example=x)
+    assert {*residual} >= {site.after for site in find_se(model)}
+    assert torch.equal(model.train(train)(x), plain.train(train)(x))
+    remove(model)
+    assert dict(model.named_modules()) == names
+
+
+def test_an_insertion_into_a_unet_of_volumes_is_refused():
+    x = torch.rand(1, 1, 16, 16, 16)
+    assert find_places(unet(dims=3), x) == ()
+    with pytest.raises(LookupError, match=r"no maps \(N, C, H, W\).*shape \(1, 8, 8, 8, 8\)"):
+        insert(unet(dims=3), "CBAM", after="residual", example=x)
+    with pytest.raises(
+        ValueError, match=r"'model\.0'.*it returns a tensor of shape \(1, 8, 8, 8, 8\)"
+    ):
+        insert(unet(dims=3), "CBAM", after="model.0", example=x)

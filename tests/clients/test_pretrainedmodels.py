@@ -9,7 +9,7 @@ from tests.clients.networks import check_swaps
 pytest.importorskip(
     "pretrainedmodels", reason="pretrainedmodels is not installed: pip install '.[clients]'"
 )
-from pretrainedmodels.models import senet  # noqa: E402
+from pretrainedmodels.models import senet
 
 pytestmark = pytest.mark.clients
 
