@@ -1,7 +1,7 @@
-"""What the networks of every library are tried with: SE for their SE, and all blocks trained."""
+"""What the networks of every library are tried with: SE for their SE, and blocks that train."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ def check_swaps(
     kind: str,
     count: int,
     run: Callable[[nn.Module, Tensor], Tensor] = lambda model, x: model(x),
+    blocks: Sequence[str] = BLOCKS,
 ) -> None:
-    """The SE of a library are found; SE is exact for them; every block trains in their places.
+    """The SE of a library are found; SE is exact for them; blocks train in their places.
 
     Args:
         model: a network of the library; its weights are drawn anew.
@@ -25,6 +26,7 @@ def check_swaps(
         kind: the qualified name of the library's class.
         count: how many of these there are.
         run: the output of the network for x.
+        blocks: which are trained there.
     """
     names = [
         n for n, m in model.named_modules() if f"{type(m).__module__}.{type(m).__name__}" == kind
@@ -47,7 +49,7 @@ def check_swaps(
     assert (before - untouched).abs().max() > 1e-3 * scale  # the gates matter
     torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12 * scale)
 
-    for block in BLOCKS:
+    for block in blocks:
         swapped = replace_se(model, block, inplace=False).train()
         new = find_se(swapped)
         assert [(s.name, s.channels) for s in new] == [(s.name, s.channels) for s in sites]
