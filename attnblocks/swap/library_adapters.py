@@ -75,6 +75,12 @@ def _pytorchcv_se(m: Any) -> SELayers:
     return _layers(m.fc1, m.activ, m.fc2, m.sigmoid)
 
 
+def _mmpretrain_se(m: Any) -> SELayers | None:
+    if m.return_weight:  # the gates alone
+        return None
+    return _layers(m.conv1.conv, m.conv1.activate, m.conv2.conv, m.conv2.activate)
+
+
 _CADENE = _named("fc1", "relu", "fc2", "sigmoid")
 _HF_EFFICIENTNET = _named("reduce", "act_reduce", "expand", "act_expand")
 _HF_LCNET = _in_sequence("convolutions")
@@ -113,4 +119,5 @@ LIBRARY_ADAPTERS: dict[tuple[str, str], Adapter] = {
     ),
     ("pytorchcv.models.common.att", "SEBlock"): _pytorchcv_se,
     ("pytorchcv.models.common", "SEBlock"): _pytorchcv_se,  # before 0.0.68
+    ("mmpretrain.models.utils.se_layer", "SELayer"): _mmpretrain_se,
 }

@@ -47,10 +47,10 @@ def find_se(model: nn.Module) -> tuple[SESite, ...]:
     """List the SE blocks of a network, and the blocks of this library in it.
 
     Known are the SE classes of torchvision, timm, transformers, MONAI, segmentation_models_pytorch,
-    pretrainedmodels, pytorchcv and fvcore, every :class:`attnblocks.AttentionBlock`, and what
-    :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it overrides what
-    its base computes. A block that is registered in several places is listed once; blocks
-    inside another block are not listed.
+    pretrainedmodels, pytorchcv, fvcore and mmpretrain, every :class:`attnblocks.AttentionBlock`,
+    and what :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it
+    overrides what its base computes. A block that is registered in several places is listed once;
+    blocks inside another block are not listed.
 
     Args:
         model: the network; it is only read. Of a compiled or parallel network, and of an average

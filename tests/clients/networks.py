@@ -36,7 +36,8 @@ def check_swaps(
     assert [(site.name, site.kind) for site in sites] == [(name, kind) for name in names]
 
     randomized(model)
-    exact, x64 = copy.deepcopy(model).double().eval(), x.double()
+    exact, x64 = copy.deepcopy(model).double(), x.double()
+    exact.eval()  # which returns nothing in mmpretrain
     keep_the_signal_alive(exact, x64)
     with torch.no_grad():
         untouched = run(exact, x64)
@@ -50,7 +51,8 @@ def check_swaps(
     torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12 * scale)
 
     for block in blocks:
-        swapped = replace_se(model, block, inplace=False).train()
+        swapped = replace_se(model, block, inplace=False)
+        swapped.train()
         new = find_se(swapped)
         assert [(s.name, s.channels) for s in new] == [(s.name, s.channels) for s in sites]
         optimizer = torch.optim.SGD(swapped.parameters(), lr=1e-3)
