@@ -44,6 +44,18 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def keep_the_signal_alive(model: torch.nn.Module, x: torch.Tensor) -> None:
+    """Set the running statistics to those of x, lest the signal fades from layer to layer."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.train().momentum = 1
+    model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+
+
 def random_map(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A map of normal values; some channels well above zero, some below."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,19 +1,16 @@
 """Which sites or places get a block, and what makes the block of each."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
-from torch.fx import GraphModule
 
 from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import BlockFactory, get_block, is_registered
 from attnblocks.blocks.se_layers import SELayers
-from attnblocks.swap.adapters import known_classes
 from attnblocks.swap.sites import holds
 
 Block = BlockFactory | str | Callable[[Any], nn.Module]
@@ -164,26 +161,3 @@ def _exact(factory: BlockFactory, start: Start) -> Callable[[SELayers], nn.Modul
     if start.inherits and isinstance(factory, type) and issubclass(factory, AttentionBlock):
         return factory.from_se if holds(factory, "from_se") else None
     return None
-
-
-def no_site(model: nn.Module) -> LookupError:
-    """The error for a network without SE blocks: what was looked for, and what looks similar."""
-    traced = any(isinstance(module, GraphModule) for module in model.modules())
-    advice = "swap before tracing or exporting it" if traced else "see register_se for others"
-    return LookupError(
-        f"{type(model).__name__} has no SE block. Looked for: {', '.join(known_classes())} "
-        f"and the blocks of attnblocks. {_similar(model.named_modules())} What to do: {advice}"
-    )
-
-
-def _similar(modules: Iterable[tuple[str, nn.Module]]) -> str:
-    pattern = re.compile("SE|Se[^a-z]|Squeeze|Excit|Eca|Att")
-    found = {
-        type(module).__qualname__: name
-        for name, module in modules
-        if pattern.search(type(module).__name__)
-    }
-    if not found:
-        return "Nothing in it looks like an attention block."
-    listed = ", ".join(f"{cls} ({name!r})" for cls, name in list(found.items())[:8])
-    return f"Similar modules in it: {listed}."

@@ -43,7 +43,10 @@ def _names(seen: Mapping[str, Seen], places: Sequence[Place], pattern: str) -> s
     if pattern in ROLES:
         found = {place.name for place in places if pattern in place.roles}
         if not found:
-            raise LookupError(f"the network has no place that is the {ROLES[pattern]}: {pattern!r}")
+            raise LookupError(
+                f"the network has no place that is the {ROLES[pattern]}: {pattern!r}"
+                f"{'' if places else _no_maps(seen)}"
+            )
     else:
         found = {place.name for place in places if fnmatchcase(place.name, pattern)}
         for name, one in seen.items():
@@ -57,3 +60,9 @@ def _names(seen: Mapping[str, Seen], places: Sequence[Place], pattern: str) -> s
             f"{pattern!r} names no module that returns a map; find_places lists those that do"
         )
     return found
+
+
+def _no_maps(seen: Mapping[str, Seen]) -> str:
+    """Says of a network without any place, such as one of volumes, what it has instead."""
+    shown = ", ".join(f"{name!r} {one.returned}" for name, one in [*seen.items()][1:4])
+    return f"; it has no maps (N, C, H, W) at all: its modules return, for instance, {shown}"

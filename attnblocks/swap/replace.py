@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from attnblocks.swap.assign import Block, Start, Where, assign, no_site, select
+from attnblocks.swap.assign import Block, Start, Where, assign, select
 from attnblocks.swap.build import build_all
 from attnblocks.swap.install import install, warn_of_hooks
 from attnblocks.swap.optimizers import Move, names_of_parameters, plan_handover
+from attnblocks.swap.similar import no_site
 from attnblocks.swap.sites import find_se
 from attnblocks.swap.wrappers import check_changeable
 

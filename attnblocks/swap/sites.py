@@ -10,8 +10,9 @@ from torch import nn
 from attnblocks.blocks.base import AttentionBlock
 from attnblocks.blocks.layers import LayerFactory, copy_function
 from attnblocks.blocks.se_layers import SELayers
-from attnblocks.swap.adapters import Adapter, known_adapters
+from attnblocks.swap.adapters import known_adapters
 from attnblocks.swap.behind import places_of_blocks
+from attnblocks.swap.library_adapters import Adapter
 from attnblocks.swap.wrappers import unwrap
 
 
@@ -45,10 +46,11 @@ class SESite:
 def find_se(model: nn.Module) -> tuple[SESite, ...]:
     """List the SE blocks of a network, and the blocks of this library in it.
 
-    Known are the SE classes of torchvision and timm, every :class:`attnblocks.AttentionBlock`, and
-    what :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it overrides
-    what its base computes. A block that is registered in several places is listed once; blocks
-    inside another block are not listed.
+    Known are the SE classes of torchvision, timm, transformers, MONAI, segmentation_models_pytorch,
+    pretrainedmodels, pytorchcv, fvcore and mmpretrain, every :class:`attnblocks.AttentionBlock`,
+    and what :func:`attnblocks.register_se` added; a subclass of an SE class counts unless it
+    overrides what its base computes. A block that is registered in several places is listed once;
+    blocks inside another block are not listed.
 
     Args:
         model: the network; it is only read. Of a compiled or parallel network, and of an average

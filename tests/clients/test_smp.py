@@ -1,4 +1,4 @@
-"""Blocks in a U-Net of segmentation_models_pytorch: in its encoder and in its decoder."""
+"""Networks of segmentation_models_pytorch: SE of its encoders swapped, blocks in both halves."""
 
 import copy
 
@@ -7,12 +7,15 @@ import torch
 import torchvision
 from torch import nn
 
-from attnblocks import apply_recipe, find_places, find_se, insert, recipe, remove
+from attnblocks import apply_recipe, find_places, find_se, insert, recipe, remove, replace_se
+from tests.clients.networks import check_swaps
 from tests.helpers import randomized
 
 smp = pytest.importorskip(
     "segmentation_models_pytorch", reason="pip install segmentation-models-pytorch, or .[dev]"
 )
+
+from segmentation_models_pytorch.encoders.mobileone import MobileOne  # noqa: E402
 
 pytestmark = pytest.mark.clients
 
@@ -157,3 +160,65 @@ def test_onnx_and_trace_run_at_another_size(unet, images, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (masks,) = session.run(None, {"x": other.numpy()})
     torch.testing.assert_close(torch.from_numpy(masks), expected, atol=1e-4, rtol=1e-4)
+
+
+def se_resnet():
+    """Up to its second stage: with ``encoder_depth=3`` the others would stay and not run."""
+    options = {"encoder_weights": None, "encoder_depth": 3, "decoder_channels": (32, 16, 8)}
+    model = smp.Unet("se_resnet50", **options)
+    model.encoder.layer3, model.encoder.layer4 = nn.Identity(), nn.Identity()
+    return model
+
+
+def mobileone():
+    """The encoder alone: the smallest one with SE has 13 million weights."""
+    channels = (3, 16, 16, 24, 32, 32)
+    return MobileOne(
+        channels, [1, 1, 2, 1], width_multipliers=(0.25, 0.25, 0.125, 0.0625), use_se=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "count"),
+    [
+        (se_resnet, "segmentation_models_pytorch.encoders._senet.SEModule", 7),
+        (mobileone, "segmentation_models_pytorch.encoders.mobileone.SEBlock", 4),
+    ],
+    ids=["se_resnet", "mobileone"],
+)
+def test_every_se_of_an_encoder_is_swapped(build, kind, count):
+    def last(model, x):
+        output = model(x)
+        return output[-1] if isinstance(output, list) else output
+
+    check_swaps(build(), torch.rand(2, 3, 64, 64), kind, count, run=last)
+
+
+@pytest.mark.parametrize("architecture", [smp.FPN, smp.DeepLabV3Plus])
+def test_every_se_of_an_encoder_of_timm_is_swapped(architecture):
+    model = architecture("timm-mobilenetv3_small_075", encoder_weights=None)
+    kind = "timm.models._efficientnet_blocks.SqueezeExcite"
+    check_swaps(model, torch.rand(2, 3, 64, 64), kind, 9, blocks=["CaCo"])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: smp.Unet("efficientnet-b0", encoder_weights=None),
+            r"_se_reduce and _se_expand of MBConvBlock \('encoder\._blocks\.0' and 15 more\)",
+        ),
+        (
+            lambda: smp.MAnet("resnet18", encoder_weights=None),
+            r"SE_ll and SE_hl of MFABBlock \('decoder\.blocks\.0' and 3 more\)",
+        ),
+        (
+            lambda: make_unet(decoder_attention_type="scse"),
+            r"Similar modules in it:.*SCSEModule \('decoder\.blocks\.0\.attention1\.attention'",
+        ),
+    ],
+    ids=["efficientnet", "manet", "scse"],
+)
+def test_what_is_no_se_module_is_named(build, message):
+    with pytest.raises(LookupError, match=message):
+        replace_se(build(), "CaCo")

@@ -92,7 +92,8 @@ def test_the_average_the_fused_and_the_half_network_keep_the_blocks(network, ima
         randomized(site.module)
     expected = model(images)[0]
     assert not torch.allclose(expected, start, rtol=0.01)
-    assert torch.equal(ModelEMA(model).ema(images)[0], expected)
+    with torch.no_grad():  # no weight of an average is trained, and rounding may depend on that
+        assert torch.equal(ModelEMA(model).ema(images)[0], model(images)[0])
     for dtype in (torch.bfloat16, torch.float16):
         assert copy.deepcopy(model).to(dtype)(images.to(dtype))[0].dtype == dtype
     fused = copy.deepcopy(model).fuse(verbose=False)
@@ -218,7 +219,8 @@ def test_the_best_file_fits_a_network_of_the_yaml(trained, images, tmp_path):
     save_model(best, tmp_path / "best.safetensors")
     loaded = load_model(tmp_path / "best.safetensors", base=plain)
     assert recipe(loaded) == recipe(best)
-    assert torch.equal(loaded.eval()(images)[0], best(images)[0])
+    with torch.no_grad():  # no weight of a YOLO's own file is trained, and rounding depends on that
+        assert torch.equal(loaded.eval()(images)[0], best(images)[0])
 
 
 def test_onnx_runs_at_another_size(images, tmp_path, monkeypatch):

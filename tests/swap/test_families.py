@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from attnblocks import CBAM, SE, CaCo, CoordAtt, SeCo, find_se, replace_se
-from tests.helpers import randomized
+from tests.helpers import keep_the_signal_alive, randomized
 
 SE_CLASSES = {"SqueezeExcitation", "SqueezeExcite", "SEModule", "EffectiveSEModule", "EseModule"}
 # name, input size, options that make the network smaller
@@ -103,18 +103,6 @@ def let_branches_count(model: torch.nn.Module) -> None:
         small = parameter.abs().max() < 1e-3
         if small and not name.endswith("bias"):
             torch.nn.init.constant_(parameter, 0.5)
-
-
-@torch.no_grad()
-def keep_the_signal_alive(model: torch.nn.Module, x: torch.Tensor) -> None:
-    """Set the running statistics to those of x, lest the signal fades from layer to layer."""
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.train().momentum = 1
-    model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval().momentum = momentum
 
 
 @pytest.mark.parametrize(
