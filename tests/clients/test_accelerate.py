@@ -1,20 +1,17 @@
 """Blocks in networks that accelerate offloads, dispatches and prepares."""
 
-import copy
-
 import pytest
 import torch
 
-from attnblocks import CaCo, apply_recipe, find_se, insert, recipe, remove, replace_se, summary
+from attnblocks import SE, apply_recipe, find_se, insert, recipe, remove, replace_se, summary
 from attnblocks.visualize import attention_maps
-from tests.helpers import randomized, small_network, snapshot, unchanged
+from tests.clients.attended import IMAGES, attended, plain
+from tests.helpers import snapshot, unchanged
 
 accelerate = pytest.importorskip("accelerate", reason="pip install '.[clients]'")
 from accelerate.hooks import remove_hook_from_module  # noqa: E402
 
 pytestmark = pytest.mark.clients
-
-IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def offload(model, folder):
@@ -31,12 +28,6 @@ def dispatch(model, folder):
 
 
 every_hook = pytest.mark.parametrize("hook", [offload, offload_to_disk, dispatch])
-
-
-def attended():
-    model = replace_se(small_network(), "CaCo")
-    insert(model, "CBAM", after=["features.2", "features.3"], example=IMAGES)
-    return randomized(model).eval()
 
 
 @every_hook
@@ -63,7 +54,7 @@ def test_a_change_under_hooks_is_refused_and_says_what_to_do(hook, tmp_path):
     names = dict(hooked.named_modules())
     for change in (
         lambda: replace_se(hooked, "SE"),
-        lambda: insert(hooked, "SE", after="features.4", example=IMAGES),
+        lambda: insert(hooked, "SE", after="stage", example=IMAGES),
         lambda: remove(hooked),
         lambda: apply_recipe(hooked, made_of),
     ):
@@ -75,13 +66,12 @@ def test_a_change_under_hooks_is_refused_and_says_what_to_do(hook, tmp_path):
 
 @every_hook
 def test_as_the_error_says_it_works(hook, tmp_path):
-    plain = small_network()
-    sites = [site.name for site in find_se(plain)]
-    hooked = hook(copy.deepcopy(plain), tmp_path / "before")
+    sites = [site.name for site in find_se(plain())]
+    hooked = hook(plain(), tmp_path / "before")
     assert [site.name for site in find_se(hooked)] == sites
     remove_hook_from_module(hooked, recurse=True)
     replace_se(hooked, "CaCo")
-    wanted = replace_se(plain, "CaCo")(IMAGES)
+    wanted = replace_se(plain(), "CaCo")(IMAGES)
     hooked = hook(hooked, tmp_path / "after")
     torch.testing.assert_close(hooked(IMAGES), wanted, atol=1e-4, rtol=1e-4)
 
@@ -91,17 +81,19 @@ def test_a_prepared_network_trains_and_can_be_swapped():
     model = attended()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     prepared, stepper = accelerator.prepare(model, optimizer)
-    start = [p.clone() for p in model.parameters()]
+    start = {name: p.clone() for name, p in model.named_parameters()}
     accelerator.backward(prepared.train()(IMAGES).square().mean())
     stepper.step()
-    assert not any(map(torch.equal, start, model.parameters()))
+    moved = [name for name, p in model.named_parameters() if not torch.equal(p, start[name])]
+    assert {name.split(".")[0] for name in moved} >= {"stem", "se", "late", "fc"}
+    assert any("attention" in name for name in moved)
     before = snapshot(prepared)
     with pytest.raises(ValueError, match="AcceleratedOptimizer wraps another optimizer"):
         replace_se(prepared, "SE", optimizers=stepper)
     assert unchanged(prepared, before)
-    replace_se(prepared, "CaCo")
+    replace_se(prepared, "SE")
     accelerator.backward(prepared(IMAGES).square().mean())
-    assert all(type(s.module) is CaCo for s in find_se(accelerator.unwrap_model(prepared)))
+    assert all(type(s.module) is SE for s in find_se(accelerator.unwrap_model(prepared)))
 
 
 def test_a_network_without_data_is_swapped_before_its_weights_come(tmp_path):
@@ -109,7 +101,7 @@ def test_a_network_without_data_is_swapped_before_its_weights_come(tmp_path):
     wanted = attended()
     accelerate.Accelerator(cpu=True).save_model(wanted, str(tmp_path))
     with accelerate.init_empty_weights():
-        model = apply_recipe(small_network(), recipe(wanted)).eval()
+        model = apply_recipe(plain(), recipe(wanted)).eval()
     assert {p.device.type for p in model.parameters()} == {"meta"}
     accelerate.load_checkpoint_in_model(model, str(tmp_path), device_map={"": "cpu"}, strict=True)
     assert torch.equal(model(IMAGES), wanted(IMAGES))
