@@ -116,7 +116,7 @@ def _read_site(
 def _adapter(module: nn.Module, adapters: Mapping[type, Adapter]) -> Adapter | None:
     """What reads a block; None if it is of no known class, or overrides what its class computes."""
     cls = type(module)
-    # Accelerate puts its hooks around the forward of the class, and that back when it takes them off.
+    # Accelerate puts its hooks around the method of the class, and that back when it removes them.
     own = vars(module).get("_old_forward" if "_hf_hook" in vars(module) else "forward")
     if own is not None and own != MethodType(cls.forward, module):  # replaced by hand
         return None
