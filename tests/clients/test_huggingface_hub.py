@@ -73,7 +73,7 @@ def test_the_folder_has_the_recipe_the_weights_and_a_card(model, tmp_path):
 
 
 def test_the_folder_gives_the_network_again_to_the_bit(model, tmp_path):
-    loaded = Network.from_pretrained(saved(model, tmp_path))
+    loaded = Network.from_pretrained(saved(model, tmp_path), strict=True)
     assert not loaded.training
     assert recipe(loaded.model) == recipe(model)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
