@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -117,7 +118,9 @@ def _read_site(
 def _adapter(module: nn.Module, adapters: Mapping[type, Adapter]) -> Adapter | None:
     """What reads a block; None if it is of no known class, or overrides what its class computes."""
     cls = type(module)
-    if "forward" in vars(module):  # replaced by hand
+    # Accelerate puts its hooks around the method of the class, and that back when it removes them.
+    own = vars(module).get("_old_forward" if "_hf_hook" in vars(module) else "forward")
+    if own is not None and own != MethodType(cls.forward, module):  # replaced by hand
         return None
     known = next((base for base in cls.__mro__ if base in adapters), None)
     if known is None:

@@ -23,6 +23,8 @@ def _average(inner: str) -> _Wrapper:
     return _Wrapper(advice, inner)
 
 
+_FABRIC = _Wrapper("take the network inside, model.module, and set it up afterwards", "module")
+
 # By module and name: a class is looked up only where its module is imported already.
 _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
     ("torch._dynamo.eval_frame", "OptimizedModule"): _Wrapper(
@@ -35,6 +37,8 @@ _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
         "take the network inside, model.module, and wrap it afterwards", "module"
     ),
     ("torch.optim.swa_utils", "AveragedModel"): _average("module"),
+    ("lightning.fabric.wrappers", "_FabricModule"): _FABRIC,
+    ("lightning_fabric.wrappers", "_FabricModule"): _FABRIC,
     ("timm.utils.model_ema", "ModelEma"): _average("ema"),
     ("timm.utils.model_ema", "ModelEmaV2"): _average("module"),
     ("timm.utils.model_ema", "ModelEmaV3"): _average("module"),
@@ -73,11 +77,19 @@ def unwrap(model: nn.Module, caller: str) -> nn.Module:
 def check_unwrapped(model: nn.Module, caller: str) -> None:
     """Raise TypeError unless a network can be changed; wrappers remember what they were given.
 
+    Hooks of accelerate do too: they hold the weights of layers that are offloaded.
+
     Args:
         model: the network.
         caller: the public function, for errors.
     """
     _refuse(model, f"{caller} cannot change a", _imported())
+    if any(hasattr(part, "_hf_hook") for part in model.modules()):
+        raise TypeError(
+            f"{caller} cannot change a network with hooks of accelerate, which offload or dispatch "
+            "it: take them off with accelerate.hooks.remove_hook_from_module(model, recurse=True), "
+            "change the network, and offload or dispatch it again"
+        )
 
 
 def check_changeable(model: nn.Module, caller: str) -> None:

@@ -1,16 +1,39 @@
-"""The SE of fvcore, which networks of maps and of volumes share."""
+"""fvcore: its counter (convolutions, and some for each value of a norm), and its SE."""
 
 import pytest
 import torch
 from torch import nn
 
 from attnblocks import find_se, replace_se
+from tests.clients.counted import check_block, check_network, every_mode
 from tests.clients.networks import check_swaps
+from tests.helpers import every_block
 
-pytest.importorskip("fvcore", reason="fvcore is not installed: pip install '.[clients]'")
+fvcore = pytest.importorskip(
+    "fvcore.nn", reason="fvcore is not installed: pip install '.[clients]'"
+)
 from fvcore.nn.squeeze_excitation import SqueezeExcitation
 
 pytestmark = pytest.mark.clients
+
+
+def count(model, x):
+    found = fvcore.FlopCountAnalysis(model, x).unsupported_ops_warnings(False)
+    return found.total(), fvcore.parameter_count(model)[""]
+
+
+def formula(mode):
+    return lambda cost: cost.macs + (5 if mode == "train" else 2) * cost.normed
+
+
+@every_mode
+@every_block
+def test_it_counts_a_block(name, mode):
+    check_block(name, mode, count, formula(mode))
+
+
+def test_it_counts_the_blocks_of_a_network():
+    check_network(count, formula("eval"))
 
 
 def test_every_se_is_swapped():

@@ -88,6 +88,16 @@ def test_a_subclass_counts_unless_it_overrides_what_is_computed():
     assert find_se(model)[0].kind.endswith("test_sites.Renamed")
 
 
+def test_a_method_put_back_where_it_was_replaced_counts_as_its_own():
+    model = torchvision.models.mobilenet_v3_small()
+    sites = [site.name for site in find_se(model)]
+    block = find_se(model)[0].module
+    block.forward = block.forward  # as wrappers leave it, which put the method back
+    assert [site.name for site in find_se(model)] == sites
+    block.forward = find_se(model)[1].module.forward
+    assert [site.name for site in find_se(model)] == sites[1:]
+
+
 def test_adapters_are_checked():
     class Grouped(nn.Module):
         def __init__(self):
