@@ -8,7 +8,9 @@ from attnblocks.visualize import attention_maps
 from tests.clients.attended import IMAGES, attended, plain
 from tests.helpers import snapshot, unchanged
 
-accelerate = pytest.importorskip("accelerate", reason="pip install '.[clients]'")
+accelerate = pytest.importorskip(
+    "accelerate", reason="accelerate is not installed: pip install '.[clients]'"
+)
 from accelerate.hooks import remove_hook_from_module  # noqa: E402
 
 pytestmark = pytest.mark.clients

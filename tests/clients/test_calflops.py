@@ -5,7 +5,9 @@ import pytest
 from tests.clients.counted import check_block, check_network, every_mode
 from tests.helpers import every_block
 
-calflops = pytest.importorskip("calflops", reason="pip install '.[clients]'")
+calflops = pytest.importorskip(
+    "calflops", reason="calflops is not installed: pip install '.[clients]'"
+)
 
 pytestmark = pytest.mark.clients
 

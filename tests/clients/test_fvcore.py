@@ -12,7 +12,7 @@ from tests.helpers import every_block
 fvcore = pytest.importorskip(
     "fvcore.nn", reason="fvcore is not installed: pip install '.[clients]'"
 )
-from fvcore.nn.squeeze_excitation import SqueezeExcitation
+from fvcore.nn.squeeze_excitation import SqueezeExcitation  # noqa: E402
 
 pytestmark = pytest.mark.clients
 

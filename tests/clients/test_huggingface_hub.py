@@ -10,7 +10,9 @@ from torchvision.models import get_model
 from attnblocks import apply_recipe, insert, recipe, replace_se
 from tests.helpers import randomized
 
-hub = pytest.importorskip("huggingface_hub", reason="pip install '.[clients]'")
+hub = pytest.importorskip(
+    "huggingface_hub", reason="huggingface-hub is not installed: pip install '.[clients]'"
+)
 
 pytestmark = pytest.mark.clients
 

@@ -7,7 +7,8 @@ from attnblocks import find_se
 from tests.clients.networks import check_swaps
 
 pytest.importorskip(
-    "mmpretrain.models", reason="pip install mmpretrain mmengine mmcv-lite importlib-metadata"
+    "mmpretrain.models",
+    reason="mmpretrain is not installed: pip install mmpretrain mmengine mmcv-lite importlib-metadata",
 )
 from mmpretrain.models import MobileNetV3, SEResNet
 from mmpretrain.models.utils import SELayer

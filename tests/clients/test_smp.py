@@ -12,7 +12,8 @@ from tests.clients.networks import check_swaps
 from tests.helpers import randomized
 
 smp = pytest.importorskip(
-    "segmentation_models_pytorch", reason="pip install segmentation-models-pytorch, or .[dev]"
+    "segmentation_models_pytorch",
+    reason="segmentation_models_pytorch is not installed: pip install '.[dev]'",
 )
 
 from segmentation_models_pytorch.encoders.mobileone import MobileOne  # noqa: E402

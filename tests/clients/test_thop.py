@@ -5,7 +5,7 @@ import pytest
 from tests.clients.counted import check_block, check_network, every_mode
 from tests.helpers import every_block
 
-thop = pytest.importorskip("thop", reason="pip install '.[clients]'")
+thop = pytest.importorskip("thop", reason="thop is not installed: pip install '.[clients]'")
 
 pytestmark = pytest.mark.clients
 

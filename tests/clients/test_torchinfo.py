@@ -5,7 +5,9 @@ import pytest
 from tests.clients.counted import check_block, check_network, every_mode
 from tests.helpers import every_block
 
-torchinfo = pytest.importorskip("torchinfo", reason="pip install '.[clients]'")
+torchinfo = pytest.importorskip(
+    "torchinfo", reason="torchinfo is not installed: pip install '.[clients]'"
+)
 
 pytestmark = pytest.mark.clients
 

@@ -8,7 +8,9 @@ import torch
 from attnblocks import apply_recipe, insert, load_model, recipe, replace_se, save_model
 from tests.helpers import randomized
 
-transformers = pytest.importorskip("transformers", reason="pip install '.[clients]'")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install '.[clients]'"
+)
 
 pytestmark = pytest.mark.clients
 
