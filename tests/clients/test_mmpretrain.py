@@ -8,7 +8,7 @@ from tests.clients.networks import check_swaps
 
 pytest.importorskip(
     "mmpretrain.models",
-    reason="mmpretrain is not installed: pip install mmpretrain mmengine mmcv-lite importlib-metadata",
+    reason="mmpretrain is not installed (nor in .[clients]; it needs mmengine and mmcv-lite)",
 )
 from mmpretrain.models import MobileNetV3, SEResNet
 from mmpretrain.models.utils import SELayer
