@@ -23,6 +23,11 @@ def _average(inner: str) -> _Wrapper:
     return _Wrapper(advice, inner)
 
 
+_ADAPTED = _Wrapper(
+    "its adapters are not in the weights of its layers: take the network that merge_and_unload() of "
+    "PEFT returns, or that unload() does"
+)
+
 # By module and name: a class is looked up only where its module is imported already.
 _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
     ("torch._dynamo.eval_frame", "OptimizedModule"): _Wrapper(
@@ -49,6 +54,10 @@ _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
     ("torch.distributed.fsdp", "FSDPModule"): _Wrapper(
         "its tensors are spread over processes: take the network before fully_shard"
     ),
+    ("peft.peft_model", "PeftModel"): _ADAPTED,
+    ("peft.mixed_model", "PeftMixedModel"): _ADAPTED,
+    ("peft.tuners.tuners_utils", "BaseTunerLayer"): _ADAPTED,
+    ("peft.utils.other", "AuxiliaryTrainingWrapper"): _ADAPTED,
 }
 
 
