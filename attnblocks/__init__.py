@@ -17,8 +17,8 @@ from attnblocks.fit.warm_start import SiteFit, WarmStart, warm_start
 from attnblocks.gates.report import GateReport, SiteGates, gate_report
 from attnblocks.swap.adapters import register_se
 from attnblocks.swap.insert import insert, remove
-from attnblocks.swap.pruning import customized_pruners
 from attnblocks.swap.places import Place, Places, find_places
+from attnblocks.swap.pruning import customized_pruners
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.table import summary

@@ -9,8 +9,15 @@ import torch
 import torchvision
 from torch import nn
 
-from attnblocks import customized_pruners, find_se, insert, load_model, recipe, replace_se
-from attnblocks import save_model
+from attnblocks import (
+    customized_pruners,
+    find_se,
+    insert,
+    load_model,
+    recipe,
+    replace_se,
+    save_model,
+)
 from tests.helpers import BLOCKS, by_reference, randomized
 
 tp = pytest.importorskip(
