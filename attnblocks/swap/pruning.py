@@ -9,7 +9,7 @@ from attnblocks.swap.wrappers import unwrap
 
 
 class ChannelPruner:
-    """Takes removed channels out of stages of blocks; it has the methods of Torch-Pruning's pruners.
+    """Takes removed channels out of stages of blocks, by the methods that Torch-Pruning calls.
 
     Torch-Pruning narrows layers by itself. It knows no buffers, such as the gain of a stage; and it
     takes layers that run across the channels, as the convolutions of Eca and of CBAM's spatial gate

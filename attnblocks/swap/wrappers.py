@@ -24,8 +24,8 @@ def _average(inner: str) -> _Wrapper:
 
 
 _ADAPTED = _Wrapper(
-    "its adapters are not in the weights of its layers: take the network that merge_and_unload() of "
-    "PEFT returns, or that unload() does"
+    "its adapters are not in the weights of its layers: take the network that PEFT's "
+    "merge_and_unload() returns, or that unload() does"
 )
 
 # By module and name: a class is looked up only where its module is imported already.

@@ -78,13 +78,9 @@ def test_adapters_of_every_layer_train_and_merge(kind, block, tmp_path):
     left = {name for name, p in adapted.named_parameters() if p.requires_grad}
     for layer in layers:
         assert any(f".{layer}." in name for name in left), layer
-    for name, p in start.named_parameters():  # what was there is kept, and not trained
-        kept = f"base_model.model.{name}"
-        places = (
-            kept,
-            kept.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias"),
-        )
-        assert not left & {*places}
+    assert all(
+        "lora_" in n or "hada_" in n or "lokr_" in n or "ia3_" in n or "boft_" in n for n in left
+    )
     expected = trained(adapted)(IMAGES).detach()
     assert (expected - before).abs().max() > 1e-5
     merged = adapted.merge_and_unload()
