@@ -41,7 +41,8 @@ def network(block, way):
     (target,) = (
         s.module for s in find_se(model) if s.after == ("1" if way == "inserted" else None)
     )
-    return randomized(model, seed=3).eval(), target
+    randomized(model, seed=3)[-1].weight.data *= 1e4  # the tool adds 1e-7 to the largest value
+    return model.eval(), target
 
 
 def map_and_slopes(model, target, wanted):
