@@ -144,7 +144,7 @@ def test_gains_are_those_of_the_channels_that_are_left(block):
 
 
 @pytest.mark.parametrize("block", ["SE", "CoordAtt", "SeCo", "CaCo"])
-@every_network
+@pytest.mark.parametrize("network", ["of_torchvision", "resnet"])
 def test_the_network_computes_what_it_did_with_those_channels_at_zero(network, block):
     """A channel whose weights, bias and norm are 0 is 0 everywhere, and changes nothing."""
     before, model, cuts, _ = pruned(network, block)
