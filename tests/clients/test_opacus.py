@@ -143,3 +143,16 @@ def test_batch_norms_are_named_and_their_replacement_is_in_the_recipe(block):
     again.load_state_dict(fixed.state_dict())
     assert recipe(again) == recipe(fixed)
     assert torch.equal(again(MAPS.float()), fixed(MAPS.float()))
+
+
+@every_block
+def test_expanded_weights_in_float32(block):
+    """Where the kernels measure the map: layers behind them get what torch lays out as usual."""
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3))
+    model = nn.Sequential(nn.Conv2d(16, 64, 1), create_block(block, 64), *head)
+    model = randomized(ModuleValidator.fix(model)).train()
+    expected = by_loop(copy.deepcopy(model).double())
+    wrapped = get_gsm_class("ew")(model, loss_reduction="sum")
+    loss(wrapped(MAPS.float())).backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad_sample.double(), expected[name], rtol=1e-3, atol=1e-5)

@@ -43,7 +43,10 @@ def _statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
 
 def _new(images: int, channels: int, length: int) -> Tensor:
     """A float32 tensor (N, C, L, 1), in memory as (N, L, C)."""
-    strides = (length * channels, 1, channels, channels)
+    # Of one value each they are contiguous, and layers that get several of them together stay so:
+    # the per-sample gradients of torch's expanded weights need that.
+    last = 1 if length == 1 else channels
+    strides = (length * channels, 1, last, last)
     shape = images, channels, length, 1
     return torch.empty_strided(shape, strides, dtype=torch.float32, device="cpu")
 
