@@ -18,6 +18,7 @@ from attnblocks.gates.report import GateReport, SiteGates, gate_report
 from attnblocks.swap.adapters import register_se
 from attnblocks.swap.insert import insert, remove
 from attnblocks.swap.places import Place, Places, find_places
+from attnblocks.swap.pruning import customized_pruners
 from attnblocks.swap.replace import replace_se
 from attnblocks.swap.sites import SESite, find_se
 from attnblocks.swap.table import summary
@@ -41,6 +42,7 @@ __all__ = [
     "__version__",
     "apply_recipe",
     "create_block",
+    "customized_pruners",
     "find_places",
     "find_se",
     "gate_report",

@@ -118,6 +118,7 @@ class SpatialGate(GainedStage):
     """
 
     gate_names = ("positions",)
+    across_channels = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ Paper: ECA-Net: Efficient Channel Attention for Deep CNNs, https://arxiv.org/abs
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Eca(AttentionBlock, GainedStage):
 
     gate_names = ("channel",)
     logit_names = ("conv",)
+    across_channels = True
     whole = Whole(PlainStage(Layers(NEIGHBOURS, ("conv",))))
 
     def __init__(
@@ -84,6 +86,11 @@ class Eca(AttentionBlock, GainedStage):
         y = F.channel_means(x).squeeze(3).transpose(1, 2)  # (N, 1, C): the channels are the length
         gate: Tensor = self.gate(self.conv(y))  # (N, 1, C)
         return [self.times_gain(gate.transpose(1, 2).unsqueeze(3))]
+
+    def remove_channels(self, removed: Sequence[int]) -> None:
+        """Forget the gains of removed channels, and be a block for those that are left."""
+        super().remove_channels(removed)
+        vars(self)["channels"] = self.channels - len({*removed})
 
     def se_layers(self) -> SELayers:
         """The gate only: a convolution over the channels is not a layer of an SE."""

@@ -29,11 +29,14 @@ class GainedStage(nn.Module):
         logit_names: names of the layers whose output are the logits.
         hidden_names: names of the layer and of the activation that make its hidden units; None
             where it has none.
+        across_channels: whether its layers run across the channels, and so are as they are for any
+            number of channels.
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ()
     logit_names: ClassVar[tuple[str, ...]] = ()
     hidden_names: ClassVar[tuple[str, str] | None] = None
+    across_channels: ClassVar[bool] = False
     gain: Tensor | None
     gate: nn.Module
 
@@ -79,7 +82,24 @@ class GainedStage(nn.Module):
         """The gate, (N, C or 1, H, W), times the gain where there is one."""
         if self.gain is None:
             return gate
-        return gate * self.gain.view(-1, 1, 1).to(gate.dtype)
+        try:
+            return gate * self.gain.view(-1, 1, 1).to(gate.dtype)
+        except RuntimeError as error:  # a check of shapes would be a step of every symbolic trace
+            raise RuntimeError(
+                f"{type(self).__name__} makes gates of shape {tuple(gate.shape)}, and its gain is "
+                f"one for each of {self.gain.numel()} channels: what removes channels has to "
+                "narrow the gain too (Torch-Pruning does so with attnblocks.customized_pruners)"
+            ) from error
+
+    def remove_channels(self, removed: Sequence[int]) -> None:
+        """Forget the gains of channels that something removes from the map and the layers.
+
+        Args:
+            removed: which channels these are.
+        """
+        if self.gain is not None and self.gain.dim() == 1:
+            kept = sorted({*range(len(self.gain))} - {*removed})
+            self.register_buffer("gain", self.gain[kept])
 
     def mean_gain(self, power: int = 1) -> float:
         """The mean of the gain, or of a power of it, over the channels; 1 without a gain."""

@@ -84,8 +84,15 @@ def save_model(
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
     kwargs = dict(base_kwargs or {})
     if base is not None:
-        rebuilt = apply_recipe(build_on_meta(base, kwargs), made_of)
-        check_shapes(state, rebuilt, f"base {base!r}")
+        built = build_on_meta(base, kwargs)
+        try:
+            rebuilt = apply_recipe(built, made_of)
+            check_shapes(state, rebuilt, f"base {base!r}")
+        except ValueError as error:
+            raise ValueError(
+                f"base {base!r} does not give this model: {error}. If its layers were narrowed by "
+                "a pruner, save it without base, and load it into a network that is pruned alike"
+            ) from error
         check_layers(model, rebuilt, f"base {base!r}")
     elif kwargs:
         raise ValueError(f"base_kwargs {kwargs} go with a base")

@@ -116,7 +116,7 @@ def apply_gates(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
     """The map times its gates, all in the dtype of the map."""
     if not torch.is_grad_enabled():
         return _multiply(x, gates)
-    product: Tensor = _Product.apply(x, *gates)
+    product: Tensor = _Product.apply(*gates, x)
     return product
 
 
@@ -133,12 +133,17 @@ def _fold(gates: Sequence[Tensor]) -> Tensor:
 
 
 class _Product(Function):
-    """Keeps only the map and the gates, and no product of them."""
+    """Keeps only the map and the gates, and no product of them.
+
+    The map comes last: from the last input of a step, Torch-Pruning reads how many channels there
+    are, and behind gates that were concatenated it would count those of both.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, *gates: Tensor) -> Tensor:
+    def forward(*gates_and_map: Tensor) -> Tensor:
+        *gates, x = gates_and_map
         return _multiply(x, gates)
 
     @staticmethod
@@ -147,8 +152,9 @@ class _Product(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *gates = ctx.saved_tensors
-        return gradients_of_product(x, gates, grad, ctx.needs_input_grad[0])
+        *gates, x = ctx.saved_tensors
+        grad_x, *grads = gradients_of_product(x, gates, grad, ctx.needs_input_grad[-1])
+        return *grads, grad_x
 
 
 def gradients_of_product(

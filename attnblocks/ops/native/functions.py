@@ -43,7 +43,10 @@ def _statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
 
 def _new(images: int, channels: int, length: int) -> Tensor:
     """A float32 tensor (N, C, L, 1), in memory as (N, L, C)."""
-    strides = (length * channels, 1, channels, channels)
+    # Of one value each they are contiguous, and layers that get several of them together stay so:
+    # the per-sample gradients of torch's expanded weights need that.
+    last = 1 if length == 1 else channels
+    strides = (length * channels, 1, last, last)
     shape = images, channels, length, 1
     return torch.empty_strided(shape, strides, dtype=torch.float32, device="cpu")
 
@@ -88,35 +91,36 @@ def apply_gates(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
         return eager.apply_gates(x, gates)
     if not torch.is_grad_enabled():
         return kernels.product(_geometry(x), x, *_packed(x, gates, roles))
-    product: Tensor = _Product.apply(x, roles, *gates)
+    product: Tensor = _Product.apply(roles, *gates, x)
     return product
 
 
 class _Product(Function):
-    """Keeps only the map and the gates."""
+    """Keeps only the map and the gates; the map comes last, as in the eager form."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, roles: Sequence[str], *gates: Tensor) -> Tensor:
+    def forward(ctx: Any, roles: Sequence[str], *gates_and_map: Tensor) -> Tensor:
+        *gates, x = gates_and_map
         ctx.roles = roles
-        ctx.save_for_backward(x, *gates)
+        ctx.save_for_backward(*gates, x)
         return kernels.product(_geometry(x), x, *_packed(x, gates, roles))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, *gates = ctx.saved_tensors
-        of_map, _, *of_gates = ctx.needs_input_grad
+        *gates, x = ctx.saved_tensors
+        _, *of_gates, of_map = ctx.needs_input_grad
         if not _computes(x, *gates, grads=[grad]):
             grad_x, *grads = eager.gradients_of_product(x, gates, grad, of_map)
-            return grad_x, None, *grads
+            return None, *grads, grad_x
         where, grad = _geometry(x), kernels.in_layout_of(x, grad)
         packed = _packed(x, gates, ctx.roles)
         grad_x = kernels.map_gradient(where, x, grad, *packed) if of_map else None
         wanted = {role for role, want in zip(ctx.roles, of_gates, strict=True) if want}
         if not wanted:
-            return grad_x, None, *([None] * len(gates))
+            return None, *([None] * len(gates)), grad_x
         which = ("channel" in wanted, bool(wanted & {"rows", "columns"}), "positions" in wanted)
         found = kernels.gate_gradients(where, x, grad, *packed, which)
-        return grad_x, None, *_unpacked(x, found, ctx.roles)
+        return None, *_unpacked(x, found, ctx.roles), grad_x
 
 
 def _roles(x: Tensor, gates: Sequence[Tensor]) -> list[str] | None:
