@@ -23,14 +23,11 @@ def _average(inner: str) -> _Wrapper:
     return _Wrapper(advice, inner)
 
 
-<<<<<<< HEAD
 _FABRIC = _Wrapper("take the network inside, model.module, and set it up afterwards", "module")
-=======
 _ADAPTED = _Wrapper(
     "its adapters are not in the weights of its layers: take the network that PEFT's "
     "merge_and_unload() returns, or that unload() does"
 )
->>>>>>> f7f7848d27f6d2c9ad8ab5ee8cc949d86128ac7f
 
 # By module and name: a class is looked up only where its module is imported already.
 _WRAPPERS: dict[tuple[str, str], _Wrapper] = {
