@@ -16,6 +16,7 @@ from examples.ham10000.data.splits import by_image, by_lesion, leak
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WORKS_WITH = ROOT / "docs" / "works_with" / "index.md"
 
 
 def python_blocks(page: Path) -> list[tuple[str, int]]:
@@ -38,13 +39,20 @@ def missing_modules(code: str) -> list[str]:
     return sorted(name for name in imported if find_spec(name) is None)
 
 
+SNIPPETS = python_blocks(WORKS_WITH)
+
+
 def no_download(url, *_, **__):
     pytest.skip(f"would download {url}")
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES if python_blocks(p)],
+    [
+        pytest.param(p, id=str(p.relative_to(ROOT)))
+        for p in PAGES
+        if python_blocks(p) and p != WORKS_WITH
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
@@ -60,6 +68,21 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         if missing := missing_modules(code):
             pytest.skip(f"line {line} needs {', '.join(missing)}, not installed here")
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize(
+    ("code", "line"), [pytest.param(*block, id=f"line {block[1]}") for block in SNIPPETS[1:]]
+)
+@pytest.mark.filterwarnings("ignore")  # those of the tools
+def test_the_snippet_of_a_tool_runs_behind_the_first_one(code, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if missing := missing_modules(code):
+        pytest.skip(f"{', '.join(missing)} not installed here")
+    torch.manual_seed(0)
+    namespace = {"__name__": "page"}
+    exec(SNIPPETS[0][0], namespace)
+    exec(compile("\n" * line + code, str(WORKS_WITH), "exec"), namespace)
 
 
 def test_every_public_name_has_an_entry_in_the_api():
