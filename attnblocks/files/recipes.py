@@ -27,10 +27,11 @@ def recipe(model: nn.Module) -> Recipe:
             :func:`attnblocks.find_se`.
 
     Returns:
-        A list for JSON, in the order of the network. Each entry has the name of the ``site``, its
-        ``channels``, and the ``block``: a name from :func:`attnblocks.list_blocks` with the
-        ``arguments`` that make it, or the qualified name of a foreign SE class with its
-        ``rd_channels``. That of an inserted block has the name of the module that it is ``after``.
+        A list for JSON, in the order of the network, and behind one module in that in which blocks
+        run. Each entry has the name of the ``site``, its ``channels``, and the ``block``: a name
+        from :func:`attnblocks.list_blocks` with the ``arguments`` that make it, or the qualified
+        name of a foreign SE class with its ``rd_channels``. That of an inserted block has the name
+        of the module that it is ``after``.
 
     Raises:
         ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
