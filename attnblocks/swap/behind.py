@@ -69,9 +69,10 @@ class Behind:
         ]
         self.handle = module.register_forward_hook(self)
         if further_out:
-            keys = list(module._forward_hooks)
+            hooks = module._forward_hooks
+            keys = list(hooks)
             for key in keys[keys.index(further_out[0]) : -1]:
-                module._forward_hooks.move_to_end(key)
+                hooks[key] = hooks.pop(key)
 
 
 @dataclass(frozen=True)
