@@ -8,7 +8,7 @@ from torch import nn
 from attnblocks.blocks.base import PLACE, AttentionBlock
 from attnblocks.blocks.registry import block_name, list_blocks
 from attnblocks.files.arguments import arguments_of, build_block
-from attnblocks.swap.behind import put_behind, undone_on_error
+from attnblocks.swap.behind import places_of_blocks, put_behind, undone_on_error
 from attnblocks.swap.build import build_one, modules_around
 from attnblocks.swap.homes import why_not_behind
 from attnblocks.swap.replace import replace_se
@@ -27,10 +27,11 @@ def recipe(model: nn.Module) -> Recipe:
             :func:`attnblocks.find_se`.
 
     Returns:
-        A list for JSON, in the order of the network. Each entry has the name of the ``site``, its
-        ``channels``, and the ``block``: a name from :func:`attnblocks.list_blocks` with the
-        ``arguments`` that make it, or the qualified name of a foreign SE class with its
-        ``rd_channels``. That of an inserted block has the name of the module that it is ``after``.
+        A list for JSON, in the order of the network, and behind one module in that in which blocks
+        run. Each entry has the name of the ``site``, its ``channels``, and the ``block``: a name
+        from :func:`attnblocks.list_blocks` with the ``arguments`` that make it, or the qualified
+        name of a foreign SE class with its ``rd_channels``. That of an inserted block has the name
+        of the module that it is ``after``.
 
     Raises:
         ValueError: a block has a layer that no recipe can name, such as a gate of the user's own,
@@ -43,7 +44,17 @@ def recipe(model: nn.Module) -> Recipe:
         [{'site': '0', 'block': 'Eca', 'channels': 64,
           'arguments': {'kernel_size': 3, 'gate_layer': 'Sigmoid'}}]
     """
-    return [_entry(site) for site in find_se(unwrap(model, "recipe"))]
+    return [_entry(site) for site in _in_turn(unwrap(model, "recipe"))]
+
+
+def _in_turn(model: nn.Module) -> list[SESite]:
+    """The sites in the order of the network; those behind one module in that in which they run."""
+    sites = find_se(model)
+    turns = {block: turn for turn, block in enumerate(places_of_blocks(model))}
+    behind: dict[str | None, list[SESite]] = {}
+    for site in sorted(sites, key=lambda site: turns.get(site.module, -1)):
+        behind.setdefault(site.after, []).append(site)
+    return [behind[site.after].pop(0) for site in sites]
 
 
 def _entry(site: SESite) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Blocks behind modules of a network: a forward hook, and the block that it runs as a child.
 
-The module keeps its class, and everything in the network its name. The hook tells what runs; what
-replaces modules, as ``convert_sync_batchnorm`` and fusions do, takes no hooks along, so a record in
-the parent of the module tells what should.
+The module keeps its class, and everything in the network its name. Behind a Sequential the hook is
+on its last module, see :mod:`attnblocks.swap.ends`. The hook tells what runs; what replaces
+modules, as ``convert_sync_batchnorm`` and fusions do, takes no hooks along, so a record in the
+parent of the module tells what should.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from attnblocks.swap.ends import end_of, start_of, within
 from attnblocks.swap.homes import join, new_name
 
 _RECORD = "_attention_behind"
@@ -27,12 +29,18 @@ class Behind:
 
     Args:
         path: the names that lead from its home to the block.
-        home: where they start; None for the module behind which the block runs.
+        home: where they start; None for the module that the hook is on.
+        levels: how many levels within the Sequential behind which the block runs that module is.
     """
 
-    def __init__(self, path: tuple[str, ...], home: nn.Module | None = None) -> None:
+    levels = 0  # of hooks that were pickled without it
+
+    def __init__(
+        self, path: tuple[str, ...], home: nn.Module | None = None, levels: int = 0
+    ) -> None:
         self.path = path
         self.home = home
+        self.levels = levels
         self.handle: Any = None  # kept, as unpickling one reserves its number for no other hook
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -53,8 +61,18 @@ class Behind:
         return found
 
     def attach(self, module: nn.Module) -> None:
-        """Run the block behind a module from now on."""
+        """Run the block behind a module from now on, and before those behind modules around it."""
+        further_out = [
+            key
+            for key, hook in module._forward_hooks.items()
+            if isinstance(hook, Behind) and hook.levels > self.levels
+        ]
         self.handle = module.register_forward_hook(self)
+        if further_out:
+            hooks = module._forward_hooks
+            keys = list(hooks)
+            for key in keys[keys.index(further_out[0]) : -1]:
+                hooks[key] = hooks.pop(key)
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class Inserted:
         block: the block; None if it went with another module.
         problem: why it does not run as a part of this network; None if it does.
         hook: what runs it.
-        module: the module behind which it runs, or which is there now.
+        module: the module that the hook is on, or which is there now.
     """
 
     name: str
@@ -80,10 +98,12 @@ class Inserted:
 
 def list_inserted(model: nn.Module) -> Iterator[Inserted]:
     """The inserted blocks of a network, those that were lost too."""
-    names = {module: name for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
+    names = {module: name for name, module in modules.items()}
     running: set[Behind | tuple[str, tuple[str, ...]]] = set()
-    for after, module in model.named_modules():
+    for name, module in modules.items():
         for hook in hooks_on(module):
+            after = start_of(modules, name, hook.levels)
             running.add((after, hook.path))
             running.add(hook)
             block, problem = hook.block(module), None
@@ -95,25 +115,24 @@ def list_inserted(model: nn.Module) -> Iterator[Inserted]:
                     "was taken out of"
                 )
             yield Inserted(_name(hook, after, block, names), after, block, problem, hook, module)
-    for path, parent in model.named_modules():
+    for path, parent in modules.items():
         for child, hooks in vars(parent).get(_RECORD, {}).items():
             after = join(path, child)
-            module = parent._modules.get(child)
             for hook in hooks:
                 if hook in running or (after, hook.path) in running:
                     continue
-                block = hook.block(module)
+                end = within(parent._modules.get(child), hook.levels)
+                block = hook.block(end)
+                what = "that module or the last one in it" if hook.levels else "that module"
                 problem = (
-                    f"the block behind {after!r} runs no more, as that module was replaced after "
-                    "the insertion, for example by convert_sync_batchnorm or a fusion"
+                    f"the block behind {after!r} runs no more, as {what} was replaced after the "
+                    "insertion, for example by convert_sync_batchnorm or a fusion"
                 )
-                yield Inserted(
-                    _name(hook, after, block, names), after, block, problem, hook, module
-                )
+                yield Inserted(_name(hook, after, block, names), after, block, problem, hook, end)
 
 
 def hooks_on(module: nn.Module) -> list[Behind]:
-    """The hooks that run blocks behind a module, in their order."""
+    """The hooks on a module that run blocks, in their order."""
     return [hook for hook in module._forward_hooks.values() if isinstance(hook, Behind)]
 
 
@@ -153,15 +172,18 @@ def put_behind(model: nn.Module, after: str, block: nn.Module, name: str | None 
         block: what runs there.
         name: qualified name for the block; None for a new one.
     """
-    module = model.get_submodule(after)
+    # Those on the Sequential itself, as hooks of earlier pickles are, run after those on its end.
+    end = after if hooks_on(model.get_submodule(after)) else end_of(model, after)
     name = new_name(model, after) if name is None else name
     above, _, own = name.rpartition(".")
     home = model.get_submodule(above)
-    if name.startswith(f"{after}."):
-        hook = Behind(tuple(name.removeprefix(f"{after}.").split(".")))
+    levels = end.count(".") - after.count(".")
+    if name.startswith(f"{end}."):
+        hook = Behind(tuple(name.removeprefix(f"{end}.").split(".")), levels=levels)
     else:
-        hook = Behind((own,), home)
+        hook = Behind((own,), home, levels)
     home.add_module(own, block)
+    module = model.get_submodule(end)
     hook.attach(module)
     path, _, child = after.rpartition(".")
     record = vars(model.get_submodule(path)).setdefault(_RECORD, {})

@@ -40,7 +40,8 @@ def insert(
     only the keys of the new blocks are added, as ``layer1.0.bn2.attention.fc1.weight`` behind
     ``layer1.0.bn2``. Pre-trained weights fit before and after. A block is a child of the module
     behind which it runs, or, where that runs all of its children, as ``nn.Sequential`` does, of the
-    last module within it that does not; a forward hook of the module calls it.
+    last module within it that does not; a forward hook calls it, of the module, or of the last
+    module in an ``nn.Sequential``.
 
     With ``init="identity"`` the network computes what it did before, to the bit for the blocks of
     this library: the last layer before each gate starts at zero, so that the gate is at the middle

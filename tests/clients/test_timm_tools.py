@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.utils import ModelEmaV3
 
-from attnblocks import apply_recipe, insert, recipe, replace_se
+from attnblocks import apply_recipe, find_se, insert, recipe, replace_se
 from tests.helpers import randomized
 
 pytestmark = pytest.mark.clients
@@ -54,6 +54,32 @@ def test_checkpointing_gives_the_same_gradients(model):
         output.square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
+        torch.testing.assert_close(checkpointed.get_parameter(name).grad, parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [(NAME, ["blocks.1", "blocks.3.1", "blocks.3"]), ("resnet18", ["layer1", "layer1.1"])],
+)
+def test_checkpointing_runs_blocks_behind_stages(name, places):
+    """It calls what is in a stage, and not the stage."""
+    model = timm.create_model(name, num_classes=CLASSES, drop_rate=0.0)
+    for place in places:
+        insert(model, "CBAM", after=place, example=IMAGES, init="fresh")
+    calls = []
+    for site in find_se(randomized(model)):
+        if site.after is not None:
+            site.module.register_forward_hook(lambda module, args, output: calls.append(module))
+    checkpointed = copy.deepcopy(model)
+    checkpointed.set_grad_checkpointing()
+    outputs = [model.train()(IMAGES)]
+    assert len(calls) == len(places)
+    outputs.append(checkpointed.train()(IMAGES))
+    assert len(calls) == 2 * len(places)
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().mean().backward()
+    for name, parameter in model.named_parameters():
         torch.testing.assert_close(checkpointed.get_parameter(name).grad, parameter.grad)
 
 

@@ -15,7 +15,18 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from attnblocks import SE, CaCo, Eca, find_se, insert, recipe, remove, save_model, summary
+from attnblocks import (
+    SE,
+    CaCo,
+    Eca,
+    apply_recipe,
+    find_se,
+    insert,
+    recipe,
+    remove,
+    save_model,
+    summary,
+)
 from attnblocks.visualize import attention_maps
 from tests.swap.inserted import IMAGES, anatomy, lively, net, same_anatomy
 
@@ -73,7 +84,8 @@ def test_a_part_is_copied_and_written_without_the_rest():
     nn.init.constant_(copied[0].layer1_attention.fc2.bias, -9.0)
     x = torch.rand(2, 64, 8, 8)
     assert not torch.allclose(copied(x), model.layer1(x))
-    assert [site.after for site in find_se(copied)] == [""]  # the part itself
+    assert [site.after for site in find_se(copied)] == ["0"]  # the part itself has no name
+    assert recipe(apply_recipe(attended(["bn1"]).layer1, recipe(copied))) == recipe(copied)
 
 
 def test_the_features_of_timm():
