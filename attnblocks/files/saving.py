@@ -82,6 +82,11 @@ def save_model(
     for name, value in state.items():
         if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
             raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
+        if type(value) not in (Tensor, nn.Parameter):
+            raise ValueError(
+                f"{name!r} is a {type(value).__name__}, which the file cannot hold: save the "
+                "network before it is quantized or sharded"
+            )
     kwargs = dict(base_kwargs or {})
     if base is not None:
         built = build_on_meta(base, kwargs)

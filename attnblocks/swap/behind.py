@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from attnblocks.blocks.base import AttentionBlock
 from attnblocks.swap.ends import end_of, start_of, within
 from attnblocks.swap.homes import join, new_name
 
@@ -44,8 +46,19 @@ class Behind:
         self.handle: Any = None  # kept, as unpickling one reserves its number for no other hook
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Run the block; called by the module."""
+        """Run the block; called by the module.
+
+        Torch gives a full backward hook the gradient of what the module returns after its forward
+        hooks, so that of the block. What has one on a layer takes it for that of the layer.
+        """
         block = self.block(module)
+        hooked = module._backward_hooks or module._backward_pre_hooks
+        if hooked and torch.is_grad_enabled() and _is_leaf(module):
+            raise RuntimeError(
+                f"this {type(module).__name__} has a backward hook, such as those of Opacus, which "
+                f"would look behind its inserted {'.'.join(self.path)!r}: insert that behind the "
+                "module around this layer (in Opacus grad_sample_mode='ew' needs no hook)"
+            )
         if block is None:
             raise RuntimeError(
                 f"the {'.'.join(self.path)!r} inserted behind this {type(module).__name__} is "
@@ -94,6 +107,11 @@ class Inserted:
     problem: str | None
     hook: Behind
     module: nn.Module | None
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether a module computes by itself: it has no children but inserted blocks."""
+    return all(isinstance(child, AttentionBlock) for child in module._modules.values())
 
 
 def list_inserted(model: nn.Module) -> Iterator[Inserted]:

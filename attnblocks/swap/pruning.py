@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from attnblocks.blocks.gain import GainedStage, stages_of
+from attnblocks.swap.behind import list_inserted
 from attnblocks.swap.wrappers import unwrap
+
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+_NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class ChannelPruner:
@@ -56,15 +60,27 @@ def customized_pruners(model: nn.Module) -> dict[type[nn.Module], ChannelPruner]
 
     Raises:
         TypeError: a network that is scripted, exported or sharded.
+        ValueError: a block was inserted behind a convolution, or one that runs across the channels
+            alone, as Eca does, behind a norm: the pruner takes block and layer for one.
 
     Example:
         >>> from attnblocks import CBAM
         >>> [cls.__name__ for cls in customized_pruners(CBAM(64))]
         ['SpatialGate']
     """
+    model = unwrap(model, "customized_pruners")
+    for found in list_inserted(model):
+        stages = list(stages_of(found.block)) if found.block is not None else []
+        across_alone = bool(stages) and all(stage.across_channels for stage in stages)
+        if isinstance(found.module, _CONVOLUTIONS + _NORMS * across_alone):
+            raise ValueError(
+                f"{found.name!r} is behind the {type(found.module).__name__} {found.after!r}, and "
+                "a pruner takes the two for one layer: insert it behind the activation or the "
+                "module around that, or prune first and insert then"
+            )
     across: dict[nn.Module, GainedStage] = {}
     gates: dict[nn.Module, GainedStage] = {}
-    for stage in stages_of(unwrap(model, "customized_pruners")):
+    for stage in stages_of(model):
         if stage.across_channels:
             across[stage] = stage
         elif stage.gain is not None and stage.gain.dim() == 1:

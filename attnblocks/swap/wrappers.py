@@ -25,8 +25,8 @@ def _average(inner: str) -> _Wrapper:
 
 _FABRIC = _Wrapper("take the network inside, model.module, and set it up afterwards", "module")
 _ADAPTED = _Wrapper(
-    "its adapters are not in the weights of its layers: take the network that PEFT's "
-    "merge_and_unload() returns, or that unload() does"
+    "its adapters are not in the weights of its layers: take what PEFT's merge_and_unload() "
+    "returns, of a copy.deepcopy while you train on, as it merges in place"
 )
 
 # By module and name: a class is looked up only where its module is imported already.

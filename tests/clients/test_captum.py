@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnblocks import create_block
+from attnblocks import create_block, insert
 from tests.helpers import BLOCKS, randomized
 
 attr = pytest.importorskip(
@@ -156,3 +156,23 @@ def test_gradcam_on_a_block_by_hand(block):
     (slopes,) = torch.autograd.grad(model[3:](maps)[:, TARGET].sum(), maps)
     expected = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_deeplift_on_a_block_behind_a_container_is_that_of_a_block_in_a_row():
+    torch.manual_seed(0)
+    block = randomized(create_block("SE", 8))
+    front, head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (nn.Flatten(), nn.Linear(640, 3))
+    plain = nn.Sequential(*copy.deepcopy(front), copy.deepcopy(block), *copy.deepcopy(head))
+    model = insert(
+        nn.Sequential(front, *head),
+        lambda channels, **_: block,
+        after="0",
+        example=IMAGES.float(),
+        init="fresh",
+    )
+    plain, model = plain.eval().double(), model.eval().double()
+    torch.testing.assert_close(model(IMAGES), plain(IMAGES))
+    for found, expected in zip(
+        attributions("DeepLift", model), attributions("DeepLift", plain), strict=True
+    ):
+        torch.testing.assert_close(found, expected)

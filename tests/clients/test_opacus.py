@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from attnblocks import apply_recipe, create_block, recipe
+from attnblocks import apply_recipe, create_block, insert, recipe
 from attnblocks.blocks.gain import stages_of
 from tests.helpers import BLOCKS, randomized
 
@@ -76,6 +76,29 @@ def test_gradients_of_samples(mode, start, block):
     wrapped = get_gsm_class(mode)(model, loss_reduction="sum")
     loss(wrapped(MAPS)).backward()
     check(model, expected)
+
+
+def inserted(block, after):
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    model = nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU(), *head)
+    insert(model, block, after=after, example=MAPS.float(), init="fresh")
+    return randomized(ModuleValidator.fix(model)).double().train()
+
+
+@pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])
+@pytest.mark.parametrize("after", ["0", "1"])
+@every_block
+def test_gradients_with_an_inserted_block_are_those_of_samples_or_refused(block, after, mode):
+    model = inserted(block, after)
+    expected = by_loop(model)
+    wrapped = get_gsm_class(mode)(model, loss_reduction="sum")
+    if after == "0" and mode != "ew":
+        with pytest.raises(RuntimeError, match=r"Conv2d has a backward hook.*'ew' needs no hook"):
+            wrapped(MAPS)
+        return
+    loss(wrapped(MAPS)).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad_sample, expected[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("block", ["SE", "Eca", "CoordAtt"])

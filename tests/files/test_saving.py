@@ -128,6 +128,10 @@ def test_half_precision_is_that_of_the_whole_network(tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
+class OfAnotherKind(torch.Tensor):
+    """As the weights that torchao makes."""
+
+
 def test_other_errors_of_saving(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         save_model(nn.ReLU(), tmp_path / "no" / "m")
@@ -135,6 +139,10 @@ def test_other_errors_of_saving(tmp_path):
         save_model(nn.ReLU(), tmp_path)
     with pytest.raises(ValueError, match="has no data that could be saved"):
         save_model(SE(16, device="meta"), tmp_path / "m")
+    other = nn.Linear(4, 4)
+    other.weight = nn.Parameter(torch.rand(4, 4).as_subclass(OfAnotherKind))
+    with pytest.raises(ValueError, match=r"'weight' is a OfAnotherKind.* before it is quantized"):
+        save_model(other, tmp_path / "m")
     file = tmp_path / "m"
     file.write_text("kept")
     overlapping = nn.Linear(4, 4, bias=False)

@@ -278,3 +278,22 @@ def test_an_optimizer_checkpoint_from_before_and_one_from_afterwards(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), resumed.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    "register", ["register_full_backward_hook", "register_full_backward_pre_hook"]
+)
+def test_a_backward_hook_that_would_look_behind_a_block_is_refused(register):
+    model = attended()
+    seen = []
+    handle = getattr(model.stem, register)(lambda module, *gradients: seen.append(gradients))
+    model(IMAGES).sum().backward()  # on a container it is what its users get
+    assert len(seen) == 1
+    handle.remove()
+    handle = getattr(model.bn, register)(lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"this BatchNorm2d has a backward hook.*'attention'"):
+        model(IMAGES)
+    with torch.no_grad():  # nothing goes backward
+        model(IMAGES)
+    handle.remove()
+    model(IMAGES)

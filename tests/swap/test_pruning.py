@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnblocks import CBAM, SE, CoordAtt, Eca, SeCo, customized_pruners
+from attnblocks import CBAM, SE, CoordAtt, Eca, SeCo, customized_pruners, insert
 
 
 def narrow(layer, kept, inputs):
@@ -57,3 +57,17 @@ def test_eca_counts_the_channels_that_are_left():
     assert block.gain.tolist() == [2.0, 3.0, *range(5, 17)]
     assert torch.equal(block.conv.weight, weight)
     assert block(torch.rand(2, 14, 5, 5)).shape == (2, 14, 5, 5)
+
+
+def test_blocks_that_a_pruner_would_take_for_the_layer_in_front_are_refused():
+    def network(block, after):
+        layers = (nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        return insert(nn.Sequential(*layers), block, after=after, example=torch.rand(1, 3, 8, 8))
+
+    for block, after, layer in (("SE", "0", "Conv2d"), ("Eca", "1", "BatchNorm2d")):
+        with pytest.raises(
+            ValueError, match=rf"'{after}.attention' is behind the {layer}.* around"
+        ):
+            customized_pruners(network(block, after))
+    for block, after in (("SE", "1"), ("CBAM", "1"), ("Eca", "2"), ("SE", "2")):
+        customized_pruners(network(block, after))
