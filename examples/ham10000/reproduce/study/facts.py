@@ -6,8 +6,8 @@ from typing import Any
 
 from examples.ham10000.comparison.arms import NO_MATTER
 from examples.ham10000.comparison.gates import describe_gates
-from examples.ham10000.config import read_description
 from examples.ham10000.files import write_json
+from examples.ham10000.reproduce.results import read_run
 from examples.ham10000.reproduce.runs import finished
 from examples.ham10000.reproduce.study.runs import StudyRun
 from examples.ham10000.training.gates import read_gates
@@ -26,29 +26,27 @@ def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
     Raises:
         ValueError: the files of a run are damaged.
     """
-    done = [run for run in runs if finished(run.config.out)]
-    described = {run.name: read_description(run.config.out) for run in done}
-    options = {run.name: _options(described[run.name]) for run in done}
-    alike = {
-        name: value
-        for name, value in next(iter(options.values())).items()
-        if all(other[name] == value for other in options.values())
-    }
+    found = {run: read_run(run.config) for run in runs if finished(run.config.out)}
+    descriptions = [one.description for one in found.values()]
+    options = [_options(description) for description in descriptions]
+    first = options[0]
+    alike = {k: v for k, v in first.items() if all(other[k] == v for other in options)}
     arms: dict[str, Any] = {}
-    for arm in dict.fromkeys(run.arm.name for run in done):
-        own = [run for run in done if run.arm.name == arm]
-        first = own[0].name
+    for arm in dict.fromkeys(run.arm.name for run in found):
+        own = {run: one for run, one in found.items() if run.arm.name == arm}
+        description = next(iter(own.values())).description
         recorded = [gates for run in own if (gates := read_gates(run.config.out)) is not None]
         arms[arm] = {
             "runs": len(own),
-            "parameters": described[first]["parameters"],
-            "options": {k: v for k, v in options[first].items() if k not in alike},
+            "parameters": description["parameters"],
+            "options": {k: v for k, v in _options(description).items() if k not in alike},
+            "chosen_epochs": [one.epoch for one in own.values()],
             "gates": describe_gates(recorded, len(own)),
         }
-    versions = [description["versions"] for description in described.values()]
+    versions = [description["versions"] for description in descriptions]
     content = {
-        "study": done[0].study,
-        **{k: described[done[0].name][k] for k in ("data", "attribution", "notice")},
+        "study": runs[0].study,
+        **{k: descriptions[0][k] for k in ("data", "attribution", "notice")},
         "versions": [v for i, v in enumerate(versions) if v not in versions[:i]],
         "options": alike,
         "arms": arms,

@@ -120,16 +120,19 @@ def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
     if analysis.by_seed:
         yield "## What another seed does"
         yield (
-            "The same arm trained twice. The last line is the standard deviation of a difference "
-            "between two arms with one seed each if only the seeds differ, from the differences "
-            "on the folds: what the training alone does."
+            "The same arm trained twice. The chance of training is the standard deviation of a "
+            "difference between two arms with one seed each if only the seeds differ, from the "
+            f"differences on the folds; below it are {POWER} of them."
         )
         rows = []
         for arm, (first, second, *_) in analysis.by_seed.items():
             cells = [_difference(m, differ(second[m], first[m])) for m in MEASURES]
             rows.append([f"{arm}, seed 1 minus 0", *cells])
-        chance = [_figure(m, analysis.chance(m) or 0) for m in MEASURES]
-        yield _table(["", *MEASURES], [*rows, ["chance of training", *chance]])
+        chance = {m: analysis.chance(m) or 0 for m in MEASURES}
+        rows.append(["chance of training", *(_figure(m, v) for m, v in chance.items())])
+        seen = [_figure(m, POWER * v) for m, v in chance.items()]
+        rows.append(["smallest that could be seen through it", *seen])
+        yield _table(["", *MEASURES], rows)
     yield "## Gates"
     yield NOTE
     recorded = {name: arm["gates"] for name, arm in facts["arms"].items() if arm["gates"]}
