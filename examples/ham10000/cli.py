@@ -33,6 +33,8 @@ from examples.ham10000.evaluation.words import format_summary
 from examples.ham10000.options import parse
 from examples.ham10000.reporting.results import write_results
 from examples.ham10000.reproduce.reproduce import reproduce
+from examples.ham10000.reproduce.study.arms import STUDIES
+from examples.ham10000.reproduce.study.report import write_study
 from examples.ham10000.reproduce.study.study import run_study
 from examples.ham10000.training.launch import launch
 
@@ -214,9 +216,16 @@ def _predict(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     processes.say(f"HAM10000 skin lesions. {NOTICE}")
     given = {name: value for name, value in vars(options).items() if name != "command"}
-    given_study = [name for name in ("fold", "minutes", "as_paper") if name in given]
+    given_study = [name for name in ("fold", "minutes", "as_paper", "report") if name in given]
     if "study" not in given and given_study:
         raise ValueError(f"--{given_study[0].replace('_', '-')} is for --study")
+    if "report" in given:
+        if others := given.keys() - {"study", "report"}:
+            raise ValueError(f"--report runs nothing: leave out --{min(others).replace('_', '-')}")
+        print(*write_study(STUDIES[options.study], options.report), sep="\n")
+        return 0
+    if "data" not in given:
+        raise ValueError("give the HAM10000 folder: --data DIR")
     outcome = run_study(**given) if "study" in given else reproduce(**given)
     for row, problem in outcome.failures.items():
         _complain(f"{row} could not be run: {problem}")

@@ -160,7 +160,7 @@ def _add_run_options(options: argparse.ArgumentParser, *, rows: bool) -> None:
     text = (
         "HAM10000 folder" if rows else "HAM10000 folder; without it, SYNTHETIC pictures are drawn"
     )
-    _add(group, "--data", text, type=_path, metavar="DIR", required=rows)
+    _add(group, "--data", text, type=_path, metavar="DIR")
     text = "new folder for the run, which keeps decoded images beside it; default: runs/TIME-..."
     if rows:
         text = "folder for the runs and the table; default: runs/paper, of a study runs/study"

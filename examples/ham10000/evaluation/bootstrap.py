@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from examples.ham10000.data.index import CLASSES
@@ -18,21 +19,13 @@ def lesion_bootstrap(
     seed: int,
     resamples: int,
 ) -> Tensor:
-    """Confusion counts of resampled parts.
-
-    Images of one lesion are alike, so it is lesions that are drawn, with replacement, and all
-    images of a drawn lesion count. They are drawn within each class, as many as it has: a split
-    is stratified by class, so its class sizes are no accident, and no class can go missing. A
-    class with a single lesion therefore never varies.
-
-    The order of the images makes no difference.
+    """Confusion counts of resampled parts, see :func:`draw_lesions`.
 
     Args:
         labels: true classes, (N,).
         predicted: predicted classes, (N,).
         lesions: the lesion of every image; a lesion belongs to one class.
-        strata: the test part that an image is of, where there are several: lesions are then drawn
-            within each, too, as many as it has.
+        strata: the test part that an image is of, where there are several.
         seed: of the draws.
         resamples: how many.
 
@@ -49,11 +42,52 @@ def lesion_bootstrap(
             f"and strata for {len(strata)} images: every image needs one of each"
         )
     truth, guess = labels.cpu().numpy(), predicted.cpu().numpy()
+    lesion, times = draw_lesions(truth, lesions, strata, seed=seed, resamples=resamples)
+    images = np.zeros((len(times), len(CLASSES)), dtype=np.int64)  # lesion, predicted class
+    np.add.at(images, (lesion, guess), 1)
+    counts = np.zeros((resamples, len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for label in set(truth.tolist()):
+        members = np.unique(lesion[truth == label])
+        counts[:, label] = times[members].T @ images[members]  # (resamples, size) @ (size, 7)
+    return torch.from_numpy(counts)
+
+
+def draw_lesions(
+    labels: NDArray[np.integer],
+    lesions: Sequence[object],
+    strata: Sequence[int],
+    *,
+    seed: int,
+    resamples: int,
+) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
+    """How often each lesion is drawn.
+
+    Images of one lesion are alike, so it is lesions that are drawn, with replacement, and all
+    images of a drawn lesion count. They are drawn within each class and test part, as many as it
+    has: a split is stratified by class, so its class sizes are no accident, and no class can go
+    missing. A class with a single lesion therefore never varies.
+
+    The order of the images makes no difference.
+
+    Args:
+        labels: true classes, (N,).
+        lesions: the lesion of every image; a lesion belongs to one class.
+        strata: the test part that an image is of.
+        seed: of the draws.
+        resamples: how many.
+
+    Returns:
+        The row of every image, (N,), among the lesions, and how often these are drawn,
+        (lesions, resamples).
+
+    Raises:
+        ValueError: a lesion has two labels or is in two strata.
+    """
     names, first, lesion = np.unique(
         np.array(lesions, dtype=str), return_index=True, return_inverse=True
     )
-    label_of = truth[first]  # by lesion
-    mixed = names[lesion[truth != label_of[lesion]]]
+    label_of = labels[first]  # by lesion
+    mixed = names[lesion[labels != label_of[lesion]]]
     if len(mixed):
         raise ValueError(f"lesion {mixed[0]} has images of two classes")
     stratum = np.array(strata)
@@ -61,16 +95,13 @@ def lesion_bootstrap(
     mixed = names[lesion[stratum != stratum_of[lesion]]]
     if len(mixed):
         raise ValueError(f"lesion {mixed[0]} is in two folds")
-    images = np.zeros((len(names), len(CLASSES)), dtype=np.int64)  # lesion, predicted class
-    np.add.at(images, (lesion, guess), 1)
     generator = np.random.default_rng(seed)
-    counts = np.zeros((resamples, len(CLASSES), len(CLASSES)), dtype=np.int64)
+    times = np.zeros((len(names), resamples), dtype=np.int16)
     for part, label in sorted(set(zip(stratum_of.tolist(), label_of.tolist(), strict=True))):
-        members = images[(stratum_of == part) & (label_of == label)]
-        size = len(members)
-        times = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
-        counts[:, label] += times @ members  # (resamples, size) @ (size, 7)
-    return torch.from_numpy(counts)
+        members = (stratum_of == part) & (label_of == label)
+        size = int(members.sum())
+        times[members] = generator.multinomial(size, np.full(size, 1 / size), size=resamples).T
+    return lesion, times
 
 
 def interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The options of ``reproduce`` for studies."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from examples.ham10000.reproduce.study.arms import STUDIES
@@ -25,3 +26,5 @@ def add_study_options(which: Any, options: argparse.ArgumentParser) -> None:
     add("--minutes", "begin no run after so many", type=float, metavar="M")
     text = "train as the paper: its network, 224 pixels, 100 epochs"
     add("--as-paper", text, action="store_true")
+    text = "run nothing: write tables and picture from the predictions in a folder, into it"
+    add("--report", text, type=Path, metavar="DIR")

@@ -21,12 +21,14 @@ class ArmPredictions:
     Attributes:
         images: ids, in the order of the index.
         labels: true classes, int8 (N,).
+        lesions: the lesion, by a number, int32 (N,).
         folds: the fold in which an image was tested, int8 (N,); -1 where it has not been yet.
         log_probabilities: of the classes, float32 (N, 7); NaN where it has not been yet.
     """
 
     images: NDArray[np.str_]
     labels: NDArray[np.int8]
+    lesions: NDArray[np.int32]
     folds: NDArray[np.int8]
     log_probabilities: NDArray[np.float32]
 
@@ -56,9 +58,11 @@ def gather(runs: Sequence[StudyRun], images: Sequence[Image]) -> ArmPredictions:
             raise ValueError(f"{run.config.out} has tested images of another fold")
         folds[positions] = run.fold
         log_probabilities[positions] = found
+    numbers = {lesion: i for i, lesion in enumerate(sorted({image.lesion for image in images}))}
     return ArmPredictions(
         np.array([image.image_id for image in images]),
         np.array([image.label for image in images], np.int8),
+        np.array([numbers[image.lesion] for image in images], np.int32),
         folds,
         log_probabilities,
     )
@@ -71,6 +75,7 @@ def write_predictions(file: Path, predictions: ArmPredictions) -> None:
             stream,
             image=predictions.images,
             label=predictions.labels,
+            lesion=predictions.lesions,
             fold=predictions.folds,
             log_probability=predictions.log_probabilities,
         )
@@ -85,18 +90,18 @@ def read_predictions(file: Path) -> ArmPredictions:
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            images, labels = content["image"], content["label"]
+            images, labels, lesions = content["image"], content["label"], content["lesion"]
             folds, found = content["fold"], content["log_probability"]
     except OSError:
         raise
     except Exception as error:  # a damaged file has many kinds
         raise ValueError(f"{file} is damaged: {error}") from error
     count = len(images)
-    shapes = (labels.shape, folds.shape, found.shape)
-    if shapes != ((count,), (count,), (count, len(CLASSES))) or found.dtype != np.float32:
+    shapes = (labels.shape, lesions.shape, folds.shape, found.shape)
+    if shapes != ((count,), (count,), (count,), (count, len(CLASSES))) or found.dtype != np.float32:
         raise ValueError(f"{file} is damaged: {count} images have arrays of shapes {shapes}")
     tested = folds >= 0
     sums = np.exp(found[tested].astype(np.float64)).sum(axis=1)
     if not (np.isnan(found[~tested]).all() and (np.abs(sums - 1) < 1e-4).all()):
         raise ValueError(f"{file} is damaged: it holds rows that are no log-probabilities")
-    return ArmPredictions(images, labels, folds, found)
+    return ArmPredictions(images, labels, lesions, folds, found)

@@ -11,8 +11,10 @@ from examples.ham10000 import processes
 from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.reproduce.runs import check_same_options, finished
 from examples.ham10000.reproduce.sharing import Outcome, one_line, run_shared
-from examples.ham10000.reproduce.study.arms import STUDIES
+from examples.ham10000.reproduce.study.arms import STUDIES, Study
+from examples.ham10000.reproduce.study.facts import write_facts
 from examples.ham10000.reproduce.study.predictions import gather, write_predictions
+from examples.ham10000.reproduce.study.report import write_study
 from examples.ham10000.reproduce.study.runs import StudyRun, study_runs
 from examples.ham10000.training.launch import launch
 
@@ -30,6 +32,8 @@ def run_study(
     **options: Any,
 ) -> Outcome:
     """Do the runs that are not finished, and write the predictions of each arm as they come.
+
+    In the end tables and picture are written of all that is there, if both references are.
 
     Several of these may share a folder: each takes runs that no other one is at. So each run is
     crowded, as :func:`launch` has it.
@@ -79,8 +83,21 @@ def run_study(
     # One run for each file: also those of processes that did not come to write it.
     done = {_file(out, run): run for run in runs if finished(run.config.out)}
     files = [processes.once(partial(_write, out, runs, images, run)) for run in done.values()]
+    everything = study_runs(wanted, data, out, options, seeds=seeds, as_paper=as_paper)
+    files += processes.once(partial(_report, wanted, everything, out))
     count = processes.once(lambda: sum(finished(run.config.out) for run in runs))
     return Outcome(f"study {study}, {count} of {len(runs)} runs finished", files, failures)
+
+
+def _report(study: Study, runs: list[StudyRun], out: Path) -> list[Path]:
+    """Write what there is to say once the references have predictions; give the files."""
+    for name in study.against:
+        if not any(finished(run.config.out) for run in runs if run.arm.name == name):
+            return []
+    facts = out / f"{study.name}.json"
+    with FileLock(facts.with_suffix(".lock")):
+        write_facts(facts, runs)
+        return [facts, *write_study(study, out)]
 
 
 def _file(out: Path, run: StudyRun) -> Path:
