@@ -81,7 +81,10 @@ def save_model(
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or is_lazy(value) or value.is_meta:
-            raise ValueError(f"{name!r} has no data that could be saved: {value!r}")
+            raise ValueError(
+                f"{name!r} has no data that could be saved, as what is lazy, on the meta device "
+                f"or offloaded by accelerate: {value!r}"
+            )
         if type(value) not in (Tensor, nn.Parameter):
             raise ValueError(
                 f"{name!r} is a {type(value).__name__}, which the file cannot hold: save the "

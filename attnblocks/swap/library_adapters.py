@@ -118,6 +118,5 @@ LIBRARY_ADAPTERS: dict[tuple[str, str], Adapter] = {
         "block", lambda m: not m.is_3d
     ),
     ("pytorchcv.models.common.att", "SEBlock"): _pytorchcv_se,
-    ("pytorchcv.models.common", "SEBlock"): _pytorchcv_se,  # before 0.0.68
     ("mmpretrain.models.utils.se_layer", "SELayer"): _mmpretrain_se,
 }

@@ -55,7 +55,8 @@ def test_every_se_is_swapped(block):
 
 
 def test_a_layer_that_adds_the_map_is_no_se():
-    layers = nn.Sequential(blocks.ResidualSELayer(2, 8), blocks.ChannelSELayer(2, 8))
+    adding = blocks.ChannelSELayer(2, 8, add_residual=True)
+    layers = nn.Sequential(blocks.ResidualSELayer(2, 8), blocks.ChannelSELayer(2, 8), adding)
     assert [site.name for site in find_se(layers)] == ["1"]
     with pytest.raises(LookupError, match=r"Similar modules in it: ResidualSELayer \('0'\)"):
         replace_se(layers[:1], "CaCo")

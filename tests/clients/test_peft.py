@@ -111,6 +111,8 @@ def test_a_block_beside_the_adapters_is_trained_as_a_whole():
     names = [site.name for site in find_se(model)]
     options = peft.LoraConfig(target_modules=["8"], modules_to_save=names)
     adapted = peft.get_peft_model(model, options)
+    with pytest.raises(TypeError, match=r"AuxiliaryTrainingWrapper \(its '2'\)"):
+        find_se(adapted.base_model.model)
     expected = trained(adapted)(IMAGES).detach()
     merged = adapted.merge_and_unload()
     assert [site.name for site in find_se(merged)] == names
@@ -119,9 +121,12 @@ def test_a_block_beside_the_adapters_is_trained_as_a_whole():
 
 def test_before_the_merge_a_network_says_what_to_do(tmp_path):
     model = with_blocks("SE")
-    adapted = peft.get_peft_model(model, config("LoRA", layers_of(model)))
+    options = config("LoRA", layers_of(model))
+    mixed = peft.PeftMixedModel(with_blocks("SE"), options)
+    adapted = peft.get_peft_model(model, options)
     for network, what in (
         (adapted, "PeftModel"),
+        (mixed, "PeftMixedModel"),
         (model, r"its '2.fc1'\)"),
     ):
         for read in (
