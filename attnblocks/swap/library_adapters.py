@@ -26,7 +26,7 @@ def _named(squeeze: str, act: str, expand: str, gate: str) -> Adapter:
     """The adapter of a class with its four layers under these names."""
 
     def read(m: nn.Module) -> SELayers:
-        return _layers(*(m.get_submodule(name) for name in (squeeze, act, expand, gate)))
+        return _layers(*(getattr(m, name) for name in (squeeze, act, expand, gate)))
 
     return read
 
