@@ -8,7 +8,9 @@ the joint loss have their defaults, which were not tuned.
 
 The checkpoint with the least loss on the validation part is tested. The figure of the study is the
 log loss, and the best mean recall of so few images of the rare classes can be that of an epoch
-with a bad log loss. For LDAM and the joint loss it is their own loss, without class weights.
+with a bad log loss. LDAM and the joint loss weight the classes in their last epochs only, and their
+own loss on the validation part knows no weights: it chose epochs before these. They are made for
+the rare classes, so there the checkpoint with the best mean recall is tested.
 """
 
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ FASTER = 10
 """The rate of the blocks' gates over that of the rest, as ``train`` has it for fitted blocks."""
 
 FOLDS = 5
+
+RARE_CLASSES = "val_mean_recall"
+"""What chooses the checkpoint of losses that weight the rare classes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Arm:
         init: as ``--init`` takes it; None where there is nothing to start.
         faster: whether all of an SE block has the rate that other blocks have at their gates.
         insert: as ``--insert`` takes it; None for a swap.
+        monitor: as ``--monitor`` takes it; None for that of the study.
         seeds: how many seeds it is run with.
     """
 
@@ -39,6 +45,7 @@ class Arm:
     attention: str
     loss: str = "cross-entropy"
     init: str | None = None
+    monitor: str | None = None
     faster: bool = False
     insert: tuple[str, ...] | None = None
     seeds: int = 1
@@ -53,6 +60,8 @@ class Arm:
         found: dict[str, Any] = {"attention": self.attention, "loss": self.loss}
         if self.init is not None:
             found["init"] = self.init
+        if self.monitor is not None:
+            found["monitor"] = self.monitor
         if self.insert is not None:
             found["insert"] = list(self.insert)
         if self.faster:
@@ -112,10 +121,10 @@ ATTENTION = Study(
         Arm("CoordAtt", "CoordAtt", init="fitted"),
         Arm("Eca", "Eca", init="fitted"),
         Arm("CaCo fresh", "CaCo", init="fresh"),
-        Arm("own SE, joint loss", "SE", "joint"),
-        Arm("CaCo, joint loss", "CaCo", "joint", init="fitted"),
-        Arm("own SE, LDAM", "SE", "ldam"),
-        Arm("CaCo, LDAM", "CaCo", "ldam", init="fitted"),
+        Arm("own SE, joint loss", "SE", "joint", monitor=RARE_CLASSES),
+        Arm("CaCo, joint loss", "CaCo", "joint", init="fitted", monitor=RARE_CLASSES),
+        Arm("own SE, LDAM", "SE", "ldam", monitor=RARE_CLASSES),
+        Arm("CaCo, LDAM", "CaCo", "ldam", init="fitted", monitor=RARE_CLASSES),
     ),
     ("own SE", "SE at the same rates"),
     SETTINGS,
