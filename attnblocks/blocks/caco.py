@@ -40,6 +40,12 @@ class _BeforeCoordAtt(AttentionBlock):
         """Gain of the gates of rows and of columns."""
         return self.coord.gain
 
+    def statistics(self, x: Tensor, *names: str) -> tuple[Any, ...]:
+        """The means that the coordinate stage takes, then statistics of these names."""
+        if isinstance(self.coord, CoordGate) and self.coord.runs_apart():
+            return F.row_and_column_means(x), *F.statistics(x, *names)
+        return F.statistics(x, "coordinate_means", *names)
+
     def inherit(self, old: OldGate) -> float:
         """The coordinate stage starts open."""
         return self.coord.open()
@@ -134,7 +140,7 @@ class SeCo(_BeforeCoordAtt):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        coordinates, means = F.statistics(x, "coordinate_means", "channel_means")
+        coordinates, means = self.statistics(x, "channel_means")
         channel = self.se(means)
         return [channel, *self.coord(coordinates, x.shape[2], channel)]
 
@@ -228,9 +234,7 @@ class CaCo(_BeforeCoordAtt):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per channel, (N, C, 1, 1), per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        coordinates, means, maxima = F.statistics(
-            x, "coordinate_means", "channel_means", "channel_maxima"
-        )
+        coordinates, means, maxima = self.statistics(x, "channel_means", "channel_maxima")
         channel = self.channel(means, maxima)
         return [channel, *self.coord(coordinates, x.shape[2], channel)]
 

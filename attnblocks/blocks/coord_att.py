@@ -106,6 +106,8 @@ class CoordAtt(AttentionBlock, GainedStage):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
+        if self.runs_apart():
+            return list(self.gates_apart(*F.row_and_column_means(x)))
         return list(self.coordinate_gates(F.coordinate_means(x), x.shape[2]))
 
     def coordinate_gates(self, means: Tensor, height: int) -> tuple[Tensor, Tensor]:
@@ -116,6 +118,23 @@ class CoordAtt(AttentionBlock, GainedStage):
         logits = torch.cat([self.conv_h(y_h), self.conv_w(y_w)], dim=2)  # (N, C, H + W, 1)
         a_h, a_w = torch.split(self.times_gain(self.gate(logits)), sizes, dim=2)
         return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
+
+    def runs_apart(self) -> bool:
+        """Whether rows and columns go through the shared layers one after the other.
+
+        So they do where a network is exported, in eval mode: what is put together would be cut
+        again by sizes, which runtimes freeze, refuse, or do slowly. Elsewhere each layer is called
+        once, for what hooks into it. A norm that is not a batch norm may join rows with columns.
+        """
+        norm = self.bn1
+        fixed = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+        return F.exporting() and not norm.training and (fixed or isinstance(norm, nn.Identity))
+
+    def gates_apart(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates that belong to the means of rows, (N, C, H, 1), and columns, (N, C, 1, W)."""
+        logits_h = self.conv_h(self.act(self.bn1(self.conv1(rows))))
+        logits_w = self.conv_w(self.act(self.bn1(self.conv1(columns))))
+        return self.times_gain(self.gate(logits_h)), self.times_gain(self.gate(logits_w))
 
     def se_layers(self) -> SELayers:
         """Gate and activation only: there is no layer from channels to their gates."""
@@ -144,7 +163,8 @@ class CoordGate(CoordAtt):
     A subclass of CoordAtt, so that tools that know layers by the class of their block know these.
 
     Shape:
-        Inputs: the means of the rows, then of the columns, (N, C, H + W, 1); how many rows H there
+        Inputs: the means of the rows, then of the columns, (N, C, H + W, 1), or, where the stage
+        :meth:`runs_apart`, both as a pair, (N, C, H, 1) and (N, C, 1, W); how many rows H there
         are; the channel gate (N, C, 1, 1) that multiplies the map first. Output: a gate per row,
         (N, C, H, 1), and per column, (N, C, 1, W).
 
@@ -156,10 +176,13 @@ class CoordGate(CoordAtt):
     """
 
     def forward(  # type: ignore[override]
-        self, means: Tensor, height: int, channel: Tensor
+        self, means: Tensor | tuple[Tensor, Tensor], height: int, channel: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means of ``height`` rows and of the columns."""
         # The means of the gated map are the means times the gate.
+        if isinstance(means, tuple):
+            rows, columns = means
+            return self.gates_apart(rows * channel, columns * channel)
         return self.coordinate_gates(means * channel, height)
 
     def open(self) -> float:

@@ -14,7 +14,7 @@ def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
     """These statistics, in this order."""
     found: dict[str, Tensor] = {}
     if "coordinate_means" in names:
-        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
+        rows, columns = row_and_column_means(x)
         found["coordinate_means"] = torch.cat([rows, columns.transpose(2, 3)], dim=2)
     if "channel_means" in names:
         # The means of rows save a pass over the map.
@@ -23,6 +23,11 @@ def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
     if "channel_maxima" in names:
         found["channel_maxima"] = x.amax((2, 3), keepdim=True)
     return tuple(found[name] for name in names)
+
+
+def row_and_column_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of rows, (N, C, H, 1), and of columns, (N, C, 1, W)."""
+    return x.mean(3, keepdim=True), x.mean(2, keepdim=True)
 
 
 def position_statistics(x: Tensor, gate: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """The functions that blocks call, and the one place that decides in which form they run.
 
 All forms compute the same numbers. :mod:`attnblocks.ops.formulas` has plain operators, the
-definition; :mod:`attnblocks.ops.eager` keeps little for backward; :mod:`attnblocks.ops.native` has
-compiled kernels, which make one pass over a map on the CPU.
+definition; :mod:`attnblocks.ops.eager` keeps little for backward; :mod:`attnblocks.ops.pooled` is
+for export with fixed sizes; :mod:`attnblocks.ops.native` has compiled kernels, which make one pass
+over a map on the CPU.
 """
 
 from types import ModuleType
@@ -13,12 +14,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
-from attnblocks.ops import eager, formulas
+from attnblocks.ops import eager, formulas, pooled
 from attnblocks.ops.native import functions as native
 from attnblocks.ops.native import kernels
 
 STATISTICS = ("coordinate_means", "channel_means", "channel_maxima")
 """The names of what :func:`statistics` computes."""
+
+
+def exporting() -> bool:
+    """Whether operators are recorded for a runtime: by ``torch.export`` or ``torch.jit.trace``."""
+    return torch.compiler.is_exporting() or bool(is_tracing())  # type: ignore[no-untyped-call]
 
 
 def form(x: Tensor) -> ModuleType:
@@ -28,11 +34,17 @@ def form(x: Tensor) -> ModuleType:
         x: the map.
 
     Returns:
-        The native form where the kernels know the map and nothing follows the operators; the
-        formulas where operators are recorded (by ``torch.compile``, ``torch.export``, ONNX,
-        ``torch.jit.trace`` or a symbolic trace), whose consumer fuses them itself, and under
-        forward-mode derivatives, which the eager form does not define; else the eager form.
+        The native form where the kernels know the map and nothing follows the operators; where
+        ``torch.export`` records operators, poolings if the map's height and width are fixed; the
+        formulas where they are free, where operators are recorded by ``torch.compile``,
+        ``torch.jit.trace`` or a symbolic trace, and under forward-mode derivatives, which the
+        eager form does not define; else the eager form.
     """
+    if (
+        torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    ):  # it hides which sizes are free
+        height, width = x.shape[2:]
+        return pooled if isinstance(height, int) and isinstance(width, int) else formulas
     if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]
         return formulas
     if kernels.runs(x):
@@ -106,6 +118,19 @@ def coordinate_means(x: Tensor) -> Tensor:
         (N, C, H + W, 1).
     """
     return statistics(x, "coordinate_means")[0]
+
+
+def row_and_column_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of every row and of every column, apart; for what :func:`exporting` records.
+
+    Args:
+        x: the map; (N, C, H, W).
+
+    Returns:
+        (N, C, H, 1) and (N, C, 1, W).
+    """
+    found: tuple[Tensor, Tensor] = form(x).row_and_column_means(x)
+    return found
 
 
 @torch.fx.wrap
