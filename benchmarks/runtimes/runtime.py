@@ -1,8 +1,10 @@
 """What a runtime is to the comparison: it converts a network, and runs it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,7 +14,26 @@ SIZES = ("batch", "height", "width")
 
 
 class ConversionError(Exception):
-    """A runtime does not take a network; the message says what it said."""
+    """A runtime does not take a network; the message says in one line what it said."""
+
+
+@contextmanager
+def conversion() -> Iterator[None]:
+    """Turn whatever a converter raises into a ConversionError.
+
+    Converters wrap the errors of each other; the first one says what was wrong.
+    """
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+        said = f": {lines[0]}" if lines else ""
+        raise ConversionError(f"{type(first).__name__}{said}") from error
 
 
 @dataclass(frozen=True)
@@ -52,3 +73,20 @@ class Runtime(Protocol):
             ConversionError: the network cannot be converted in this way.
         """
         ...
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The version of each distribution; None of those that are not installed."""
+
+    def version_of(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {package: version_of(package) for package in packages}
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Those that are not installed."""
+    return [package for package, found in versions(packages).items() if found is None]
