@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from benchmarks.runtimes.runtime import SIZES, Converted, conversion
+from benchmarks.runtimes.runtime import DIMENSIONS, Converted, conversion
 
 NAME = "ONNX Runtime"
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
-
-_DIMENSIONS = dict(zip(SIZES, (0, 2, 3), strict=True))
 
 
 def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converted:
@@ -38,7 +36,7 @@ def onnx_session(
     model: nn.Module, example: Tensor, free: frozenset[str], optimized: Path | None = None
 ) -> Any:
     """A session of a network in which some sizes of the images stay free."""
-    sizes = {_DIMENSIONS[name]: Dim.DYNAMIC for name in free}
+    sizes = {DIMENSIONS[name]: Dim.DYNAMIC for name in free}
     return onnx_session_of(model, (example,), optimized, dynamic_shapes=(sizes,))
 
 

@@ -1,13 +1,15 @@
 """What a runtime is to the comparison: it converts a network, and runs it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 SIZES = ("batch", "height", "width")
 """The sizes of images that may be free, in their order."""
@@ -73,6 +75,26 @@ class Runtime(Protocol):
             ConversionError: the network cannot be converted in this way.
         """
         ...
+
+
+DIMENSIONS = dict(zip(SIZES, (0, 2, 3), strict=True))
+"""The dimension of a tensor of images that each size is."""
+
+
+def exported(
+    model: nn.Module, example: Tensor, free: frozenset[str], bounds: Mapping[str, Any] | None = None
+) -> ExportedProgram:
+    """Export a network with :func:`torch.export.export`.
+
+    Args:
+        model: the network, in eval mode.
+        example: images.
+        free: the sizes that stay free.
+        bounds: what each free size is; anything, if left out.
+    """
+    sizes = {DIMENSIONS[name]: bounds[name] if bounds else Dim.DYNAMIC for name in sorted(free)}
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=(sizes,))
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
