@@ -19,7 +19,7 @@ from benchmarks.runtimes.results import Plan, Result, Row, load, save
 from benchmarks.runtimes.runtime import missing, versions
 from benchmarks.runtimes.table import tables
 from benchmarks.runtimes.work import load_runtime, rows_of
-from benchmarks.settings import Extent, UsageError, check_output, machine, positive, seconds
+from benchmarks.settings import Extent, check_output, machine, positive, seconds
 
 
 def compare(
@@ -41,13 +41,13 @@ def compare(
             result.skipped[runtime.NAME] = wanted
             continue
         result.versions[runtime.NAME] = versions(runtime.PACKAGES)
-        so_far: list[Row] = []
+        so_far: dict[str, Row] = {}  # by name: a process that is started again tells again
 
-        def tell(row: Row, so_far: list[Row] = so_far) -> None:
-            so_far.append(row)
+        def tell(row: Row, so_far: dict[str, Row] = so_far) -> None:
+            so_far[row.name] = row
             print(f"{row.runtime}, {row.name}: {row.free} {row.failed or ''}", file=sys.stderr)
             if out is not None:
-                save(replace(result, rows=[*result.rows, *so_far]), out)
+                save(replace(result, rows=[*result.rows, *so_far.values()]), out)
 
         result.rows.extend(rows_of(module, names, plan, tell))
         if out is not None:

@@ -67,7 +67,7 @@ def differs(
     Raises:
         ConversionError: the runtime fails at one of them, or differs by more than it may.
     """
-    fixed = [size for size in (example.shape[0], *example.shape[2:])]
+    fixed = (example.shape[0], *example.shape[2:])
     largest = 0.0
     tried = {(1, *fixed[1:]), *OTHERS}
     shapes = {

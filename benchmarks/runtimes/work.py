@@ -38,6 +38,7 @@ def rows_of(
         plan: how.
         tell: is called with every row when its network is converted, before it is timed.
     """
+    runtime = load_runtime(module).NAME
     crashed: dict[str, Row] = {}
     while True:
         left = [name for name in names if name not in crashed]
@@ -46,11 +47,10 @@ def rows_of(
             break
         failed = {at: f"the process ended: {_in_words(code)}"}
         if at not in left:
-            missed = [name for name in left if name not in rows]
-            rows = {name: replace(row, failed={**row.failed, **failed}) for name, row in rows.items()}
-            rows |= {name: Row(load_runtime(module).NAME, name, failed=failed) for name in missed}
+            there = {name: rows.get(name) or Row(runtime, name) for name in left}
+            rows = {n: replace(row, failed={**row.failed, **failed}) for n, row in there.items()}
             break
-        crashed[at] = Row(load_runtime(module).NAME, at, failed=failed)
+        crashed[at] = Row(runtime, at, failed=failed)
         tell(crashed[at])
     rows |= crashed
     return [rows[name] for name in names]

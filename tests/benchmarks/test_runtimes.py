@@ -116,9 +116,9 @@ def test_shares_are_medians_of_the_rounds_over_identity():
 
 
 def test_the_tables_say_what_was_found():
-    about, title, overview, fake, table, failed, other, other_table = tables(
-        made_result()
-    ).strip().split("\n\n")
+    about, title, overview, fake, table, failed, other, other_table = (
+        tables(made_result()).strip().split("\n\n")
+    )
     assert "1 threads of Example, torch 2.99" in about
     assert "own SE's" in title
     assert cells(overview) == {
