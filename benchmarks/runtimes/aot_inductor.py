@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
-import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from benchmarks.runtimes.runtime import Converted, conversion, exported
