@@ -24,7 +24,8 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
         operators = _called(Path(file))
 
     def run(x: Tensor) -> Tensor:
-        return loaded(x)
+        y: Tensor = loaded(x)
+        return y
 
     return Converted(run, lambda x: lambda: loaded(x), operators)
 

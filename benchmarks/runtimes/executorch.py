@@ -42,7 +42,8 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
     kept = [loaded]  # the program holds the bytes that its method reads
 
     def run(x: Tensor) -> Tensor:
-        return method.execute([x])[0].clone()
+        y: Tensor = method.execute([x])[0]
+        return y.clone()
 
     def prepare(x: Tensor) -> Callable[[], object]:
         return lambda: kept and method.execute([x])
