@@ -15,7 +15,7 @@ pytestmark = [
 
 @block_in_a_network
 def test_a_network_agrees_at_every_height_and_width(name):
-    """Lowering takes the batch for a constant in blocks that join several statistics."""
+    """Lowering takes the batch for a constant where a block splits a tensor."""
     found = check_agrees(executorch, name, ("height", "width"))
     assert found.delegates is not None
     assert found.delegates >= 1
