@@ -34,13 +34,16 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
     with conversion():
         new_run(interpreter, example)
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
+    delegates = names.count(DELEGATE)
 
     def run(x: Tensor) -> Tensor:
         new_run(interpreter, x)()
         (output,) = interpreter.get_output_details()
         return torch.from_numpy(interpreter.get_tensor(output["index"]))
 
-    return Converted(run, lambda x: new_run(_interpreter(content), x), operators, names.count(DELEGATE))
+    return Converted(
+        run, lambda x: new_run(_interpreter(content), x), operators, names.count(DELEGATE)
+    )
 
 
 def _interpreter(content: bytes) -> Any:
@@ -56,4 +59,4 @@ def new_run(interpreter: Any, x: Tensor) -> Callable[[], object]:
     interpreter.resize_tensor_input(images["index"], list(x.shape), strict=True)
     interpreter.allocate_tensors()
     interpreter.set_tensor(images["index"], x.contiguous().numpy())
-    return interpreter.invoke
+    return lambda: interpreter.invoke()

@@ -14,4 +14,4 @@ def traced(model: nn.Module, example: Tensor) -> Any:
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(model, example, check_trace=False)
+        return torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]

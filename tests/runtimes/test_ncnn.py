@@ -43,7 +43,7 @@ class Cross(torch.nn.Module):
 
 
 def test_layers_that_ncnn_lacks_are_named():
-    with pytest.raises(ConversionError, match="ncnn has no layer .*cross"):
+    with pytest.raises(ConversionError, match=r"ncnn has no layer .*cross"):
         ncnn.convert(Cross(), torch.rand(1, 3, 8, 8), FREE)
 
 
