@@ -19,6 +19,7 @@ from benchmarks.counting import saved_by_training
 from benchmarks.report import publish, tables
 from benchmarks.results import IDENTITY, NETWORK, OWN_SE, Result, Row, new_rows
 from benchmarks.runtimes import onnx_runtime
+from benchmarks.runtimes.measure import EXAMPLE_BATCH
 from benchmarks.runtimes.runtime import SIZES, missing
 from benchmarks.settings import (
     FORMATS,
@@ -90,7 +91,7 @@ def measure_models(
     models = {name: m.to(**settings.place) for name, m in variants(network, names).items()}
     runs: dict[str, Run]
     if settings.onnx:
-        example = images(2, extent.image_sizes[0], torch.contiguous_format, settings)
+        example = images(EXAMPLE_BATCH, extent.image_sizes[0], torch.contiguous_format, settings)
         sessions = {
             name: onnx_runtime.onnx_session(model, example, frozenset(SIZES))
             for name, model in models.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
-import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from benchmarks.runtimes.runtime import Converted, conversion, exported
@@ -24,7 +24,8 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
         operators = _called(Path(file))
 
     def run(x: Tensor) -> Tensor:
-        return loaded(x)
+        y: Tensor = loaded(x)
+        return y
 
     return Converted(run, lambda x: lambda: loaded(x), operators)
 

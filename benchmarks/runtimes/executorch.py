@@ -39,11 +39,14 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
     delegates = operators.pop("executorch_call_delegate", 0)
     del operators["getitem"]  # takes an output of a delegate; nothing runs
 
+    kept = [loaded]  # the program holds the bytes that its method reads
+
     def run(x: Tensor) -> Tensor:
-        return method.execute([x])[0].clone()
+        y: Tensor = method.execute([x])[0]
+        return y.clone()
 
     def prepare(x: Tensor) -> Callable[[], object]:
-        return lambda: loaded and method.execute([x])  # the program has to outlive its method
+        return lambda: kept and method.execute([x])
 
     return Converted(run, prepare, operators, delegates)
 

@@ -20,6 +20,9 @@ AGREES = 1e-4
 OTHERS = ((3, 160, 192), (2, 161, 97))
 """Batch, height and width of images, beside one image of the size that is timed."""
 
+EXAMPLE_BATCH = 2
+"""Of what is converted with a free batch: of one image, torch.export takes it for a constant."""
+
 
 def images(batch: int, height: int, width: int) -> Tensor:
     """Random images."""
@@ -38,8 +41,7 @@ def converted(
     """The freest conversion of a network that agrees with torch, and the row that says so."""
     row = Row(runtime.NAME, name)
     for free in FREE:
-        # Of one image, torch.export takes the batch as a constant.
-        example = images(2 if "batch" in free else 1, image_size, image_size)
+        example = images(EXAMPLE_BATCH if "batch" in free else 1, image_size, image_size)
         try:
             found = runtime.convert(model, example, frozenset(free))
             difference = None if found.run is None else differs(found.run, model, example, free)

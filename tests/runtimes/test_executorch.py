@@ -14,8 +14,13 @@ pytestmark = [
 
 
 @block_in_a_network
-def test_a_network_agrees_at_every_size(name):
-    found = check_agrees(executorch, name)
+def test_a_network_agrees_at_every_height_and_width(name):
+    """Lowering takes the batch for a constant in blocks that join several statistics."""
+    found = check_agrees(executorch, name, ("height", "width"))
     assert found.delegates is not None
     assert found.delegates >= 1
     assert "getitem" not in found.operators
+
+
+def test_the_batch_may_be_free_with_se():
+    check_agrees(executorch, "SE")

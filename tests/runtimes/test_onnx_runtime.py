@@ -12,7 +12,7 @@ from tests.runtimes.networks import block_in_a_network, check_agrees
 @block_in_a_network
 def test_a_network_agrees_at_every_size(name):
     found = check_agrees(onnx_runtime, name)
-    assert found.operators["Conv"] >= 2
+    assert found.operators["Conv"] >= 1
     assert found.delegates is None
 
 
