@@ -41,9 +41,7 @@ def convert(model: nn.Module, example: Tensor, free: frozenset[str]) -> Converte
         (output,) = interpreter.get_output_details()
         return torch.from_numpy(interpreter.get_tensor(output["index"]))
 
-    return Converted(
-        run, lambda x: new_run(_interpreter(content), x), operators, names.count(DELEGATE)
-    )
+    return Converted(run, lambda x: new_run(_interpreter(content), x), operators, delegates)
 
 
 def _interpreter(content: bytes) -> Any:
