@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-# litert-torch writes the example's batch into the reshapes around Eca's convolution.
+# litert-torch writes the batch of the example into the reshapes around the convolution of Eca.
 @pytest.mark.parametrize(
     ("names", "free"),
     [
