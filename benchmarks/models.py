@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnblocks import replace_se
 from benchmarks.candidates import build_network, in_networks, seeded
 from benchmarks.counting import saved_by_training
-from benchmarks.onnx_run import onnx_run
 from benchmarks.report import publish, tables
 from benchmarks.results import IDENTITY, NETWORK, OWN_SE, Result, Row, new_rows
+from benchmarks.runtimes import onnx_runtime
+from benchmarks.runtimes.runtime import SIZES, missing
 from benchmarks.settings import (
     FORMATS,
     SEED,
@@ -89,7 +90,11 @@ def measure_models(
     models = {name: m.to(**settings.place) for name, m in variants(network, names).items()}
     runs: dict[str, Run]
     if settings.onnx:
-        exported = {name: onnx_run(model, extent.image_sizes[0]) for name, model in models.items()}
+        example = images(2, extent.image_sizes[0], torch.contiguous_format, settings)
+        sessions = {
+            name: onnx_runtime.onnx_session(model, example, frozenset(SIZES))
+            for name, model in models.items()
+        }
     rows: list[Row] = []
     for memory_format, batch, size in itertools.product(
         extent.formats, extent.batches, extent.image_sizes
@@ -99,7 +104,7 @@ def measure_models(
             model.to(memory_format=FORMATS[memory_format])
         figures = {name: count(model, x, settings) for name, model in models.items()}
         if settings.onnx:
-            runs = {name: exported[name](x) for name in names}
+            runs = {name: onnx_runtime.new_run(sessions[name], x) for name in names}
         else:
             runs = {name: new_run(model, x, settings) for name, model in models.items()}
         measured = measure(runs, settings)
@@ -113,8 +118,10 @@ def read_extent(options: argparse.Namespace) -> Extent:
     """What the options ask to measure.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: options that do not go together, or ONNX Runtime is missing.
     """
+    if options.onnx and (wanted := missing(onnx_runtime.PACKAGES)):
+        raise UsageError(f"argument --onnx: {', '.join(wanted)} not installed here")
     if options.onnx and options.memory_format not in (None, ["contiguous"]):
         raise UsageError(
             f"argument --onnx: takes contiguous images, but --memory-format is "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnblocks import functional
-from benchmarks.onnx_run import onnx_session_of
+from benchmarks.runtimes.onnx_runtime import onnx_session_of
 from benchmarks.settings import SEED
 from benchmarks.timing import Run, interleaved, time_on_cpu
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.layout import aligned_table, markdown_table
 from benchmarks.plots import draw
 from benchmarks.results import (
     COPY,
@@ -135,7 +136,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
 
 def tables(result: Result, *, markdown: bool = False) -> str:
     """A table for every group of the result, under a line that says what it is."""
-    layout = _markdown if markdown else _aligned
+    layout = markdown_table if markdown else aligned_table
     parts = []
     for group, rows in result.groups().items():
         head = f"{title(group)}: {result.settings}, {result.machine['threads']} threads"
@@ -151,22 +152,6 @@ def tables(result: Result, *, markdown: bool = False) -> str:
             mean = statistics.geometric_mean(ratios)
             parts.append(f"x published, geometric mean of {', '.join(HEAVY)}: {mean:.2f}")
     return "\n\n".join(parts) + "\n"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["--:"] * (len(lines[0]) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def publish(result: Result, out: Path | None, plots: Path | None) -> None:

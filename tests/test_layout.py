@@ -68,7 +68,9 @@ def packages(folder: Path) -> set[str]:
 
 def test_tests_mirror_the_folders():
     assert (
-        packages(LIBRARY) == set(FLOORS) == packages(TESTS) - {"benchmarks", "clients", "ham10000"}
+        packages(LIBRARY)
+        == set(FLOORS)
+        == packages(TESTS) - {"benchmarks", "clients", "ham10000", "runtimes"}
     )
     assert packages(EXAMPLE) == packages(TESTS / "ham10000")
     for folder in TESTS.rglob("*/"):

@@ -1,20 +1,16 @@
 """What is run and timed computes what it should, and nothing more."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from attnblocks import replace_se
 from benchmarks.blocks import Pass, new_run
-from benchmarks.onnx_run import onnx_session
 from benchmarks.operators import FORMATS, QUESTIONS, inputs
 from benchmarks.published import published
 from benchmarks.timing import (
     every_graph_kept,
 )
-from tests.benchmarks.made import MAP, site_of, tiny_network
-from tests.helpers import randomized
+from tests.benchmarks.made import MAP, site_of
 
 
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
@@ -83,15 +79,3 @@ def test_more_candidates_of_one_class_are_compiled_than_torch_would():
             block = Pass([nn.BatchNorm2d(channels).eval()])
             torch.compile(block, backend=backend, dynamic=False)([torch.rand(1, channels, 4, 4)])
     assert len(compiled) == 12
-
-
-def test_onnx_sessions_compute_what_the_network_computes_at_every_size():
-    network = randomized(replace_se(tiny_network(), "CaCo"))
-    session = onnx_session(network, 64)
-    assert session.get_session_options().intra_op_num_threads == torch.get_num_threads()
-    for batch, height, width in [(1, 64, 64), (3, 48, 80), (5, 96, 32)]:
-        x = torch.rand(batch, 3, height, width)
-        with torch.no_grad():
-            expected = network(x)
-        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        np.testing.assert_allclose(y, expected, atol=1e-4 * expected.abs().max().item())
