@@ -32,7 +32,8 @@ from benchmarks.warm_start.setup import load_lesions
 from examples.ham10000.files import write_json
 
 TOOLS = ("x86", "xnnpack")
-SEARCHED = 64
+"""Modules of this package."""
+SEARCHED = 32
 """Test images that the search by layer reads."""
 
 
