@@ -7,6 +7,7 @@ import argparse
 import importlib
 import logging
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -79,21 +80,17 @@ def main() -> None:
         write_json(options.out, {**made, "search": searches})
 
 
-def measure(name: str, model: torch.nn.Module, tool: Tool, images: Images) -> list[Row]:
-    """A row for each recipe of a tool."""
+def measure(name: str, model: torch.nn.Module, tool: Tool, images: Images) -> Iterator[Row]:
+    """A row for each recipe of a tool, as soon as it is measured."""
     probe = Probe(features(model, images.probed), images.probed_labels)
     wanted = features(model, images.test)
     float_recall = probe.recall(wanted, images.test_labels)
-    rows = []
     for recipe, arguments in tool.RECIPES.items():
         run = tool.quantize(model, images.calibration, **arguments)
         found = features(run, images.test)
         share = int8_share(run) if isinstance(run, GraphModule) else None
         recall = probe.recall(found, images.test_labels)
-        rows.append(
-            Row(name, tool.NAME, recipe, share, cosine(found, wanted), float_recall, recall)
-        )
-    return rows
+        yield Row(name, tool.NAME, recipe, share, cosine(found, wanted), float_recall, recall)
 
 
 def search_layers(model: torch.nn.Module, tool: Tool, images: Images) -> list[Any]:

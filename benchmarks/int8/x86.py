@@ -1,9 +1,8 @@
 """PT2E for x86: the compiler of torch runs what the quantizer of torchao annotates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -26,7 +25,7 @@ def quantize(
     but: tuple[str, ...] = (),
     fold: bool = True,
 ) -> GraphModule:
-    """Quantize for :func:`lower`.
+    """Quantize; what comes out is what ``torch.compile`` lowers to integer kernels.
 
     Args:
         model: in eval mode; it is left as it is.
@@ -42,17 +41,3 @@ def quantize(
     for name in (*but, *([] if depthwise else pt2e.depthwise(model))):
         quantizer.set_module_name_qconfig(name, None)
     return pt2e.quantized(model, calibration, quantizer, fold=fold)
-
-
-def lower(graph: GraphModule, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """What the compiler makes of a quantized network; it needs a C++ compiler.
-
-    Args:
-        graph: from :func:`quantize`.
-        images: of the shape that it will get.
-    """
-    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
-
-    with torch.no_grad():
-        lowered: Callable[[Tensor], Tensor] = lower_pt2e_quantized_to_x86(graph, (images,))
-    return lowered
