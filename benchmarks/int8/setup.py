@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
-from benchmarks.warm_start.__main__ import network
 from benchmarks.warm_start.features import PROBED, new_probe
-from benchmarks.warm_start.setup import OWN, Arm, Lesions, normalised, original
+from benchmarks.warm_start.setup import OWN, Arm, Lesions, normalised, original, swapped
 from examples.ham10000.training.models import Network
 
 BATCH_SIZE = 32
-NETWORKS = (OWN, *(Arm(block) for block in ("SE", "SeCo", "CaCo", "CBAM", "CoordAtt", "Eca")))
-"""Own SE, and every block in its place, fitted by ``warm_start``."""
+TESTED = 512
+"""Images that cosine and recall are read on."""
+SWAPPED = ("SE", "SeCo", "CaCo", "CBAM", "CoordAtt", "Eca")
+NETWORKS = (OWN, *(Arm(block, init="inherit") for block in SWAPPED))
+"""Own SE, and every block in its place, with what it inherits."""
 
 Run = Callable[[Tensor], Tensor]
 """Pooled features (N, F) of images (N, 3, H, W), for any N."""
@@ -52,20 +54,19 @@ def load_images(lesions: Lesions, weights: Path, count: int) -> Images:
         raise ValueError(f"images for calibration must be 1 to {most}, got {count}")
     drawn = np.random.default_rng(0).permutation(lesions.train).tolist()
     probed, calibration = drawn[:PROBED], drawn[PROBED : PROBED + count]
+    test = np.random.default_rng(1).permutation(lesions.val)[:TESTED].tolist()
     shown = original(weights, 0)
     labels = np.array([image.label for image in lesions.images])
-    return Images(
-        normalised(shown, lesions, calibration),
-        normalised(shown, lesions, probed),
-        labels[probed],
-        normalised(shown, lesions, lesions.val),
-        labels[lesions.val],
-    )
+
+    def read(positions: list[int]) -> Tensor:
+        return normalised(shown, lesions, positions).contiguous()
+
+    return Images(read(calibration), read(probed), labels[probed], read(test), labels[test])
 
 
-def float_features(arm: Arm, weights: Path, lesions: Lesions, cache: Path) -> nn.Module:
+def float_features(arm: Arm, weights: Path) -> nn.Module:
     """The float network of an arm in eval mode, which returns what enters its classifier."""
-    return without_head(network(arm, weights, 0, lesions, cache))
+    return without_head(swapped(original(weights, 0), arm))
 
 
 def without_head(network: Network) -> nn.Module:
@@ -73,7 +74,7 @@ def without_head(network: Network) -> nn.Module:
     model = copy.deepcopy(network.model).eval()
     (head,) = network.head
     model.set_submodule(head, nn.Identity())
-    return model
+    return model.to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
