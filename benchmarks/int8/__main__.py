@@ -32,7 +32,7 @@ from benchmarks.int8.tool import Tool
 from benchmarks.warm_start.setup import load_lesions
 from examples.ham10000.files import write_json
 
-TOOLS = ("x86", "xnnpack")
+TOOLS = ("x86", "xnnpack", "onnx_runtime", "openvino")
 """Modules of this package."""
 SEARCHED = 32
 """Test images that the search by layer reads."""
@@ -88,7 +88,7 @@ def measure(name: str, model: torch.nn.Module, tool: Tool, images: Images) -> It
     for recipe, arguments in tool.RECIPES.items():
         run = tool.quantize(model, images.calibration, **arguments)
         found = features(run, images.test)
-        share = int8_share(run) if isinstance(run, GraphModule) else None
+        share = int8_share(run) if isinstance(run, GraphModule) else getattr(run, "share", None)
         recall = probe.recall(found, images.test_labels)
         yield Row(name, tool.NAME, recipe, share, cosine(found, wanted), float_recall, recall)
 

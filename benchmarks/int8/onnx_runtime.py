@@ -53,6 +53,7 @@ class Quantized:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Features (N, F) of images (N, 3, H, W)."""
         (y,) = new_run(self.session, x)()
         return torch.from_numpy(y)
 
@@ -219,6 +220,7 @@ class _Batches:
         self._left = iter(images.split(BATCH_SIZE))
 
     def get_next(self) -> dict[str, Any] | None:
+        """The next batch, or None behind the last."""
         batch = next(self._left, None)
         return None if batch is None else {"x": batch.numpy()}
 
@@ -235,6 +237,6 @@ def _of_integers(path: Path) -> Iterator[str]:
     quantized |= {relu.input[0] for relu in relus}
     for node in graph.node:
         sources = [made.get(name) for name in node.input[:2]]
-        if node.op_type == "Conv" and node.output[0] in quantized:
-            if all(s is not None and s.input[-1] in eight for s in sources):
-                yield node.name
+        are_eight = all(source is not None and source.input[-1] in eight for source in sources)
+        if node.op_type == "Conv" and node.output[0] in quantized and are_eight:
+            yield node.name

@@ -48,6 +48,7 @@ class Quantized:
         self._compiled = openvino.compile_model(model, "CPU", settings)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Features (N, F) of images (N, 3, H, W)."""
         return torch.from_numpy(self._compiled([x.numpy()])[0].copy())
 
 
