@@ -144,7 +144,10 @@ def _quantized(
         preset=nncf.QuantizationPreset[preset],
         subset_size=len(batches),
         ignored_scope=nncf.IgnoredScope(types=list(kept), validate=False),
-        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix[overflow_fix]),
+        advanced_parameters=AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix[overflow_fix],
+            disable_bias_correction=True,  # corrected biases are wrong beside weights in float
+        ),
     )
 
 
