@@ -159,7 +159,7 @@ def _layers(model: Any) -> list[Any]:
 def _is_int8(layer: Any) -> bool:
     """Whether a convolution gets a quantized map, and weights that were."""
     x, weights = (layer.input_value(i).get_node().get_type_name() for i in range(2))
-    return x == "FakeQuantize" and weights != "Constant"
+    return bool(x == "FakeQuantize" and weights != "Constant")
 
 
 def _multiply_adds(layer: Any) -> int:
