@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -43,14 +43,19 @@ def measure(network: Network, original: Network, lesions: Lesions) -> dict[str, 
     train, val = (_features(network, lesions, part) for part in (shown, lesions.val))
     target = _features(original, lesions, lesions.val)
     labels = np.array([image.label for image in lesions.images])
-    probe = make_pipeline(
-        StandardScaler(), LogisticRegression(C=1e-3, class_weight="balanced", max_iter=1000)
-    )
+    probe = new_probe()
     probe.fit(train.numpy(), labels[shown])
     return {
         "error": float((val - target).norm() / target.norm()),
         "probe": balanced_accuracy_score(labels[lesions.val], probe.predict(val.numpy())),
     }
+
+
+def new_probe() -> Pipeline:
+    """An untrained logistic regression on standardised features; all classes weigh the same."""
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=1e-3, class_weight="balanced", max_iter=1000)
+    )
 
 
 @torch.no_grad()

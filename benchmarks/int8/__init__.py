@@ -1,0 +1,1 @@
+"""What 8-bit integers cost a pre-trained network with attention, on real images."""
