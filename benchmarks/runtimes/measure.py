@@ -1,7 +1,6 @@
 """Convert networks as freely as a runtime takes them, compare with torch, and time them in turn."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from benchmarks.runtimes.runtime import SIZES, ConversionError, Converted, Runti
 from benchmarks.settings import SEED
 from benchmarks.timing import interleaved, time_on_cpu
 
-FREE = (SIZES, ("height", "width"), ("batch",), ())
+FREE = (SIZES, ("height", "width"), ("batch",))
 """What is tried to be free, one after the other, until something agrees with torch."""
 
 AGREES = 1e-4
@@ -38,27 +37,42 @@ def named(free: tuple[str, ...]) -> str:
 def converted(
     runtime: Runtime, name: str, model: nn.Module, image_size: int
 ) -> tuple[Row, Converted | None]:
-    """The freest conversion of a network that agrees with torch, and the row that says so."""
-    row = Row(runtime.NAME, name)
-    for free in FREE:
+    """Find the freest conversion of a network that agrees with torch, and one without free sizes.
+
+    The second is what is counted and timed: it is what one deploys for images of one size, and it
+    can be had of networks that differ in what may be free.
+
+    Returns:
+        The row that says what was found, and the conversion without free sizes, if it agrees.
+    """
+    failed: dict[str, str] = {}
+
+    def attempt(free: tuple[str, ...]) -> tuple[Converted, float | None] | None:
         example = images(EXAMPLE_BATCH if "batch" in free else 1, image_size, image_size)
         try:
             found = runtime.convert(model, example, frozenset(free))
-            difference = None if found.run is None else differs(found.run, model, example, free)
+            return found, None if found.run is None else differs(found.run, model, example, free)
         except ConversionError as error:
-            row.failed[named(free)] = str(error)
-            continue
-        return (
-            replace(
-                row,
-                free=list(free),
-                difference=difference,
-                operators=dict(found.operators),
-                delegates=found.delegates,
-            ),
-            found,
-        )
-    return row, None
+            failed[named(free)] = str(error)
+            return None
+
+    fixed = attempt(())
+    freest, largest = (None, None) if fixed is None else ((), fixed[1])
+    for free in FREE:
+        if (found := attempt(free)) is not None:
+            freest, differences = free, [d for d in (largest, found[1]) if d is not None]
+            largest = max(differences, default=None)
+            break
+    row = Row(
+        runtime.NAME,
+        name,
+        free=None if freest is None else list(freest),
+        difference=largest,
+        operators={} if fixed is None else dict(fixed[0].operators),
+        delegates=None if fixed is None else fixed[0].delegates,
+        failed=failed,
+    )
+    return row, None if fixed is None else fixed[0]
 
 
 def differs(

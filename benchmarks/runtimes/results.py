@@ -41,9 +41,9 @@ class Row:
             there is none.
         difference: the largest to torch at all sizes that were tried, by the largest value of
             torch's output; None where the runtime cannot run here.
-        operators: how many of each name there are in what runs.
-        delegates: parts that another engine runs.
-        seconds: latency of one image, in each round.
+        operators: how many of each name there are in what runs, converted without free sizes.
+        delegates: parts that another engine runs, likewise.
+        seconds: latency of one image, in each round, likewise.
         failed: why others were not taken, by what was tried.
     """
 
