@@ -75,6 +75,8 @@ def lower(graph: nn.Module, image: Tensor) -> Run:
     buffer = lowered.to_executorch().buffer
     method = Runtime.get().load_program(buffer).load_method("forward")
 
+    assert method is not None  # for mypy: the program has this one
+
     def run(images: Tensor) -> Tensor:
         return torch.cat([method.execute([one.contiguous()])[0].clone() for one in images.split(1)])
 
