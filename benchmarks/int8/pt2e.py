@@ -66,7 +66,7 @@ def quantized(
     if clip:
         _clip(prepared)
     with torch.no_grad():
-        for batch in calibration.split(BATCH_SIZE):
+        for batch in torch.split(calibration, BATCH_SIZE):
             prepared(batch)
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=fold)
     return converted
