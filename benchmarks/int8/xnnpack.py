@@ -73,11 +73,11 @@ def lower(graph: nn.Module, image: Tensor) -> Run:
     )
     lowered = to_edge_transform_and_lower(program, partitioner=[dynamic, XnnpackPartitioner()])
     buffer = lowered.to_executorch().buffer
-    loaded = Runtime.get().load_program(buffer)
+    held = buffer, Runtime.get().load_program(buffer)  # the program reads from the buffer
 
     def run(images: Tensor) -> Tensor:
-        method = loaded.load_method("forward")  # of a program that is kept with the function
-        assert method is not None and buffer  # for mypy: the program has this one
+        method = held[1].load_method("forward")
+        assert method is not None  # for mypy: the program has this one
         ones = torch.split(images.contiguous(), 1)
         return torch.cat([method.execute([one])[0].clone() for one in ones])
 
