@@ -66,7 +66,7 @@ def quantized(
     if clip:
         _clip(prepared)
     with torch.no_grad():
-        for batch in calibration.split(BATCH_SIZE):
+        for batch in torch.split(calibration, BATCH_SIZE):
             prepared(batch)
     converted: GraphModule = convert_pt2e(prepared, fold_quantize=fold)
     return converted
@@ -77,7 +77,7 @@ def _clip(prepared: GraphModule) -> None:
     for node in prepared.graph.nodes:
         readers = {user.target for user in node.users}
         if node.op == "call_module" and readers and readers <= _HARDSWISH:
-            observer = prepared.get_submodule(node.target)
+            observer = prepared.get_submodule(str(node.target))
             observer.register_forward_pre_hook(lambda _, args: (args[0].clamp(min=-3),))
 
 
@@ -107,7 +107,7 @@ def is_dequantize(node: object) -> bool:
 
 
 def _name(node: Node) -> str:
-    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
 
 
 def _is_int8(product: Node) -> bool:

@@ -88,7 +88,7 @@ def _tensor(quantize: Node) -> str:
         return str(source.target)
     stack = source.meta.get("nn_module_stack") or {"": ("", None)}
     module = list(stack.values())[-1][0]
-    return f"{module}: {getattr(source.target, '__name__', source.target).partition('.')[0]}"
+    return f"{module}: {str(getattr(source.target, '__name__', source.target)).partition('.')[0]}"
 
 
 def _step(quantize: Node) -> float | None:

@@ -80,7 +80,7 @@ def without_head(network: Network) -> nn.Module:
 @torch.no_grad()
 def features(run: Run, images: Tensor) -> Tensor:
     """Pooled features, (N, F), float64, computed in batches."""
-    return torch.cat([run(batch).double() for batch in images.split(BATCH_SIZE)])
+    return torch.cat([run(batch).double() for batch in torch.split(images, BATCH_SIZE)])
 
 
 def cosine(found: Tensor, wanted: Tensor) -> float:

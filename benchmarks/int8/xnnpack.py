@@ -73,10 +73,13 @@ def lower(graph: nn.Module, image: Tensor) -> Run:
     )
     lowered = to_edge_transform_and_lower(program, partitioner=[dynamic, XnnpackPartitioner()])
     buffer = lowered.to_executorch().buffer
-    method = Runtime.get().load_program(buffer).load_method("forward")
+    held = buffer, Runtime.get().load_program(buffer)  # the program reads from the buffer
 
     def run(images: Tensor) -> Tensor:
-        return torch.cat([method.execute([one.contiguous()])[0].clone() for one in images.split(1)])
+        method = held[1].load_method("forward")
+        assert method is not None  # for mypy: the program has this one
+        ones = torch.split(images.contiguous(), 1)
+        return torch.cat([method.execute([one])[0].clone() for one in ones])
 
     return run
 
