@@ -5,9 +5,19 @@ import onnxruntime
 import pytest
 import torch
 import torch._dynamo.testing
+from torch import nn
 from torch.export import Dim
 
-from tests.helpers import BLOCKS, both_formats, both_modes, every_block, random_block, random_map
+from attnblocks import create_block
+from tests.helpers import (
+    BLOCKS,
+    both_formats,
+    both_modes,
+    every_block,
+    random_block,
+    random_map,
+    randomized,
+)
 
 # CBAM and CaCo have the stages of the others.
 exported_block = pytest.mark.parametrize(
@@ -72,6 +82,45 @@ def test_exports_with_dynamic_batch_height_and_width(name):
     for n, height, width in OTHER_SIZES:
         x = random_map(n, 16, height, width)
         torch.testing.assert_close(exported(x), block(x))
+
+
+@every_block
+def test_exports_with_a_fixed_height_and_width(name):
+    """Statistics are poolings then, which runtimes take; none may be those of the example."""
+    block = random_block(name, 16)
+    sizes = ({0: Dim("n", min=1)},)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=sizes)
+    x = random_map(5, *EXAMPLE[1:], seed=1)
+    torch.testing.assert_close(program.module()(x), block(x))
+    reduced = (torch.ops.aten.mean.dim, torch.ops.aten.amax.default)
+    dims = [sorted(n.args[1]) for n in program.graph.nodes if n.target in reduced]
+    assert all(dim in ([2, 3], [1]) for dim in dims)  # [1]: over the channels, for CBAM
+
+
+@pytest.mark.parametrize("name", ["CoordAtt", "CaCo"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda width, **place: nn.GroupNorm(1, width, **place),
+        lambda width, **place: nn.BatchNorm2d(width, track_running_stats=False, **place),
+        lambda width, **place: nn.InstanceNorm2d(width, affine=True, **place),
+    ],
+    ids=["group norm", "batch norm without statistics", "instance norm"],
+)
+def test_a_norm_over_rows_and_columns_is_exported_as_one(name, norm):
+    """What is normalised together may not be taken apart."""
+    block = randomized(create_block(name, 16, norm_layer=norm)).eval()
+    program = torch.export.export(block, (random_map(*EXAMPLE),))
+    x = random_map(*EXAMPLE, seed=1)
+    torch.testing.assert_close(program.module()(x), block(x))
+
+
+@exported_block
+def test_a_block_in_train_mode_is_exported_with_the_statistics_of_the_batch(name):
+    block = random_block(name, 16).train()
+    program = torch.export.export(block, (random_map(*EXAMPLE),))
+    x = random_map(*EXAMPLE, seed=1)
+    torch.testing.assert_close(program.module()(x), block(x))
 
 
 @exported_block
