@@ -42,7 +42,7 @@ class _BeforeCoordAtt(AttentionBlock):
 
     def statistics(self, x: Tensor, *names: str) -> tuple[Any, ...]:
         """The means that the coordinate stage takes, then statistics of these names."""
-        if isinstance(self.coord, CoordGate) and self.coord.runs_apart():
+        if isinstance(self.coord, CoordGate) and self.coord.runs_apart(x):
             return F.row_and_column_means(x), *F.statistics(x, *names)
         return F.statistics(x, "coordinate_means", *names)
 

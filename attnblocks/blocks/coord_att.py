@@ -106,29 +106,30 @@ class CoordAtt(AttentionBlock, GainedStage):
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """A gate per row, (N, C, H, 1), and per column, (N, C, 1, W)."""
-        if self.runs_apart():
+        if self.runs_apart(x):
             return list(self.gates_apart(*F.row_and_column_means(x)))
         return list(self.coordinate_gates(F.coordinate_means(x), x.shape[2]))
 
     def coordinate_gates(self, means: Tensor, height: int) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means (N, C, H + W, 1) of ``height`` rows and of columns."""
         y = self.act(self.bn1(self.conv1(means)))  # (N, m, H + W, 1)
-        sizes = [height, means.shape[2] - height]
-        y_h, y_w = y.split(sizes, dim=2)
+        y_h, y_w = F.cut(y, height)
         logits = torch.cat([self.conv_h(y_h), self.conv_w(y_w)], dim=2)  # (N, C, H + W, 1)
-        a_h, a_w = torch.split(self.times_gain(self.gate(logits)), sizes, dim=2)
+        a_h, a_w = F.cut(self.times_gain(self.gate(logits)), height)
         return a_h, a_w.transpose(2, 3)  # (N, C, H, 1), (N, C, 1, W)
 
-    def runs_apart(self) -> bool:
+    def runs_apart(self, x: Tensor) -> bool:
         """Whether rows and columns go through the shared layers one after the other.
 
-        So they do where a network is exported, in eval mode: what is put together would be cut
-        again by sizes, which runtimes freeze, refuse, or do slowly. Elsewhere each layer is called
-        once, for what hooks into it. A norm that is not a batch norm may join rows with columns.
+        So they do where the network is exported with free sizes: what is put together would be cut
+        again by a size, and runtimes freeze that or refuse it. Elsewhere each layer is called
+        once, for quantizers and for what hooks into it. A batch norm in train mode, and a norm of
+        another kind, may join rows with columns.
         """
         norm = self.bn1
         fixed = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
-        return F.exporting() and not norm.training and (fixed or isinstance(norm, nn.Identity))
+        pointwise = not norm.training and (fixed or isinstance(norm, nn.Identity))
+        return pointwise and F.has_free_sizes(x)
 
     def gates_apart(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means of rows, (N, C, H, 1), and columns, (N, C, 1, W)."""

@@ -22,9 +22,23 @@ STATISTICS = ("coordinate_means", "channel_means", "channel_maxima")
 """The names of what :func:`statistics` computes."""
 
 
-def exporting() -> bool:
-    """Whether operators are recorded for a runtime: by ``torch.export`` or ``torch.jit.trace``."""
-    return torch.compiler.is_exporting() or bool(is_tracing())  # type: ignore[no-untyped-call]
+def has_free_sizes(x: Tensor) -> bool:
+    """Whether operators are recorded for a runtime, and the map may have another size there.
+
+    Args:
+        x: the map.
+
+    Returns:
+        True in ``torch.jit.trace``, and in ``torch.export`` where height or width are free.
+    """
+    if is_tracing():  # type: ignore[no-untyped-call]
+        return True
+    return _is_exported() and not all(isinstance(size, int) for size in x.shape[2:])
+
+
+def _is_exported() -> bool:
+    """Whether ``torch.export`` records operators, in the mode that tells which sizes are free."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def form(x: Tensor) -> ModuleType:
@@ -120,8 +134,25 @@ def coordinate_means(x: Tensor) -> Tensor:
     return statistics(x, "coordinate_means")[0]
 
 
+@torch.fx.wrap
+def cut(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The first rows of a tensor, and the others.
+
+    Args:
+        x: (N, C, L, 1).
+        rows: how many are the first.
+
+    Returns:
+        (N, C, rows, 1) and (N, C, L - rows, 1).
+    """
+    if torch.compiler.is_exporting():  # runtimes take slices; many fail at a split
+        return x[:, :, :rows], x[:, :, rows:]
+    first, others = x.split([rows, x.shape[2] - rows], dim=2)
+    return first, others
+
+
 def row_and_column_means(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of every row and of every column, apart; for what :func:`exporting` records.
+    """The mean of every row and of every column, apart.
 
     Args:
         x: the map; (N, C, H, W).

@@ -34,6 +34,8 @@ from examples.ham10000.files import write_json
 
 TOOLS = ("x86", "xnnpack", "onnx_runtime", "openvino")
 """Modules of this package."""
+GRAPHS = ("x86", "xnnpack")
+"""Those whose networks are graphs of torch, which ``--search`` can take apart."""
 SEARCHED = 32
 """Test images that the search by layer reads."""
 
@@ -53,9 +55,13 @@ class Row:
 
 def main() -> None:
     """Quantize, read, print."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    names = options.tool or (GRAPHS if options.search else TOOLS)
+    if options.search and (other := set(names) - {*GRAPHS}):
+        parser.error(f"argument --search: takes --tool {', '.join(GRAPHS)}, not {min(other)}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    tools = [_tool(name) for name in options.tool or TOOLS]
+    tools = [_tool(name) for name in names]
     lesions = load_lesions(options.data, options.cache)
     images = load_images(lesions, options.weights, options.images)
     rows: list[Row] = []
