@@ -147,7 +147,7 @@ def cut(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """
     if torch.compiler.is_exporting():  # runtimes take slices; many fail at a split
         return x[:, :, :rows], x[:, :, rows:]
-    first, others = x.split([rows, x.shape[2] - rows], dim=2)
+    first, others = torch.split(x, [rows, x.shape[2] - rows], dim=2)
     return first, others
 
 

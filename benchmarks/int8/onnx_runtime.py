@@ -217,7 +217,7 @@ class _Batches:
     """The calibration images as ONNX Runtime reads them."""
 
     def __init__(self, images: Tensor) -> None:
-        self._left = iter(images.split(BATCH_SIZE))
+        self._left = iter(torch.split(images, BATCH_SIZE))
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch, or None behind the last."""

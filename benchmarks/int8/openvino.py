@@ -137,7 +137,7 @@ def _quantized(
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
-    batches = [batch.numpy() for batch in calibration.split(_OBSERVED)]
+    batches = [batch.numpy() for batch in torch.split(calibration, _OBSERVED)]
     return nncf.quantize(
         model,
         nncf.Dataset(batches),

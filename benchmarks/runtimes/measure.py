@@ -57,17 +57,18 @@ def converted(
             return None
 
     fixed = attempt(())
-    freest, largest = (None, None) if fixed is None else ((), fixed[1])
+    freest: tuple[str, ...] | None = None if fixed is None else ()
+    differences = [] if fixed is None else [fixed[1]]
     for free in FREE:
         if (found := attempt(free)) is not None:
-            freest, differences = free, [d for d in (largest, found[1]) if d is not None]
-            largest = max(differences, default=None)
+            freest = free
+            differences.append(found[1])
             break
     row = Row(
         runtime.NAME,
         name,
         free=None if freest is None else list(freest),
-        difference=largest,
+        difference=max((d for d in differences if d is not None), default=None),
         operators={} if fixed is None else dict(fixed[0].operators),
         delegates=None if fixed is None else fixed[0].delegates,
         failed=failed,
