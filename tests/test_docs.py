@@ -49,7 +49,11 @@ def no_download(url, *_, **__):
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(p, id=str(p.relative_to(ROOT)))
+        pytest.param(
+            p,
+            id=str(p.relative_to(ROOT)),
+            marks=[pytest.mark.runtimes] * (p.parent.name == "deploy"),
+        )
         for p in PAGES
         if python_blocks(p) and p != WORKS_WITH
     ],

@@ -5,18 +5,17 @@ Prints a table, and with ``--search`` one of the tensors that lose most for each
 
 import argparse
 import importlib
+import itertools
 import logging
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule
 
+from attnblocks import __version__
 from benchmarks.int8.pt2e import int8_share
 from benchmarks.int8.search import search, table
 from benchmarks.int8.setup import (
@@ -29,6 +28,8 @@ from benchmarks.int8.setup import (
     load_images,
 )
 from benchmarks.int8.tool import Tool
+from benchmarks.runtimes.runtime import missing, versions
+from benchmarks.settings import UsageError, check_output, machine
 from benchmarks.warm_start.setup import load_lesions
 from examples.ham10000.files import write_json
 
@@ -36,8 +37,10 @@ TOOLS = ("x86", "xnnpack", "onnx_runtime", "openvino")
 """Modules of this package."""
 GRAPHS = ("x86", "xnnpack")
 """Those whose networks are graphs of torch, which ``--search`` can take apart."""
-SEARCHED = 32
-"""Test images that the search by layer reads."""
+SEARCHED = 64
+"""Images that the search by layer reads."""
+SHOWN = 12
+"""Tensors that it prints."""
 
 
 @dataclass(frozen=True)
@@ -54,36 +57,51 @@ class Row:
 
 
 def main() -> None:
-    """Quantize, read, print."""
+    """Quantize, read, print; the file of the result is written anew after every line."""
     parser = _parser()
     options = parser.parse_args()
-    names = options.tool or (GRAPHS if options.search else TOOLS)
-    if options.search and (other := set(names) - {*GRAPHS}):
+    chosen = list(dict.fromkeys(options.tool or (GRAPHS if options.search else TOOLS)))
+    if options.search and (other := set(chosen) - {*GRAPHS}):
         parser.error(f"argument --search: takes --tool {', '.join(GRAPHS)}, not {min(other)}")
+    try:
+        check_output(options.out, None)
+    except UsageError as error:
+        parser.error(str(error))
+    if not options.weights.is_file():
+        parser.error(f"argument --weights: there is no file {str(options.weights)!r}")
+    tools = [_tool(parser, name) for name in chosen]
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    tools = [_tool(name) for name in names]
     lesions = load_lesions(options.data, options.cache)
     images = load_images(lesions, options.weights, options.images)
-    rows: list[Row] = []
-    searches: dict[str, Any] = {}
-    print("| network | tool | recipe | MACs in int8 | cosine | recall, float | recall, int8 |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    for arm in NETWORKS:
-        if options.only and arm.name not in options.only and arm.block not in options.only:
-            continue
+    made: dict[str, Any] = {
+        "attnblocks": __version__,
+        "machine": machine("cpu"),
+        "versions": {tool.NAME: versions(tool.PACKAGES) for tool in tools},
+        "images": options.images,
+        "rows": [],
+        "search": {},
+    }
+
+    def keep() -> None:
+        if options.out is not None:
+            write_json(options.out, made)
+
+    networks = [arm for arm in NETWORKS if not options.only or arm.name in options.only]
+    if not options.search:
+        print("| network | tool | recipe | MACs in int8 | cosine | recall, float | recall, int8 |")
+        print("|---|---|---|---|---|---|---|", flush=True)
+    for arm, tool in itertools.product(networks, tools):
         model = float_features(arm, options.weights)
-        for tool in tools:
-            if options.search:
-                found = search_layers(model, tool, images)
-                searches[f"{arm.name}, {tool.NAME}"] = [asdict(row) for row in found]
-                print(f"\n{arm.name}, {tool.NAME}\n", *table(found, 12), sep="\n", flush=True)
-                continue
-            for row in measure(arm.name, model, tool, images):
-                rows.append(row)
-                print(_line(row), flush=True)
-    if options.out is not None:
-        made = {"versions": _versions(tools), "rows": [asdict(row) for row in rows]}
-        write_json(options.out, {**made, "search": searches})
+        if options.search:
+            found = search_layers(model, tool, images)
+            made["search"][f"{arm.name}, {tool.NAME}"] = [asdict(row) for row in found]
+            print(f"\n{arm.name}, {tool.NAME}\n", *table(found, SHOWN), sep="\n", flush=True)
+            keep()
+            continue
+        for row in measure(arm.name, model, tool, images):
+            made["rows"].append(asdict(row))
+            print(_line(row), flush=True)
+            keep()
 
 
 def measure(name: str, model: torch.nn.Module, tool: Tool, images: Images) -> Iterator[Row]:
@@ -100,8 +118,11 @@ def measure(name: str, model: torch.nn.Module, tool: Tool, images: Images) -> It
 
 
 def search_layers(model: torch.nn.Module, tool: Tool, images: Images) -> list[Any]:
-    """The search by layer in the tool's first recipe; its network is a graph of torch."""
-    shown = images.test[:SEARCHED]
+    """The search by layer in the tool's first recipe, on images of the calibration.
+
+    Those that the recipes are read on choose none.
+    """
+    shown = images.calibration[:SEARCHED]
     graph = cast(GraphModule, tool.quantize(model, images.calibration, fold=False))
     return search(graph, shown, features(model, shown))
 
@@ -112,32 +133,19 @@ def _line(row: Row) -> str:
     return f"| {row.network} | {row.tool} | {row.recipe} | {share} | {figures} |"
 
 
-def _tool(name: str) -> Tool:
-    """The module of a tool, with its packages installed.
-
-    Raises:
-        SystemExit: a package is missing; the message names it.
-    """
-    tool: ModuleType = importlib.import_module(f"benchmarks.int8.{name}")
-    try:
-        _versions([cast(Tool, tool)])
-    except PackageNotFoundError as error:
-        raise SystemExit(
-            f"--tool {name} needs {error.name}: pip install '.[bench,runtimes]'"
-        ) from error
-    return cast(Tool, tool)
-
-
-def _versions(tools: list[Tool]) -> dict[str, str]:
-    packages = {"torch", "timm"}.union(*(tool.PACKAGES for tool in tools))
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+def _tool(parser: argparse.ArgumentParser, name: str) -> Tool:
+    """The module of a tool; a usage error where one of its packages is missing."""
+    tool = cast(Tool, importlib.import_module(f"benchmarks.int8.{name}"))
+    if absent := missing(tool.PACKAGES):
+        parser.error(f"--tool {name} needs {', '.join(absent)}: pip install '.[bench,runtimes]'")
+    return tool
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.int8", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="HAM10000 folder")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
-    names = sorted({name for arm in NETWORKS for name in (arm.name, arm.block)})
+    names = [arm.name for arm in NETWORKS]
     parser.add_argument("--only", nargs="+", choices=names, help="networks; default: all")
     parser.add_argument("--tool", nargs="+", choices=TOOLS, help="default: all")
     parser.add_argument("--images", type=int, default=256, help="for calibration; default: 256")

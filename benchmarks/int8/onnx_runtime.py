@@ -199,6 +199,8 @@ def quantize(
         at_least: if given, convolutions stay in float, those first that lose most for their
             multiply-adds, until the cosine on images of the calibration is that.
     """
+    if at_least is not None and not 0 < at_least < 1:
+        raise ValueError(f"at_least must be a cosine between 0 and 1, got {at_least}")
     with TemporaryDirectory() as folder:
         exported = Exported(model, calibration, Path(folder), operators, activations)
         if at_least is None:

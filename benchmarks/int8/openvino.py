@@ -75,6 +75,8 @@ def quantize(
     """
     import openvino
 
+    if at_least is not None and not 0 < at_least < 1:
+        raise ValueError(f"at_least must be a cosine between 0 and 1, got {at_least}")
     float_model = openvino.convert_model(exported(model, calibration[:2], frozenset({"batch"})))
     float_model.reshape([-1, *calibration.shape[1:]])  # sizes to count multiply-adds by
     kept = () if depthwise else ("GroupConvolution",)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import prod
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,13 @@ def depthwise(model: nn.Module) -> list[str]:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
     ]
+
+
+def check_names(model: nn.Module, names: Collection[str]) -> None:
+    """Raise LookupError unless all of these are modules of the model."""
+    known = {name for name, _ in model.named_modules()}
+    if unknown := sorted({*names} - known):
+        raise LookupError(f"but: the network has no module {unknown[0]!r}")
 
 
 def quantized(
@@ -73,11 +80,18 @@ def quantized(
 
 
 def _clip(prepared: GraphModule) -> None:
-    """Show the observers in front of hard swish nothing below -3."""
+    """Show the observers in front of hard swish nothing below -3.
+
+    An observer may be shared by several maps, such as those in front of and behind a pooling: it
+    is left as it is unless hard swish alone reads all of them.
+    """
+    readers: dict[nn.Module, set[Any]] = {}
     for node in prepared.graph.nodes:
-        readers = {user.target for user in node.users}
-        if node.op == "call_module" and readers and readers <= _HARDSWISH:
+        if node.op == "call_module":
             observer = prepared.get_submodule(str(node.target))
+            readers.setdefault(observer, set()).update(user.target for user in node.users)
+    for observer, found in readers.items():
+        if found and found <= _HARDSWISH:
             observer.register_forward_pre_hook(lambda _, args: (args[0].clamp(min=-3),))
 
 

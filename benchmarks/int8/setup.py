@@ -47,11 +47,11 @@ def load_images(lesions: Lesions, weights: Path, count: int) -> Images:
     """Draw ``count`` training images for calibration, and those that train the probe.
 
     Raises:
-        ValueError: fewer than 1 image, or more than there are besides those of the probe.
+        ValueError: fewer than 2 images, or more than there are besides those of the probe.
     """
     most = len(lesions.train) - PROBED
-    if not 1 <= count <= most:
-        raise ValueError(f"images for calibration must be 1 to {most}, got {count}")
+    if not 2 <= count <= most:  # of one image, torch.export takes the batch for a constant
+        raise ValueError(f"images for calibration must be 2 to {most}, got {count}")
     drawn = np.random.default_rng(0).permutation(lesions.train).tolist()
     probed, calibration = drawn[:PROBED], drawn[PROBED : PROBED + count]
     test = np.random.default_rng(1).permutation(lesions.val)[:TESTED].tolist()

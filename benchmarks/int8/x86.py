@@ -36,6 +36,7 @@ def quantize(
     """
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
+    pt2e.check_names(model, but)
     config = x86.get_default_x86_inductor_quantization_config()
     quantizer = x86.X86InductorQuantizer().set_global(config)
     for name in (*but, *([] if depthwise else pt2e.depthwise(model))):

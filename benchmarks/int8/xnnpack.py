@@ -47,6 +47,7 @@ def quantize(
         get_symmetric_quantization_config,
     )
 
+    pt2e.check_names(model, but)
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     quantizer = XNNPACKQuantizer().set_global(config)
     left = {*but, *([] if depthwise else pt2e.depthwise(model))}

@@ -1,6 +1,7 @@
 """What the int8 benchmark reads off a quantized network, against figures made otherwise."""
 
 import copy
+import re
 import sys
 
 import numpy as np
@@ -8,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.int8 import pt2e
-from benchmarks.int8.__main__ import main
+from benchmarks.int8 import __main__, pt2e
 from benchmarks.int8.search import search
 from benchmarks.int8.setup import Probe, cosine, features, load_images
 from benchmarks.warm_start.features import PROBED
@@ -66,10 +66,10 @@ def test_features_are_read_in_batches_of_any_size(net):
         torch.testing.assert_close(features(net, images), net(images).double())
 
 
-@pytest.mark.parametrize("count", [0, 11])
+@pytest.mark.parametrize("count", [0, 1, 11])
 def test_a_count_of_images_that_there_are_not_is_refused(count):
     lesions = Lesions([], np.zeros((0, 3, 1, 1), np.uint8), list(range(PROBED + 10)), [])
-    with pytest.raises(ValueError, match=rf"for calibration must be 1 to 10, got {count}"):
+    with pytest.raises(ValueError, match=rf"for calibration must be 2 to 10, got {count}"):
         load_images(lesions, None, count)
 
 
@@ -115,16 +115,24 @@ def test_the_search_finds_the_tensor_that_loses_most(net):
     assert [row.alone for row in found] == sorted(row.alone for row in found)
 
 
-def test_a_tool_that_is_not_installed_is_named(monkeypatch, capsys):
-    from importlib.metadata import PackageNotFoundError
-
-    from benchmarks.int8 import __main__
-
-    def missing(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(__main__, "version", missing)
-    options = ["--data", "none", "--weights", "none", "--tool", "x86"]
-    monkeypatch.setattr(sys, "argv", ["int8", *options])
-    with pytest.raises(SystemExit, match=r"--tool x86 needs \w+: pip install"):
-        main()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tool", "x86"], r"--tool x86 needs torchao: pip install"),
+        (["--search", "--tool", "openvino"], "--search: takes --tool x86, xnnpack, not openvino"),
+        (["--out", "nowhere/at/all.json"], "--out: there is no folder"),
+        (["--weights", "nowhere.safetensors"], "--weights: there is no file"),
+        (["--only", "ResNet"], "--only: invalid choice"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_images_are_read(
+    options, message, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(__main__, "missing", lambda packages: list(packages[:1]))
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    given = ["int8", "--data", "nowhere", "--weights", str(weights), *options]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert re.search(message, capsys.readouterr().err)

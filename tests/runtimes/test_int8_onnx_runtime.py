@@ -5,12 +5,17 @@ from collections import Counter
 import onnx
 import pytest
 import torch
-from onnxruntime import InferenceSession, SessionOptions
 from torch import nn
 
 from benchmarks.int8 import onnx_runtime
 from tests.helpers import random_block
 from tests.runtimes.networks import block_in_a_network
+
+onnxruntime = pytest.importorskip(
+    "onnxruntime",
+    minversion="1.27",
+    reason="onnxruntime 1.27 is not installed: pip install '.[runtimes]'",
+)
 
 pytestmark = [
     pytest.mark.runtimes,
@@ -78,9 +83,9 @@ def test_the_share_is_that_of_the_convolutions_which_run_on_integers(tmp_path):
     sizes = [16 * 8 * 8 * 27, 16 * 8 * 8 * 16, 8 * 8 * 8 * 16]
     assert list(counts.values()) == sizes
     made = exported.quantized(but=list(counts)[:1])
-    settings = SessionOptions()
+    settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    InferenceSession(made, settings, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(made, settings, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert (kinds["Conv"], kinds["QLinearConv"]) == (1, 2)
     assert exported.opened(made).share == sum(sizes[1:]) / sum(sizes)

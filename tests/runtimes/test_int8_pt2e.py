@@ -82,6 +82,23 @@ def test_a_range_that_begins_where_hard_swish_does_has_smaller_steps():
     assert errors[1] < errors[0] / 2
 
 
+@torch.no_grad()
+def test_a_range_that_another_map_shares_begins_where_it_did():
+    """XNNPACK gives a pooling and its input one range, which clipping would cut for both."""
+    xnnpack = tool("xnnpack")
+    torch.manual_seed(0)
+    pooled = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Hardswish(), nn.Conv2d(8, 8, 1)
+    model, x = nn.Sequential(*pooled).eval(), torch.randn(16, 3, 16, 16)
+    model[0].weight.mul_(15)
+    assert error(xnnpack.quantize(model, x, clip=True)(x), model(x)) < 0.1
+
+
+@both_backends
+def test_a_module_that_there_is_not_is_named(backend):
+    with pytest.raises(LookupError, match="no module 'stem'"):
+        tool(backend).quantize(network(nn.Identity()), images(), but=("0", "stem"))
+
+
 @pytest.fixture(scope="module")
 def lesions(ham10000):
     """64 images to calibrate and 64 of other lesions, without a cache."""
@@ -115,5 +132,5 @@ def test_the_recipe_keeps_the_features_of_real_images(
     )
     quantized = tool(backend).quantize(model, seen, **tool(backend).RECIPES[recipe])
     kept = setup.cosine(setup.features(quantized, other), setup.features(model, other))
-    assert kept > 0.975
+    assert kept > 0.98
     assert pt2e.int8_share(quantized) > 0.65
