@@ -62,8 +62,8 @@ class AttentionBlock(nn.Module):
     - ``channels``: channels C of the map, first and positional.
     - ``rd_channels``: width of the bottleneck; ``rd_ratio``: that width over channels, used where
       ``rd_channels`` is None.
-    - ``act_layer``, ``gate_layer``: make the activation and the gate function, called without
-      arguments: a class such as ``nn.ReLU``, or any function that returns a new module.
+    - ``act_layer``, ``gate_layer``: make the activation and the gate function, elementwise, called
+      without arguments: a class such as ``nn.ReLU``, or any function that returns a new module.
     - ``norm_layer``: makes the norm, called as ``norm_layer(width, device=device, dtype=dtype)``;
       None for no norm.
     - ``gain``: constant factor of the gates, a number or one per channel, kept in a buffer and in

@@ -123,13 +123,16 @@ class CoordAtt(AttentionBlock, GainedStage):
 
         So they do where the network is exported with free sizes: what is put together would be cut
         again by a size, and runtimes freeze that or refuse it. Elsewhere each layer is called
-        once, for quantizers and for what hooks into it. A batch norm in train mode, and a norm of
-        another kind, may join rows with columns.
+        once, for quantizers and for what hooks into it, also where something hooks into the stage
+        or overrides its methods. A batch norm in train mode, and a norm of another kind, may join
+        rows with columns.
         """
+        plain = type(self) in (CoordAtt, CoordGate) and "coordinate_gates" not in vars(self)
+        hooked = self._forward_hooks or self._forward_pre_hooks
         norm = self.bn1
         fixed = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
         pointwise = not norm.training and (fixed or isinstance(norm, nn.Identity))
-        return pointwise and F.has_free_sizes(x)
+        return plain and not hooked and pointwise and F.has_free_sizes(x)
 
     def gates_apart(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """The gates that belong to the means of rows, (N, C, H, 1), and columns, (N, C, 1, W)."""

@@ -15,7 +15,7 @@ def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
     found: dict[str, Tensor] = {}
     if "coordinate_means" in names:
         rows, columns = row_and_column_means(x)
-        found["coordinate_means"] = torch.cat([rows, columns.transpose(2, 3)], dim=2)
+        found["coordinate_means"] = joined(rows, columns)
     if "channel_means" in names:
         # The means of rows save a pass over the map.
         means = x.mean((2, 3), keepdim=True) if not found else rows.mean(2, keepdim=True)
@@ -28,6 +28,11 @@ def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
 def row_and_column_means(x: Tensor) -> tuple[Tensor, Tensor]:
     """The means of rows, (N, C, H, 1), and of columns, (N, C, 1, W)."""
     return x.mean(3, keepdim=True), x.mean(2, keepdim=True)
+
+
+def joined(rows: Tensor, columns: Tensor) -> Tensor:
+    """The means of rows, (N, C, H, 1), then of columns, (N, C, 1, W), in one tensor."""
+    return torch.cat([rows, columns.transpose(2, 3)], dim=2)  # (N, C, H + W, 1)
 
 
 def position_statistics(x: Tensor, gate: Tensor | None) -> Tensor:

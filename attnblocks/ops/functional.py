@@ -37,7 +37,10 @@ def has_free_sizes(x: Tensor) -> bool:
 
 
 def _is_exported() -> bool:
-    """Whether ``torch.export`` records operators, in the mode that tells which sizes are free."""
+    """Whether ``torch.export`` records operators, in the mode that tells which sizes are free.
+
+    A strict export runs Dynamo, where all sizes look fixed.
+    """
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
@@ -54,11 +57,8 @@ def form(x: Tensor) -> ModuleType:
         ``torch.jit.trace`` or a symbolic trace, and under forward-mode derivatives, which the
         eager form does not define; else the eager form.
     """
-    if (
-        torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-    ):  # it hides which sizes are free
-        height, width = x.shape[2:]
-        return pooled if isinstance(height, int) and isinstance(width, int) else formulas
+    if _is_exported():
+        return formulas if has_free_sizes(x) else pooled
     if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]
         return formulas
     if kernels.runs(x):
@@ -145,7 +145,8 @@ def cut(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     Returns:
         (N, C, rows, 1) and (N, C, L - rows, 1).
     """
-    if torch.compiler.is_exporting():  # runtimes take slices; many fail at a split
+    if torch.compiler.is_exporting() or is_tracing():  # type: ignore[no-untyped-call]
+        # Runtimes take slices; many fail at a split.
         return x[:, :, :rows], x[:, :, rows:]
     first, others = torch.split(x, [rows, x.shape[2] - rows], dim=2)
     return first, others

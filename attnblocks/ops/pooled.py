@@ -2,16 +2,16 @@
 
 Runtimes have few reductions that are fast, or that their accelerated engines take at all: XNNPACK
 takes means over whole maps only, and ONNX Runtime runs poolings in the blocked layout of its
-convolutions. A pooling needs the size of its window while the network is exported.
+convolutions. A pooling needs the size of its window while the network is exported. Gradients are
+the same, but for positions that tie for a maximum: one of them gets all of it.
 """
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attnblocks.ops.formulas import apply_gates, position_statistics
+from attnblocks.ops.formulas import apply_gates, joined, position_statistics
 
 __all__ = ["apply_gates", "position_statistics", "row_and_column_means", "statistics"]
 
@@ -20,8 +20,7 @@ def statistics(x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
     """These statistics, in this order."""
     found: dict[str, Tensor] = {}
     if "coordinate_means" in names:
-        rows, columns = row_and_column_means(x)
-        found["coordinate_means"] = torch.cat([rows, columns.transpose(2, 3)], dim=2)
+        found["coordinate_means"] = joined(*row_and_column_means(x))
     if "channel_means" in names:
         found["channel_means"] = x.mean((2, 3), keepdim=True)
     if "channel_maxima" in names:

@@ -8,7 +8,7 @@ import torch._dynamo.testing
 from torch import nn
 from torch.export import Dim
 
-from attnblocks import create_block
+from attnblocks import CoordAtt, create_block
 from tests.helpers import (
     BLOCKS,
     both_formats,
@@ -112,16 +112,64 @@ def test_exports_with_a_fixed_height_and_width(name):
 def test_a_norm_over_rows_and_columns_is_exported_as_one(name, norm):
     """What is normalised together may not be taken apart."""
     block = randomized(create_block(name, 16, norm_layer=norm)).eval()
-    program = torch.export.export(block, (random_map(*EXAMPLE),))
-    x = random_map(*EXAMPLE, seed=1)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
+    x = random_map(3, 16, 12, 9)
     torch.testing.assert_close(program.module()(x), block(x))
 
 
 @exported_block
 def test_a_block_in_train_mode_is_exported_with_the_statistics_of_the_batch(name):
     block = random_block(name, 16).train()
-    program = torch.export.export(block, (random_map(*EXAMPLE),))
-    x = random_map(*EXAMPLE, seed=1)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
+    x = random_map(3, 16, 12, 9)
+    torch.testing.assert_close(program.module()(x), block(x))
+
+
+class Sharper(CoordAtt):
+    def coordinate_gates(self, means, height):
+        return tuple(gate**2 for gate in super().coordinate_gates(means, height))
+
+
+def halved(block, args):
+    return args[0] * 0.5, *args[1:]
+
+
+def replaced(block):
+    gates = block.coord.coordinate_gates
+    block.coord.coordinate_gates = lambda *args: [gate**2 for gate in gates(*args)]
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: randomized(Sharper(16)), lambda block: None),
+        (lambda: random_block("CaCo", 16), replaced),
+        (
+            lambda: random_block("CaCo", 16),
+            lambda block: block.coord.register_forward_pre_hook(halved),
+        ),
+    ],
+    ids=["method overridden", "method replaced", "hook"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_what_is_changed_in_a_stage_is_exported(make, change):
+    block = make().eval()
+    change(block)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=(DYNAMIC,))
+    traced = torch.jit.trace(block, random_map(*EXAMPLE))
+    x = random_map(3, 16, 12, 9)
+    torch.testing.assert_close(program.module()(x), block(x))
+    torch.testing.assert_close(traced(x), block(x))
+
+
+@pytest.mark.parametrize("free", [2, 3])
+def test_exports_with_one_free_side(free):
+    block = random_block("CaCo", 16)
+    sizes = ({free: Dim("side", min=1)},)
+    program = torch.export.export(block, (random_map(*EXAMPLE),), dynamic_shapes=sizes)
+    shape = [*EXAMPLE]
+    shape[free] += 3
+    x = random_map(*shape)
     torch.testing.assert_close(program.module()(x), block(x))
 
 
