@@ -168,7 +168,7 @@ class CoordGate(CoordAtt):
 
     Shape:
         Inputs: the means of the rows, then of the columns, (N, C, H + W, 1), or, where the stage
-        :meth:`runs_apart`, both as a pair, (N, C, H, 1) and (N, C, 1, W); how many rows H there
+        runs apart (``runs_apart``), both as a pair, (N, C, H, 1) and (N, C, 1, W); how many rows H there
         are; the channel gate (N, C, 1, 1) that multiplies the map first. Output: a gate per row,
         (N, C, H, 1), and per column, (N, C, 1, W).
 
