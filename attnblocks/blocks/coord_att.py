@@ -167,10 +167,10 @@ class CoordGate(CoordAtt):
     A subclass of CoordAtt, so that tools that know layers by the class of their block know these.
 
     Shape:
-        Inputs: the means of the rows, then of the columns, (N, C, H + W, 1), or, where the stage
-        runs apart (``runs_apart``), both as a pair, (N, C, H, 1) and (N, C, 1, W); how many rows H there
-        are; the channel gate (N, C, 1, 1) that multiplies the map first. Output: a gate per row,
-        (N, C, H, 1), and per column, (N, C, 1, W).
+        Inputs: the means of the rows, then of the columns, (N, C, H + W, 1), or, where
+        ``runs_apart`` says so, both as a pair, (N, C, H, 1) and (N, C, 1, W); how many rows H
+        there are; the channel gate (N, C, 1, 1) that multiplies the map first. Output: a gate per
+        row, (N, C, H, 1), and per column, (N, C, 1, W).
 
     Example:
         >>> gate = CoordGate(64)
