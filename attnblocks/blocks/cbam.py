@@ -89,7 +89,7 @@ class ChannelGate(GainedStage):
     def forward(self, means: Tensor, maxima: Tensor) -> Tensor:
         """The gates that belong to the means and maxima of the channels."""
         both = torch.cat([means, maxima], dim=2)  # (N, C, 2, 1): once through each layer
-        # Twice the mean is the sum, which runtimes lack, as they do the split of a free batch.
+        # Twice the mean is the sum, which XNNPACK lacks; a split fixes the batch in ExecuTorch.
         logits = 2 * self.fc2(self.act(self.fc1(both))).mean((2, 3), keepdim=True)
         return self.times_gain(self.gate(logits))  # (N, C, 1, 1)
 
