@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.settings import machine, positive
-from examples.ham10000.evaluation.predict import find_images, predict
+from examples.ham10000.predict import find_images, predict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import pad
 
 from attnblocks import gate_report
 from attnblocks.visualize import attention_maps, show_attention
-from examples.ham10000.data.augment import augment
+from examples.ham10000.data.batches import augment
 from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.synthetic import write_synthetic

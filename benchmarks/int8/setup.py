@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.warm_start.features import PROBED, new_probe
 from benchmarks.warm_start.setup import OWN, Arm, Lesions, normalised, original, swapped
-from examples.ham10000.training.models import Network
+from examples.ham10000.model import Network
 
 BATCH_SIZE = 32
 TESTED = 512

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.warm_start.setup import IMAGE_SIZE, Lesions
-from examples.ham10000.data.augment import canvas_size, center_crop
-from examples.ham10000.data.cache import digest, load_all
+from examples.ham10000.data.batches import canvas_size, center_crop
 from examples.ham10000.data.images import file_digests
 from examples.ham10000.data.index import read_index
+from examples.ham10000.data.load import digest, load_all
 from examples.ham10000.data.splits import draw_split
-from examples.ham10000.reporting.attention import read_masks
-from examples.ham10000.training.gates import MOST_IMAGES
+from examples.ham10000.gates import MOST_IMAGES
+from examples.ham10000.report.attention import read_masks
 
 FOLDS = 5
 

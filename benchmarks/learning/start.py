@@ -10,7 +10,7 @@ from benchmarks.warm_start.features import fit
 from benchmarks.warm_start.setup import MODEL, Arm, Lesions, original, swapped
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.files import write_json
-from examples.ham10000.training.models import Network
+from examples.ham10000.model import Network
 
 
 def is_being_fitted(start: Arm, folder: Path) -> bool:

@@ -11,11 +11,11 @@ from attnblocks import gate_report
 from benchmarks.learning.arms import OWN, Arm
 from benchmarks.learning.data import Shown
 from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
-from examples.ham10000.data.dataset import evaluation_loader, training_loader
-from examples.ham10000.evaluation.evaluate import new_trainer
-from examples.ham10000.training.epoch_log import EpochLog
-from examples.ham10000.training.lit import AugmentedOnCPU, LesionClassifier
-from examples.ham10000.training.models import Network
+from examples.ham10000.callbacks import EpochLog
+from examples.ham10000.data.batches import evaluation_loader, training_loader
+from examples.ham10000.evaluate import new_trainer
+from examples.ham10000.model import Network
+from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
 
 SCHEDULE = "cosine"
 FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")

@@ -28,7 +28,7 @@ from benchmarks.warm_start.setup import (
 )
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.files import write_json
-from examples.ham10000.training.models import Network
+from examples.ham10000.model import Network
 
 
 def main() -> None:

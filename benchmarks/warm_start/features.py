@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions, normalised
-from examples.ham10000.training.fitting import fit_blocks
-from examples.ham10000.training.models import Network
+from examples.ham10000.model import Network
+from examples.ham10000.run import fit_blocks
 
 PROBED = 2000
 

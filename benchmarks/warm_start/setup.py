@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnblocks import replace_se
-from examples.ham10000.data.augment import canvas_size, center_crop
-from examples.ham10000.data.cache import digest, load_all
-from examples.ham10000.data.dataset import SkinLesions
+from examples.ham10000.data.batches import SkinLesions, canvas_size, center_crop
 from examples.ham10000.data.images import file_digests
 from examples.ham10000.data.index import CLASSES, Image, read_index
+from examples.ham10000.data.load import digest, load_all
 from examples.ham10000.data.splits import by_lesion
-from examples.ham10000.training.models import Network, build_network
+from examples.ham10000.model import Network, build_network
 
 MODEL = "timm/tf_mobilenetv3_small_075"
 IMAGE_SIZE = 112

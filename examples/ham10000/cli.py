@@ -13,30 +13,24 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from examples.ham10000 import processes
-from examples.ham10000.comparison.compare import compare
-from examples.ham10000.comparison.report import write_comparison
-from examples.ham10000.comparison.words import format_comparison
-from examples.ham10000.config import NOTICE, check_outside, check_workers
-from examples.ham10000.configure import train_config
+from examples.ham10000.config import NOTICE, check_folds, check_outside, check_workers, train_config
 from examples.ham10000.data.check import check
 from examples.ham10000.data.download import TEST_ADVICE, TEST_FILES, download
-from examples.ham10000.data.folds import check_folds
-from examples.ham10000.data.index import read_index
+from examples.ham10000.data.index import read_index, read_pairs
 from examples.ham10000.data.parquet import unpack
-from examples.ham10000.data.same_lesion import read_pairs
-from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import draw_split, leak
-from examples.ham10000.evaluation.evaluate import evaluate_run
-from examples.ham10000.evaluation.ground_truth import evaluate_ground_truth
-from examples.ham10000.evaluation.predict import predict
-from examples.ham10000.evaluation.words import format_summary
+from examples.ham10000.data.splits import draw_split, leak, write_split
+from examples.ham10000.evaluate import evaluate_ground_truth, evaluate_run, format_summary
 from examples.ham10000.options import parse
-from examples.ham10000.reporting.results import write_results
-from examples.ham10000.reproduce.reproduce import reproduce
-from examples.ham10000.reproduce.study.arms import STUDIES
-from examples.ham10000.reproduce.study.report import write_study
-from examples.ham10000.reproduce.study.study import run_study
-from examples.ham10000.training.launch import launch
+from examples.ham10000.paper.compare import compare
+from examples.ham10000.paper.forest import write_comparison
+from examples.ham10000.paper.reproduce import reproduce
+from examples.ham10000.paper.words import format_comparison
+from examples.ham10000.pipeline import complete
+from examples.ham10000.predict import predict
+from examples.ham10000.report.results import write_results
+from examples.ham10000.study.arms import STUDIES
+from examples.ham10000.study.report import write_study
+from examples.ham10000.study.study import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,7 +152,7 @@ def _train(options: argparse.Namespace) -> int:
             "No --data: drawing and using SYNTHETIC pictures. Their figures mean nothing."
         )
     try:
-        summary = launch(config, resumed=resumed)
+        summary = complete(config, resumed=resumed)
     except FloatingPointError as error:
         _complain(error)
         return 1

@@ -6,30 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.config import (
+    ATTENTION,
     CLASS_WEIGHTS,
+    CLIP_GRAD_NORM,
+    DEFAULTS,
+    GATE_LR_FACTOR,
     INITS,
+    LOSSES,
     MONITORS,
+    MOST_WARMUP,
     NOTICE,
     PAPER,
+    PAPER_MODELS,
+    PARTS,
     PRECISIONS,
     RECOMPUTE_BN,
     SCHEDULES,
     SYNTHETIC,
-)
-from examples.ham10000.configure import (
-    CLIP_GRAD_NORM,
-    DEFAULTS,
-    GATE_LR_FACTOR,
-    MOST_WARMUP,
     WARMUP_SHARE,
 )
-from examples.ham10000.data.splits import PARTS, PROTOCOLS
-from examples.ham10000.reproduce.rows import BACKBONE, FIGURES, TABLES
-from examples.ham10000.reproduce.study.options import add_study_options
-from examples.ham10000.training.attention import ATTENTION
-from examples.ham10000.training.fitting import IMAGES
-from examples.ham10000.training.losses import LOSSES
-from examples.ham10000.training.models import PAPER_MODELS
+from examples.ham10000.data.splits import PROTOCOLS
+from examples.ham10000.paper.rows import BACKBONE, FIGURES, TABLES
+from examples.ham10000.run import IMAGES
+from examples.ham10000.study.options import add_study_options
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

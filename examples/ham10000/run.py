@@ -10,28 +10,95 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import timm
 import torch
 import torchvision
+from torch import Tensor
 
 import attnblocks
-from attnblocks import apply_recipe, recipe
+from attnblocks import WarmStart, apply_recipe, recipe, warm_start
 from examples.ham10000 import processes
-from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
-from examples.ham10000.data.augment import FACTORS, canvas_size
+from examples.ham10000.attention import hold_means
+from examples.ham10000.callbacks import batch_norms, statistics_lag
+from examples.ham10000.config import (
+    COSINE_LOSSES,
+    NOTICE,
+    Config,
+    options_for_json,
+    read_description,
+)
+from examples.ham10000.data.batches import FACTORS, SkinLesions, canvas_size, center_crop
 from examples.ham10000.data.images import damage, map_files
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
 from examples.ham10000.data.load import Data, load_data
-from examples.ham10000.data.split_file import read_split, write_split
-from examples.ham10000.data.splits import count_classes, draw_split, leak
+from examples.ham10000.data.splits import count_classes, draw_split, leak, read_split, write_split
 from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
-from examples.ham10000.training.batchnorm import batch_norms, statistics_lag
-from examples.ham10000.training.cosine import use_cosine_classifier
-from examples.ham10000.training.fitting import average_gates, fit_blocks
-from examples.ham10000.training.losses import COSINE_LOSSES
-from examples.ham10000.training.models import Network, build_network, check_trains
-from examples.ham10000.training.seen import check_unseen
+from examples.ham10000.model import Network, build_network, check_trains, use_cosine_classifier
+from examples.ham10000.processes import shows_bars
+from examples.ham10000.seen import check_unseen
+
+IMAGES = 2048
+BATCH = 64
+
+
+def fit_blocks(
+    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
+) -> WarmStart:
+    """Fit the swapped blocks to the original on 2,048 training images.
+
+    Args:
+        network: after the swap; its blocks are changed in place.
+        original: before it.
+        part: the training images, fewer if there are no more.
+        image_size: side of the crop that the networks see.
+        seed: of the choice of images and of the order of the batches.
+
+    Returns:
+        What was achieved on these images.
+    """
+    images, device = _batches(network, part, image_size, seed), _device()
+    try:
+        return warm_start(
+            network.model.to(device),
+            original.model.to(device),
+            images,
+            seed=seed,
+            progress=shows_bars() and processes.rank() == 0,
+        )
+    finally:
+        network.model.cpu()
+        original.model.cpu()
+
+
+def average_gates(
+    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
+) -> None:
+    """Give the constant gates of a network the means of its SE on 2,048 training images.
+
+    Args: as of :func:`fit_blocks`.
+    """
+    device = _device()
+    images = [batch.to(device) for batch in _batches(network, part, image_size, seed)]
+    try:
+        hold_means(network.model, original.model.to(device), images)
+    finally:
+        original.model.cpu()
+
+
+def _batches(network: Network, part: SkinLesions, image_size: int, seed: int) -> tuple[Tensor, ...]:
+    """Some training images as the networks see them."""
+    count = min(IMAGES, len(part))
+    drawn = np.random.default_rng(seed).choice(len(part), count, replace=False)
+    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
+    batches: tuple[Tensor, ...] = ((pixels / 255 - mean) / std).split(BATCH)  # type: ignore[no-untyped-call]
+    return batches
+
+
+def _device() -> str:
+    return f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
 
 
 def create_run(config: Config) -> None:

@@ -19,7 +19,7 @@ from benchmarks.warm_start.setup import Arm as Start
 from benchmarks.warm_start.setup import Lesions
 from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.data.splits import draw_split
-from examples.ham10000.training.lit import AugmentedOnCPU, LesionClassifier
+from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
 
 MODEL, SIZE, EPOCHS = "timm/test_efficientnet", 32, 2
 TRIED = ["own SE x1", "own SE x10", "SeCo inherit x10 warm-up 1 clip 1", "Eca fitted x1"]
@@ -41,7 +41,7 @@ def tiny(monkeypatch, tmp_path):
         name = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{name}.IMAGE_SIZE", SIZE)
     monkeypatch.setattr("benchmarks.learning.trial.BATCH_SIZE", 7)
-    monkeypatch.setattr("examples.ham10000.training.fitting.IMAGES", 4)
+    monkeypatch.setattr("examples.ham10000.run.IMAGES", 4)
     monkeypatch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
     monkeypatch.setattr(work, "load_fold", lesions)
     work._load.cache_clear()
@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_is_a_result(tiny, tmp_path, monkeypatch):
     def diverges(self, batch, batch_idx):
         raise FloatingPointError("the loss is nan in epoch 1")
 
-    monkeypatch.setattr("examples.ham10000.training.lit.LesionClassifier.training_step", diverges)
+    monkeypatch.setattr("examples.ham10000.module.LesionClassifier.training_step", diverges)
     main([*tiny, "--folds", "0", "--arms", "own SE x1"])
     (trial,) = read_trials(tmp_path)
     assert trial.error == "the loss is nan in epoch 1"

@@ -17,13 +17,14 @@ from unittest import mock
 import lightning as L
 import torch
 
+from examples.ham10000 import evaluate
 from examples.ham10000.cli import main
-from examples.ham10000.data import cache, synthetic
-from examples.ham10000.evaluation import evaluate
-from examples.ham10000.evaluation.metrics import Predictions
-from examples.ham10000.reporting import results
-from examples.ham10000.training.lit import LesionClassifier
-from examples.ham10000.training.throughput import Throughput
+from examples.ham10000.data import load as cache
+from examples.ham10000.data import synthetic
+from examples.ham10000.metrics import Predictions
+from examples.ham10000.module import LesionClassifier
+from examples.ham10000.report import results
+from examples.ham10000.throughput import Throughput
 from tests.ham10000.undrawn import undrawn
 
 POINTS = {

@@ -15,13 +15,12 @@ from PIL import Image
 from examples.ham10000 import run as run_module
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
-from examples.ham10000.data import cache as cache_module
+from examples.ham10000.data import load as cache_module
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS
-from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import by_lesion
+from examples.ham10000.data.splits import by_lesion, write_split
+from examples.ham10000.model import build_network
 from examples.ham10000.run import create_run
-from examples.ham10000.training.models import build_network
 from tests.ham10000.finished import OPTIONS
 from tests.ham10000.runs import MODEL, QUICK
 from tests.helpers import file_size_limit

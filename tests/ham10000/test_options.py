@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from examples.ham10000.cli import main
-from examples.ham10000.config import options_for_json, read_description, read_options
-from examples.ham10000.configure import train_config
+from examples.ham10000.config import (
+    gates_with_rate,
+    options_for_json,
+    read_description,
+    read_options,
+    train_config,
+)
 from examples.ham10000.data.index import read_index
 from examples.ham10000.options import parse
-from examples.ham10000.training.attention import gates_with_rate
-from examples.ham10000.training.fitting import IMAGES
+from examples.ham10000.run import IMAGES
 from tests.ham10000.finished import finish
 from tests.ham10000.runs import MODEL, QUICK
 

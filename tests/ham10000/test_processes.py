@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from examples.ham10000.cli import main
-from examples.ham10000.data.dataset import SkinLesions, evaluation_loader, training_loader
+from examples.ham10000.data.batches import SkinLesions, evaluation_loader, training_loader
 from tests.ham10000.children import call_main_in_two
 from tests.ham10000.runs import QUICK
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 from matplotlib.figure import Figure
 
-from examples.ham10000.reporting import attention
+from examples.ham10000.report import attention
 
 
 def _leave_empty(figure: Figure, file: Any, **_: Any) -> None:

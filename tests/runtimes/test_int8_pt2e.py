@@ -108,7 +108,7 @@ def lesions(ham10000):
     kept, train, val = setup.split(importlib.import_module(f"{data}.index").read_index(ham10000))
     shown = [kept[i] for i in (*train[::100][:64], *val[::25][:64])]
     load = importlib.import_module(f"{data}.images").load_image
-    side = importlib.import_module(f"{data}.augment").canvas_size(setup.IMAGE_SIZE)
+    side = importlib.import_module(f"{data}.batches").canvas_size(setup.IMAGE_SIZE)
     pixels = np.stack([load(image.path, side).numpy() for image in shown])
     return SimpleNamespace(pixels=pixels)
 

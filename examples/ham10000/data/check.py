@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.ham10000.data.images import damage, file_digests, map_files
-from examples.ham10000.data.index import CLASSES, Image, index
+from examples.ham10000.data.index import CLASSES, Image, index, read_pairs
 from examples.ham10000.data.layouts import read_listing
-from examples.ham10000.data.same_lesion import read_pairs
 from examples.ham10000.data.splits import by_lesion
 
 PUBLISHED_IMAGES = {

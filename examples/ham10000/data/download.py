@@ -16,7 +16,7 @@ import requests
 
 from examples.ham10000.data.ground_truth import TEST_TRUTH
 from examples.ham10000.data.index import ATTRIBUTION
-from examples.ham10000.progress import bar
+from examples.ham10000.processes import bar
 
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile"
 LICENCE = "The images are under CC BY-NC 4.0: name the source, no commercial use."

@@ -12,7 +12,7 @@ import torch
 from PIL import Image as PillowImage
 from torchvision.transforms import v2
 
-from examples.ham10000.progress import bar
+from examples.ham10000.processes import bar
 
 # Those that Pillow decodes itself; for others it starts programs, such as Ghostscript.
 FILE_TYPES = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

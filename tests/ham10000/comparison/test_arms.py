@@ -8,9 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from examples.ham10000.cli import main
-from examples.ham10000.comparison.arms import read_runs
-from examples.ham10000.comparison.compare import compare
-from examples.ham10000.comparison.picture import forest
+from examples.ham10000.paper.compare import compare, read_runs
+from examples.ham10000.paper.forest import forest
 from tests.ham10000.comparison.by_hand import hand_bootstrap, hand_figures, write_run
 
 FOLDS = 3

@@ -10,11 +10,10 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from examples.ham10000.cli import main
-from examples.ham10000.comparison.arms import read_runs
-from examples.ham10000.comparison.compare import compare, run_names
-from examples.ham10000.comparison.picture import forest
 from examples.ham10000.config import NOTICE
-from examples.ham10000.evaluation.metrics import HEADLINES
+from examples.ham10000.metrics import HEADLINES
+from examples.ham10000.paper.compare import compare, read_runs, run_names
+from examples.ham10000.paper.forest import forest
 from tests.ham10000.comparison.by_hand import hand_bootstrap, hand_figures, write_run
 
 

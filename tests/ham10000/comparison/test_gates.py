@@ -8,9 +8,9 @@ import pytest
 from attnblocks import GateReport, SiteGates
 from attnblocks.visualize import GateStatistics
 from examples.ham10000.cli import main
-from examples.ham10000.comparison.compare import compare
-from examples.ham10000.comparison.gates import describe_gates, format_gates, idle_blocks
-from examples.ham10000.training.gates import RecordedGates
+from examples.ham10000.gates import RecordedGates
+from examples.ham10000.paper.compare import compare
+from examples.ham10000.paper.gates import describe_gates, format_gates, idle_blocks
 
 
 def report(spreads, moved=None):

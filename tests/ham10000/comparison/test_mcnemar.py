@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from examples.ham10000.comparison.mcnemar import holm, mcnemar
+from examples.ham10000.paper.compare import holm, mcnemar
 
 
 @pytest.mark.parametrize("only_first", [0, 1, 2, 5, 12, 300])

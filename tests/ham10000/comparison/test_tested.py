@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from examples.ham10000.cli import main
-from examples.ham10000.comparison.arms import read_runs
+from examples.ham10000.paper.compare import read_runs
 from tests.ham10000.comparison.by_hand import write_run
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from examples.ham10000.data import augment as module
-from examples.ham10000.data.augment import augment, canvas_size, center_crop
+from examples.ham10000.data import batches as module
+from examples.ham10000.data.batches import augment, canvas_size, center_crop
 
 
 def generator(seed: int = 0) -> torch.Generator:

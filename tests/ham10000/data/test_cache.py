@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from examples.ham10000.data import cache as cache_module
+from examples.ham10000.data import load as cache_module
 from examples.ham10000.data.images import file_digests, load_image
 
 

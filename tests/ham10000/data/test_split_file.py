@@ -6,10 +6,8 @@ from collections import Counter
 import pytest
 
 from examples.ham10000.cli import main
-from examples.ham10000.data.index import read_index
-from examples.ham10000.data.same_lesion import SHIPPED
-from examples.ham10000.data.split_file import read_split, write_split
-from examples.ham10000.data.splits import by_image, by_lesion
+from examples.ham10000.data.index import SHIPPED, read_index
+from examples.ham10000.data.splits import by_image, by_lesion, read_split, write_split
 
 
 @pytest.mark.parametrize(("protocol", "low", "high"), [("lesion", 0, 0), ("paper", 0.34, 0.40)])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.index import main as measure
+from examples.ham10000.config import PARTS
 from examples.ham10000.data.index import CLASSES, Image, read_index
-from examples.ham10000.data.splits import PARTS, PROTOCOLS, by_image, by_lesion, leak
+from examples.ham10000.data.splits import PROTOCOLS, by_image, by_lesion, leak
 
 
 def parts_of_classes(images, split):

@@ -6,8 +6,7 @@ import pytest
 
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.layouts import METADATA
-from examples.ham10000.data.split_file import read_split, write_split
-from examples.ham10000.data.splits import by_lesion
+from examples.ham10000.data.splits import by_lesion, read_split, write_split
 from examples.ham10000.data.tables import image_name
 
 

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.ham10000.evaluation.bootstrap import interval, lesion_bootstrap
-from examples.ham10000.evaluation.metrics import figures
+from examples.ham10000.metrics import figures, interval, lesion_bootstrap
 
 
 def resample(images, *, seed=0, resamples=2000):

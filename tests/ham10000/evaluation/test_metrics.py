@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from examples.ham10000.evaluation.metrics import HEADLINES, Predictions, figures, summarise
+from examples.ham10000.metrics import HEADLINES, Predictions, figures, summarise
 from tests.ham10000.children import collect_in_two
 from tests.ham10000.isic import isic_score
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.ham10000 import predict as module
 from examples.ham10000.cli import main
 from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
-from examples.ham10000.evaluation import predict as module
 from tests.ham10000.isic import isic_score
 from tests.helpers import make_pipe
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.layouts import LESION_MASKS
-from examples.ham10000.reporting.attention import read_masks
+from examples.ham10000.report.attention import read_masks
 
 LEFT = np.uint8(np.tile(np.arange(20) < 10, (15, 1)))
 

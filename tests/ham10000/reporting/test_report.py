@@ -24,10 +24,9 @@ from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import LESION_MASKS
 from examples.ham10000.data.load import load_data
-from examples.ham10000.evaluation import plots
-from examples.ham10000.evaluation.evaluate import load_best
-from examples.ham10000.reporting import attention
-from examples.ham10000.reporting.attention import read_masks
+from examples.ham10000.evaluate import load_best
+from examples.ham10000.report import attention, plots
+from examples.ham10000.report.attention import read_masks
 from tests.ham10000.runs import EPOCHS, QUICK
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)

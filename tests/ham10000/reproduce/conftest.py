@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.ham10000.reproduce.results import Results, collect
-from examples.ham10000.reproduce.rows import FIGURES, TABLES
+from examples.ham10000.paper.results import Results, collect
+from examples.ham10000.paper.rows import FIGURES, TABLES
 
 
 @pytest.fixture

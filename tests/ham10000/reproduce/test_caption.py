@@ -3,8 +3,8 @@
 import torchvision
 
 from examples.ham10000.data.index import ATTRIBUTION
-from examples.ham10000.reproduce.caption import caption, notes
-from examples.ham10000.reproduce.table import write_table
+from examples.ham10000.paper.caption import caption, notes
+from examples.ham10000.paper.table import write_table
 from tests.ham10000.finished import CACO, SE, finish
 
 

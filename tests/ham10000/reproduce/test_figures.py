@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 from matplotlib.figure import Figure
 
-from examples.ham10000.reproduce import figures
-from examples.ham10000.reproduce.caption import caption
-from examples.ham10000.reproduce.figures import write_figure
+from examples.ham10000.paper import figures
+from examples.ham10000.paper.caption import caption
+from examples.ham10000.paper.figures import write_figure
 from tests.ham10000.finished import CACO, EPOCHS, SE, finish
 
 

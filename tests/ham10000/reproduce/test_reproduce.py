@@ -13,7 +13,7 @@ from filelock import FileLock
 from examples.ham10000.cli import main
 from examples.ham10000.config import Config
 from examples.ham10000.data.synthetic import write_synthetic
-from examples.ham10000.reproduce import reproduce as module
+from examples.ham10000.paper import reproduce as module
 from tests.ham10000.finished import begin, finish
 from tests.ham10000.runs import MODEL
 
@@ -43,7 +43,7 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch) -> Launches:
     fake = Launches()
-    monkeypatch.setattr(module, "launch", fake)
+    monkeypatch.setattr(module, "complete", fake)
     return fake
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from examples.ham10000.reproduce.caption import notes
-from examples.ham10000.reproduce.numbers import write_numbers
-from examples.ham10000.reproduce.rows import FIGURES, TABLES
-from examples.ham10000.reproduce.table import write_table
+from examples.ham10000.paper.caption import notes
+from examples.ham10000.paper.rows import FIGURES, TABLES
+from examples.ham10000.paper.table import write_numbers, write_table
 from tests.ham10000.finished import CACO, EPOCHS, SE, begin, finish
 
 PAPER = {

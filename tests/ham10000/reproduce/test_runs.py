@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from examples.ham10000.reproduce import reproduce as module
-from examples.ham10000.training.models import build_network
+from examples.ham10000.model import build_network
+from examples.ham10000.paper import reproduce as module
 from tests.ham10000.finished import SE, begin, finish, make_older
 from tests.ham10000.runs import MODEL
 
@@ -14,11 +14,11 @@ def launched(monkeypatch):
     """The runs that stand for training."""
     configs = []
 
-    def launch(config, *, resumed):
+    def complete(config, *, resumed):
         configs.append(config)
         finish(config.out, **vars(config))
 
-    monkeypatch.setattr(module, "launch", launch)
+    monkeypatch.setattr(module, "complete", complete)
     return configs
 
 

@@ -9,9 +9,15 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from examples.ham10000.training.class_weights import balanced_weights, drw_weights
-from examples.ham10000.training.cosine import CosineClassifier
-from examples.ham10000.training.losses import LDAM, DeferredReweighting, Focal, Joint
+from examples.ham10000.losses import (
+    LDAM,
+    DeferredReweighting,
+    Focal,
+    Joint,
+    balanced_weights,
+    drw_weights,
+)
+from examples.ham10000.model import CosineClassifier
 from tests.ham10000.training.by_hand import COUNTS, WEIGHT
 
 

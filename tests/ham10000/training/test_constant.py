@@ -6,14 +6,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attnblocks import SE, find_se
+from examples.ham10000.attention import Constant, hold_means
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
-from examples.ham10000.data.augment import center_crop
+from examples.ham10000.data.batches import center_crop
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.load import load_data
-from examples.ham10000.evaluation.evaluate import load_best
-from examples.ham10000.training.constant import Constant, hold_means
-from examples.ham10000.training.models import build_network
+from examples.ham10000.evaluate import load_best
+from examples.ham10000.model import build_network
 from tests.ham10000.runs import QUICK
 
 MODEL = "timm/mobilenetv3_small_050"

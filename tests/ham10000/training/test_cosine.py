@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from examples.ham10000.training.cosine import CosineClassifier, use_cosine_classifier
-from examples.ham10000.training.models import build_network
+from examples.ham10000.model import CosineClassifier, build_network, use_cosine_classifier
 
 
 def test_cosine_classifier_is_the_scaled_cosine():

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from attnblocks import find_se
 from attnblocks.blocks.gain import GainedStage
+from examples.ham10000 import run as fitting
 from examples.ham10000.cli import main
-from examples.ham10000.evaluation.evaluate import load_best
-from examples.ham10000.training import fitting
-from examples.ham10000.training.gates import read_gates
-from examples.ham10000.training.lit import LesionClassifier
-from examples.ham10000.training.models import build_network
+from examples.ham10000.evaluate import load_best
+from examples.ham10000.gates import read_gates
+from examples.ham10000.model import build_network
+from examples.ham10000.module import LesionClassifier
 from tests.ham10000.runs import QUICK
 from tests.ham10000.undrawn import undrawn
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from attnblocks import gate_report
+from examples.ham10000 import gates
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.load import load_data
-from examples.ham10000.evaluation.evaluate import load_best
-from examples.ham10000.training import gates
-from examples.ham10000.training.gates import read_gates, record_gates, sample
-from examples.ham10000.training.models import build_network
+from examples.ham10000.evaluate import load_best
+from examples.ham10000.gates import read_gates, record_gates, sample
+from examples.ham10000.model import build_network
 from tests.ham10000.runs import MODEL, QUICK
 
 pytestmark = pytest.mark.usefixtures("undrawn")

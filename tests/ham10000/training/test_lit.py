@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from examples.ham10000 import module as lit
+from examples.ham10000.callbacks import RecomputeBatchNorm, statistics_lag
 from examples.ham10000.cli import main
-from examples.ham10000.data.dataset import SkinLesions, evaluation_loader, training_loader
-from examples.ham10000.training import lit
-from examples.ham10000.training.batchnorm import RecomputeBatchNorm, statistics_lag
-from examples.ham10000.training.lit import LesionClassifier
-from examples.ham10000.training.models import build_network
+from examples.ham10000.data.batches import SkinLesions, evaluation_loader, training_loader
+from examples.ham10000.model import build_network
+from examples.ham10000.module import LesionClassifier
 from tests.ham10000.runs import MODEL, QUICK
 
 pytestmark = pytest.mark.usefixtures("undrawn")

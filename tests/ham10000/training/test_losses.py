@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from examples.ham10000.training.class_weights import balanced_weights, drw_weights
-from examples.ham10000.training.cosine import CosineClassifier, use_cosine_classifier
-from examples.ham10000.training.losses import LDAM, DeferredReweighting, Focal, Joint, build_loss
+from examples.ham10000.losses import (
+    LDAM,
+    DeferredReweighting,
+    Focal,
+    Joint,
+    balanced_weights,
+    build_loss,
+    drw_weights,
+)
+from examples.ham10000.model import CosineClassifier, use_cosine_classifier
 from tests.ham10000.training.by_hand import (
     COUNTS,
     LABELS,

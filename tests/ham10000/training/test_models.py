@@ -12,7 +12,8 @@ import torchvision
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, find_se
-from examples.ham10000.training.models import PAPER_MODELS, Network, build_network, check_trains
+from examples.ham10000.config import PAPER_MODELS
+from examples.ham10000.model import Network, build_network, check_trains
 from tests.helpers import randomized
 
 SMALL = "timm/tf_mobilenetv3_small_075"

@@ -8,10 +8,9 @@ import pytest
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.data.index import Image
-from examples.ham10000.data.split_file import write_split
-from examples.ham10000.data.splits import by_image, draw_split
-from examples.ham10000.training.models import build_network
-from examples.ham10000.training.seen import check_unseen
+from examples.ham10000.data.splits import by_image, draw_split, write_split
+from examples.ham10000.model import build_network
+from examples.ham10000.seen import check_unseen
 from tests.ham10000.finished import begin
 from tests.ham10000.runs import MODEL, QUICK
 

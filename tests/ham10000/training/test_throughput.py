@@ -3,10 +3,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from examples.ham10000.training import throughput
-from examples.ham10000.training.epoch_log import EpochLog
-from examples.ham10000.training.lit import LesionClassifier
-from examples.ham10000.training.throughput import Throughput
+from examples.ham10000 import throughput
+from examples.ham10000.callbacks import EpochLog
+from examples.ham10000.module import LesionClassifier
+from examples.ham10000.throughput import Throughput
 
 
 def test_the_network_alone_is_no_time_of_the_epoch(monkeypatch, capsys):

@@ -18,10 +18,10 @@ from examples.ham10000.data.images import load_image
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.load import load_data
 from examples.ham10000.data.splits import by_lesion
-from examples.ham10000.evaluation import plots
-from examples.ham10000.evaluation.evaluate import evaluate_part, load_best
-from examples.ham10000.training.lit import LesionClassifier
-from examples.ham10000.training.models import build_network
+from examples.ham10000.evaluate import evaluate_part, load_best
+from examples.ham10000.model import build_network
+from examples.ham10000.module import LesionClassifier
+from examples.ham10000.report import plots
 from tests.ham10000.runs import EPOCHS, MODEL, QUICK
 
 pytestmark = pytest.mark.usefixtures("undrawn")

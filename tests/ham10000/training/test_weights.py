@@ -16,11 +16,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attnblocks import Eca, find_se, replace_se, save_model
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_options
-from examples.ham10000.configure import train_config
-from examples.ham10000.evaluation.evaluate import load_best
+from examples.ham10000.config import read_options, train_config
+from examples.ham10000.evaluate import load_best
+from examples.ham10000.model import build_network
 from examples.ham10000.options import parse
-from examples.ham10000.training.models import build_network
 from tests.ham10000.runs import MODEL, QUICK
 from tests.helpers import randomized
 

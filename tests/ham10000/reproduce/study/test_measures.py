@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score
 
-from examples.ham10000.reproduce.study.measures import MEASURES, measure
+from examples.ham10000.study.analysis import MEASURES, measure
 
 
 def some_predictions(images=140):

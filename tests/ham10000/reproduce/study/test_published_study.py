@@ -14,8 +14,8 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from examples.ham10000.evaluation.bootstrap import draw_lesions
-from examples.ham10000.reproduce.rows import TABLES
+from examples.ham10000.metrics import draw_lesions
+from examples.ham10000.paper.rows import TABLES
 
 DOCS = Path(__file__).parents[4] / "docs"
 RESULTS = DOCS / "results"

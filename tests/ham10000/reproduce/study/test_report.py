@@ -11,8 +11,8 @@ from examples.ham10000.cli import main
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.splits import draw_split
 from examples.ham10000.files import write_json
-from examples.ham10000.reproduce.study import study as module
 from examples.ham10000.run import create_run
+from examples.ham10000.study import study as module
 from tests.ham10000.reproduce.study.test_study import weights  # noqa: F401
 from tests.ham10000.runs import MODEL
 
@@ -71,7 +71,7 @@ def test_the_command_writes_what_it_has_run(run, weights, tmp_path, monkeypatch)
         (config.out / "metrics.csv").write_text(log)
         write_json(config.out / "test.json", {"data": "HAM10000"})
 
-    monkeypatch.setattr(module, "launch", fake)
+    monkeypatch.setattr(module, "complete", fake)
     options = ["--data", str(data), "--weights", weights, "--out", str(tmp_path), "--seeds", "1"]
     options += ["--image-size", "32", "--model", MODEL, "--rows"]
     begin = ["reproduce", "--study", "attention", *options]

@@ -11,12 +11,12 @@ from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.files import write_json
-from examples.ham10000.reproduce.study import study as module
-from examples.ham10000.reproduce.study.arms import ATTENTION, INSERTION, STUDIES
-from examples.ham10000.reproduce.study.predictions import read_predictions
-from examples.ham10000.reproduce.study.runs import study_runs
+from examples.ham10000.model import build_network
 from examples.ham10000.run import create_run, new_network
-from examples.ham10000.training.models import build_network
+from examples.ham10000.study import study as module
+from examples.ham10000.study.arms import ATTENTION, INSERTION, STUDIES
+from examples.ham10000.study.predictions import read_predictions
+from examples.ham10000.study.runs import study_runs
 from tests.ham10000.runs import MODEL
 
 SLUGS = ("own-SE", "Constant")
@@ -88,7 +88,7 @@ def test_finished_runs_are_left_and_files_have_all_folds(
         np.savez(config.out / "log_probabilities_test.npz", image=ids, log_probability=uniform)
         write_json(config.out / "test.json", {})
 
-    monkeypatch.setattr(module, "launch", fake)
+    monkeypatch.setattr(module, "complete", fake)
     arms = ["--rows", "own SE", "Constant"]
     assert main([*options, *arms, "--minutes", "0"]) == 0
     assert begun == []

@@ -1,0 +1,182 @@
+"""The attention of a network: blocks in the place of its SE blocks, or inserted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attnblocks import (
+    AttentionBlock,
+    find_places,
+    find_se,
+    insert,
+    list_blocks,
+    replace_se,
+)
+from examples.ham10000.config import ATTENTION
+
+
+class Constant(AttentionBlock):
+    """A fixed gate for each channel, which is not trained; 1 until :func:`hold_means` sets it.
+
+    Args:
+        channels: channels C of the map.
+        device: where to create the gates.
+        dtype: their type.
+    """
+
+    gate_names = ("channel",)
+    gate: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels)
+        self.register_buffer("gate", torch.ones(1, channels, 1, 1, device=device, dtype=dtype))
+
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """The gates, (1, C, 1, 1)."""
+        return [self.gate]
+
+
+@torch.no_grad()
+def hold_means(model: nn.Module, original: nn.Module, images: Sequence[Tensor]) -> None:
+    """Set the :class:`Constant` gates of a network to the mean gates of its SE blocks on images.
+
+    Args:
+        model: with :class:`Constant` at all sites; changed in place.
+        original: the network with its SE blocks, in whose eval mode the gates are read.
+        images: batches as the networks see them, on the device of ``original``.
+
+    Raises:
+        ValueError: an SE block whose gate function is no module of its own, or an empty batch.
+    """
+    sums: dict[str, Tensor] = {}
+    count = sum(len(batch) for batch in images)
+    if not count:
+        raise ValueError("mean gates need images: there are none")
+
+    def adds_to(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        def add(gate: nn.Module, logits: tuple[Tensor], gates: Tensor) -> None:
+            total = gates.double().sum(dim=0, keepdim=True)
+            sums[name] = sums[name] + total if name in sums else total
+
+        return add
+
+    handles = []
+    for site in find_se(original):
+        if site.layers.gate is None:
+            raise ValueError(f"the SE block {site.name} has no gate function to read")
+        handles.append(site.layers.gate.register_forward_hook(adds_to(site.name)))
+    training = original.training
+    try:
+        original.eval()
+        for batch in images:
+            original(batch)
+    finally:
+        original.train(training)
+        for handle in handles:
+            handle.remove()
+    for name, total in sums.items():
+        block = model.get_submodule(name)
+        assert isinstance(block, Constant)
+        block.gate.copy_(total / count)
+
+
+KINDS = ("residual", "stages", "depthwise")
+"""Words for places, which ``--insert`` takes beside patterns of names."""
+
+MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of the attention of a network.
+
+    Attributes:
+        attention: a block of attnblocks; ``SE`` keeps the network's own, if it is not inserted;
+            ``none`` takes the network as it is; ``identity`` takes the SE blocks out;
+            ``Constant`` puts a fixed gate for each channel in their place.
+        init: how the blocks start. Of replaced ones ``fitted`` begins as ``inherit``, and None is
+            ``fresh``; of inserted ones None is ``identity``.
+        insert: behind which modules the block is put: patterns or :data:`KINDS`, with spaces
+            between; None to replace the SE blocks.
+        image_size: of the images that show what the modules return.
+    """
+
+    attention: str
+    init: str | None = None
+    insert: str | None = None
+    image_size: int = 224
+
+    def __str__(self) -> str:
+        behind = "" if self.insert is None else f" --insert {self.insert}"
+        return f"--attention {self.attention}{behind}"
+
+    def check(self, name: str, model: nn.Module) -> None:
+        """Raise ValueError for an unknown block, or a network that has no SE blocks to change."""
+        if self.attention not in ATTENTION:
+            known = ", ".join(ATTENTION)
+            raise ValueError(f"--attention must be one of {known}; got {self.attention!r}")
+        if self.insert is not None:
+            if self.attention not in list_blocks():
+                raise ValueError(
+                    f"--insert puts a block behind modules: give --attention one of "
+                    f"{', '.join(list_blocks())}, not {self.attention}"
+                )
+        elif self.attention != "none" and not find_se(model):
+            wrong = f"{name} has no SE blocks to replace or keep: use --attention none"
+            if self.attention in list_blocks():
+                wrong += f", or --insert PATTERN, which puts {self.attention} behind modules. "
+                wrong += self._places(model)
+            raise ValueError(wrong)
+
+    def make(self, model: nn.Module) -> None:
+        """Change a network, in place; raise ValueError where a block cannot be inserted."""
+        # What is drawn afterwards, such as a new head, is as without the blocks.
+        with torch.random.fork_rng(devices=[]):
+            if self.insert is not None:
+                self._insert(model, self.insert.split())
+            elif self.attention == "identity":
+                replace_se(model, nn.Identity)
+            elif self.attention == "Constant":
+                replace_se(model, Constant, init="fresh")
+            elif self.attention not in ("none", "SE"):
+                init = "fresh" if self.init in (None, "fresh") else "inherit"
+                replace_se(model, self.attention, init=init)
+
+    def _insert(self, model: nn.Module, after: list[str]) -> None:
+        init = "fresh" if self.init == "fresh" else "identity"
+        try:
+            insert(model, self.attention, after=after, example=self._images(), init=init)
+        except LookupError as error:
+            wrong = error.args[0].partition("; find_places")[0]  # they are listed here
+            raise ValueError(f"--insert: {wrong}. {self._places(model)}") from error
+        except ValueError as error:
+            raise ValueError(f"--insert {self.insert}: {error}") from error
+
+    def _images(self) -> Tensor:
+        """Normalised noise, the same in every run."""
+        size = self.image_size
+        return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def _places(self, model: nn.Module) -> str:
+        """Where blocks could go, in a sentence."""
+        try:
+            found = find_places(model, self._images())
+        except ValueError as error:
+            return f"Its places are not known: {error}"
+        kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
+        listed = [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
+        return f"Places: {', '.join(listed) or some([p.name for p in found]) or 'none'}"
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,1 +1,0 @@
-"""Runs side by side on the same test images."""

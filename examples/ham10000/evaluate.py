@@ -1,0 +1,313 @@
+"""A network and the images of one part: probabilities and figures."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor, nn
+
+from examples.ham10000 import processes
+from examples.ham10000.checkpoint import read_checkpoint
+from examples.ham10000.config import NOTICE, Config, read_description, read_options
+from examples.ham10000.data.batches import evaluation_loader
+from examples.ham10000.data.ground_truth import read_ground_truth
+from examples.ham10000.data.index import CLASSES, SYNTHETIC_ID, is_synthetic, read_index
+from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.data.load import Data, load_data, load_images
+from examples.ham10000.data.splits import COLUMNS, leak, read_split
+from examples.ham10000.data.tables import read_table
+from examples.ham10000.metrics import CHALLENGE_HEADLINES, HEADLINES, summarise
+from examples.ham10000.module import LesionClassifier
+from examples.ham10000.processes import shows_bars
+from examples.ham10000.run import new_network
+from examples.ham10000.seen import of_lesions_seen
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network, the images of a part, and what came out.
+
+    Attributes:
+        config: the options of the run.
+        folder: where the data lie.
+        data: the images.
+        part: the key of those that were evaluated in the split of ``data``.
+        module: the network.
+        logits: of the classes, float32 (N, 7), in the order of the part.
+        summary: the figures for JSON; ``part`` says what was evaluated.
+    """
+
+    config: Config
+    folder: Path
+    data: Data
+    part: str
+    module: LesionClassifier
+    logits: Tensor
+    summary: dict[str, Any]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of the classes, float32 (N, 7)."""
+        return self.logits.softmax(dim=1)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Likewise; finite where a probability is too small for its type."""
+        return self.logits.double().log_softmax(dim=1).float()
+
+
+def new_trainer(**options: Any) -> L.Trainer:
+    """A trainer on all processes of the run, without side effects of its own."""
+    # A debugging aid of deterministic mode, which costs a fifth of an epoch on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Those are Lightning's own; and one process is enough to load data that are decoded.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # In a SLURM job Lightning would count its tasks, and load any hpc_ckpt_*.ckpt in the current
+    # folder in the place of ours. This is its way to be told that it did not start the processes.
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+    here = processes.count_here()
+    return L.Trainer(
+        devices=here,
+        num_nodes=processes.count() // here,
+        strategy="ddp" if processes.count() > 1 else "auto",
+        use_distributed_sampler=False,  # ours lose and double no image
+        # On GPUs some layers have no deterministic form: warn of those instead of failing.
+        deterministic="warn" if torch.cuda.is_available() else True,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=shows_bars(),
+        enable_model_summary=False,
+        **options,
+    )
+
+
+@contextmanager
+def signals_raised(trainer: L.Trainer) -> Iterator[None]:
+    """Raise what a signal means while a trainer runs: KeyboardInterrupt or SIGTERMException."""
+    try:
+        yield
+    except SIGTERMException:
+        raise
+    except SystemExit as error:  # how Lightning ends after Ctrl-C
+        raise KeyboardInterrupt from error
+    if trainer.received_sigterm:  # in the last batch, where Lightning does not look any more
+        raise SIGTERMException
+
+
+def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
+    """The network of a run, with the weights that validated best.
+
+    Args:
+        run: the folder of the run.
+        name: of another checkpoint in it.
+
+    Raises:
+        FileNotFoundError: there is no run, or it has no such checkpoint yet.
+        ValueError: its files are damaged or do not fit together.
+    """
+    config = read_options(run)
+    file = run / name
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}: the run has finished no epoch")
+    network = new_network(config, empty=True)
+    checkpoint = read_checkpoint(file)
+    try:
+        weights = {
+            name.removeprefix("model."): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+        network.model.load_state_dict(weights)
+        for name, value in network.model.state_dict().items():  # with the gains that it has taken
+            if name in weights and weights[name].dtype != value.dtype:  # it was rounded
+                raise ValueError(f"{name} is {weights[name].dtype}, not {value.dtype}")
+            if not value.isfinite().all():  # all probabilities would be NaN
+                raise ValueError(f"{name} is not finite")
+    except Exception as error:  # what a stranger's file holds can be of any kind
+        raise ValueError(f"{file} cannot be loaded: {error}") from error
+    return LesionClassifier(network, nn.CrossEntropyLoss(), image_size=config.image_size)
+
+
+def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation:
+    """Evaluate the best checkpoint of a run on a part of its split.
+
+    Args:
+        run: the folder of the run.
+        folder: the data. Other files of the same images, such as larger ones, give a warning.
+        part: train, val or test.
+        workers: processes that load data.
+
+    Raises:
+        FileNotFoundError, ValueError: the run or the data cannot be used, or the split of the run
+            is not one of these data.
+    """
+    config, module = read_options(run), load_best(run)
+    digest = _read_digest(run, part)
+    images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
+    split = read_split(run / "split.csv", images, complete=False)
+    cache = run.resolve().parent / "ham10000-cache"
+    data = load_data(images, run / "split.csv", config.image_size, cache, [part])
+    if digest != data.digests[part]:
+        warnings.warn(
+            f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
+        )
+    return evaluate_part(module, data, part, config, folder, workers, leak(images, split))
+
+
+def _read_digest(run: Path, part: str) -> object:
+    """Digest of the images of a part, which an old run may lack."""
+    try:
+        return dict(read_description(run).get("images_sha256", {})).get(part)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
+
+
+def evaluate_part(
+    module: LesionClassifier,
+    data: Data,
+    part: str,
+    config: Config,
+    folder: Path,
+    workers: int,
+    leak: float | None,
+) -> Evaluation:
+    """Predict every image of a part once, in float32, over all processes.
+
+    Args:
+        module: the network.
+        data: the images.
+        part: train, val or test.
+        config: the options of the run.
+        folder: where the data lie.
+        workers: processes that load data.
+        leak: share of the test images whose lesion is in the training part, for the report; None
+            for images that do not come from the split of the run.
+    """
+    trainer = new_trainer()
+    batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
+    with signals_raised(trainer):
+        trainer.test(module, batches, verbose=False)
+    positions, logits = module.predictions.compute()
+    if positions != data.split[part]:
+        raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")
+    images = [data.images[i] for i in data.split[part]]
+    logits = logits.cpu()
+    summary = summarise(
+        logits.softmax(dim=1),
+        torch.tensor([image.label for image in images]),
+        [image.lesion for image in images],
+    )
+    about = {
+        "network": config.network_name,
+        "data": data.name,
+        "split": None if leak is None else config.split_name,
+        "leak": leak,
+        "part": part,
+        "bootstrap_over": "lesions" if data.has_lesions else "images",
+    }
+    summary = {**about, **summary, "notice": NOTICE}
+    if not data.has_lesions:
+        summary["lesions"] = None
+    return Evaluation(config, folder, data, part, module, logits, summary)
+
+
+def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:
+    """Rows of an ISIC 2018 Task 3 submission: image and probabilities, in the order of its classes.
+
+    Args:
+        images: ids.
+        probabilities: (N, 7), in the order of :data:`CLASSES`.
+    """
+    order = [CLASSES.index(name.lower()) for name in ISIC_CLASSES]
+    return [
+        [image, *(f"{value:.9g}" for value in row)]
+        for image, row in zip(images, probabilities[:, order].tolist(), strict=True)
+    ]
+
+
+PART = "ground truth file"
+"""What figures call the images, which are in no part of a split."""
+
+
+def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> Evaluation:
+    """Evaluate the best checkpoint of a run on images that are in no part for training.
+
+    Images that are in the test part of its split may be among them.
+
+    Args:
+        run: the folder of the run.
+        folder: the images, see :func:`examples.ham10000.data.ground_truth.read_ground_truth`.
+        file: their classes.
+        workers: processes that load data.
+
+    Raises:
+        FileNotFoundError, ValueError: the run, the table or the images cannot be used, or the
+            network was trained or validated on lesions that the images show.
+    """
+    config, truth = read_options(run), read_ground_truth(file, folder)
+    images, rows = truth.images, [row for _, row in read_table(run / "split.csv", COLUMNS)]
+    if known := of_lesions_seen(images, rows, ("train", "val"), [config.same_lesion_copy]):
+        raise ValueError(
+            f"{len(known)} of the {len(images)} images of {file} show lesions of the training or "
+            f"validation part of {run}: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. "
+            "Their figures would be too good: give images that the network has not seen, or "
+            "--split test for the test part of the run"
+        )
+    for image in truth.missing:
+        processes.say(f"left out: {image}, which {file} lists and {folder} does not have")
+    if truth.ignored:
+        processes.say(f"ignored: {truth.ignored} image files in {folder} that {file} does not list")
+    # It is the log of the run that the label has to fit.
+    drawn = any(row["image_id"].startswith(SYNTHETIC_ID) for row in rows)
+    label = SYNTHETIC_ID if drawn else ""
+    name = f"{file.name}, {len(images):,} images"
+    data = load_images(
+        images,
+        {"test": list(range(len(images)))},
+        config.image_size,
+        run.resolve().parent / "ham10000-cache",
+        f"SYNTHETIC: {name}" if label or is_synthetic(images) else name,
+        label,
+        has_lesions=truth.has_lesions,
+    )
+    evaluation = evaluate_part(load_best(run), data, "test", config, folder, workers, None)
+    summary = {
+        **evaluation.summary,
+        "part": PART,
+        "missing_images": truth.missing,
+        "ignored_files": truth.ignored,
+    }
+    return replace(evaluation, summary=summary)
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The figures of a part as a table for the terminal."""
+    over, lesions = summary["bootstrap_over"], f" of {summary['lesions']} lesions"
+    if summary["split"] is None:
+        headlines, title = CHALLENGE_HEADLINES, f"Ground truth file {summary['data']}"
+        title += f"{lesions if over == 'lesions' else ''}, {summary['network']}"
+    else:
+        headlines, title = HEADLINES, f"{summary['part'].capitalize()} part, {summary['data']}, "
+        title += f"{summary['split']}, leak {summary['leak']:.3f}, {summary['network']}, "
+        title += f"{summary['images']} images{lesions}"
+    lines = [f"{title}; 95 % intervals from a bootstrap over {over}"]
+    for name in headlines:
+        low, high = summary["interval_95"][name]
+        lines.append(f"  {name:18}{summary[name]:.3f}   [{low:.3f}, {high:.3f}]")
+    lines.append(f"  {'calibration_error':18}{summary['calibration_error']:.3f}")
+    columns = ("sensitivity", "specificity", "bacc_formula", "f1", "roc_auc")
+    lines.append(f"  {'class':6}{'images':>8}" + "".join(f"{name:>14}" for name in columns))
+    for name, row in summary["per_class"].items():
+        values = "".join(f"{row[column]:14.3f}" for column in columns)
+        lines.append(f"  {name:6}{row['images']:8}{values}")
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""Figures of a trained network, its predictions, and their pictures."""

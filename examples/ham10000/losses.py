@@ -1,0 +1,229 @@
+"""Losses for classes of very different sizes, and class weights."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples.ham10000.config import LOSSES
+
+
+def balanced_weights(class_counts: Sequence[int]) -> Tensor:
+    """Class weights n / (k n_j), scikit-learn's ``balanced``; float32 of shape (k,).
+
+    Example:
+        >>> balanced_weights([1, 3])
+        tensor([2.0000, 0.6667])
+    """
+    counts = checked_counts(class_counts)
+    return (counts.sum() / (len(counts) * counts)).float()
+
+
+def drw_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
+    """Class weights (1 - beta) / (1 - beta^n_j), scaled to sum to k; float32 of shape (k,).
+
+    Cui et al. 2019, https://arxiv.org/abs/1901.05555; kaidic/LDAM-DRW switches them on late.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must be at least 0 and below 1, got {beta}")
+    weights = (1 - beta) / (1 - beta ** checked_counts(class_counts))
+    return (weights * len(weights) / weights.sum()).float()
+
+
+def checked_counts(class_counts: Sequence[int]) -> Tensor:
+    """The counts in float64; ValueError for one that is no int above 0."""
+    counts = list(class_counts)  # an array too
+    if not counts or not all(isinstance(n, Integral) and n > 0 for n in counts):
+        raise ValueError(f"class_counts must be ints above 0, one per class; got {counts}")
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def check_weight(weight: Tensor | None, classes: int | None) -> None:
+    """Raise ValueError for class weights of a wrong shape or out of range; None is fine."""
+    if weight is None:
+        return
+    if weight.ndim != 1 or classes not in (None, len(weight)):
+        raise ValueError(f"weight must have shape ({classes or 'k'},), got {tuple(weight.shape)}")
+    if not (torch.isfinite(weight) & (weight > 0)).all():
+        raise ValueError(f"weight must be finite and above 0, got {weight.tolist()}")
+
+
+def check_number(name: str, value: float, *, zero: bool = False) -> None:
+    """Raise ValueError, with the name, for a number out of range."""
+    if not (value > 0 or (zero and value == 0)) or value == math.inf:
+        least = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be finite and {least}, got {value}")
+
+
+class Focal(nn.Module):
+    """(1 - p)^gamma times cross entropy, p the unweighted probability of the label.
+
+    Lin et al. 2017, https://arxiv.org/abs/1708.02002. Logits (N, k) and labels (N,) give the mean
+    over the batch, with class weights a weighted one: gamma 0 is ``nn.CrossEntropyLoss(weight)``.
+
+    Args:
+        gamma: at least 0.
+        weight: class weights (k,), or None.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
+        super().__init__()
+        check_number("gamma", gamma, zero=True)
+        check_weight(weight, None)
+        self.gamma = gamma
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar; ValueError where shapes do not fit."""
+        logits = _checked(logits, labels, None if self.weight is None else len(self.weight))
+        log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)  # (N,)
+        # Above 0 even where p is 1: there a power below 1 has an infinite derivative.
+        miss = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)  # 1 - p
+        losses = -(miss**self.gamma) * log_p
+        if self.weight is None:
+            return losses.mean()
+        weights = self.weight[labels]
+        return (weights * losses).sum() / weights.sum()
+
+
+class LDAM(nn.Module):
+    """Cross entropy with a margin at the true class, the larger the rarer the class.
+
+    Cao et al. 2019, https://arxiv.org/abs/1906.07413. Logits (N, k) and labels (N,) give the mean
+    over the batch. The logits must be those of a :class:`CosineClassifier` of the same scale: the
+    logits of a linear layer have no bound, and training on them is reported to end in NaN.
+
+    Args:
+        class_counts: training images of each of the k classes.
+        max_margin: margin of the rarest class, as a cosine; that of class j goes with n_j^(-1/4).
+        scale: that of the classifier.
+        weight: class weights (k,) or None; :class:`DeferredReweighting` replaces them later.
+    """
+
+    margins: Tensor
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        weight: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        counts = checked_counts(class_counts)
+        check_number("max_margin", max_margin)
+        check_number("scale", scale)
+        check_weight(weight, len(counts))
+        self.scale = scale
+        margins = max_margin * (counts.min() / counts) ** 0.25
+        self.register_buffer("margins", margins.float(), persistent=False)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar; ValueError where shapes do not fit."""
+        logits = _checked(logits, labels, len(self.margins))
+        margins = F.one_hot(labels, len(self.margins)) * self.margins.to(logits.dtype)  # (N, k)
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        return F.cross_entropy(logits - self.scale * margins, labels, weight)
+
+
+class Joint(nn.Module):
+    """The weighted sum of focal loss and LDAM, both of the same scaled logits.
+
+    The exact form of the CaCo paper's joint loss is not known: the section that defines it cannot
+    be read in the copy at hand. This is the reading taken.
+
+    Args:
+        focal: the first term.
+        ldam: the second term, which needs the logits of a :class:`CosineClassifier`.
+        focal_weight: factor of the first term.
+        ldam_weight: factor of the second term.
+    """
+
+    def __init__(
+        self, focal: Focal, ldam: LDAM, *, focal_weight: float = 1.0, ldam_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_number("focal_weight", focal_weight, zero=True)
+        check_number("ldam_weight", ldam_weight, zero=True)
+        if focal_weight == ldam_weight == 0:
+            raise ValueError("focal_weight and ldam_weight are both 0: one must be above 0")
+        self.focal, self.ldam = focal, ldam
+        self.focal_weight, self.ldam_weight = focal_weight, ldam_weight
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar; ValueError where shapes do not fit."""
+        focal: Tensor = self.focal(logits, labels)
+        ldam: Tensor = self.ldam(logits, labels)
+        return self.focal_weight * focal + self.ldam_weight * ldam
+
+
+class DeferredReweighting(L.Callback):
+    """Give LDAM its class weights from some epoch on, and none before.
+
+    Args:
+        ldam: the loss, or that part of :class:`Joint`.
+        weight: class weights (k,), such as :func:`drw_weights`.
+        start: first epoch with weights, counted from 0.
+    """
+
+    def __init__(self, ldam: LDAM, weight: Tensor, start: int) -> None:
+        check_weight(weight, len(ldam.margins))
+        self.ldam, self.weight, self.start = ldam, weight, start
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set the weights by the epoch alone, so that a resumed run has the same ones."""
+        on = trainer.current_epoch >= self.start
+        self.ldam.weight = self.weight.to(self.ldam.margins.device) if on else None
+
+
+def build_loss(
+    name: str,
+    class_counts: Sequence[int],
+    *,
+    weight: Tensor | None = None,
+    focal_weight: float = 1.0,
+    ldam_weight: float = 1.0,
+) -> nn.Module:
+    """Make a loss of logits (N, k) and labels (N,).
+
+    Args:
+        name: one of :data:`LOSSES`; ``ldam`` and ``joint`` need a :class:`CosineClassifier`.
+        class_counts: training images of each of the k classes.
+        weight: class weights (k,) for cross entropy, focal loss or the focal term of ``joint``.
+        focal_weight: factor of the focal term, for ``joint`` only.
+        ldam_weight: factor of the LDAM term, for ``joint`` only.
+
+    Raises:
+        ValueError: an unknown name, a value out of range, or one that the loss does not use.
+    """
+    check_weight(weight, len(checked_counts(class_counts)))
+    if name not in LOSSES:
+        raise ValueError(f"the loss must be one of {', '.join(LOSSES)}; got {name!r}")
+    if name == "joint":
+        terms = Focal(weight=weight), LDAM(class_counts)
+        return Joint(*terms, focal_weight=focal_weight, ldam_weight=ldam_weight)
+    if (focal_weight, ldam_weight) != (1, 1):
+        raise ValueError(f"focal_weight and ldam_weight are for the joint loss, not for {name}")
+    if name == "ldam":
+        if weight is not None:
+            raise ValueError("ldam takes no weight: DeferredReweighting gives it class weights")
+        return LDAM(class_counts)
+    return Focal(weight=weight) if name == "focal" else nn.CrossEntropyLoss(weight)
+
+
+def _checked(logits: Tensor, labels: Tensor, classes: int | None) -> Tensor:
+    if logits.ndim != 2 or classes not in (None, logits.shape[1]):
+        raise ValueError(f"logits must be (N, {classes or 'k'}), got {tuple(logits.shape)}")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"labels must be ({len(logits)},), got {tuple(labels.shape)}")
+    # Margins and powers need more digits than half precision has.
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

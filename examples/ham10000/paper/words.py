@@ -1,0 +1,140 @@
+"""A comparison in words, and as a text for the terminal."""
+
+import textwrap
+from typing import Any
+
+from examples.ham10000.metrics import HEADLINES
+from examples.ham10000.paper import gates
+
+NAMES = {
+    "accuracy": "accuracy",
+    "mean_recall": "mean recall",
+    "bacc_formula": "BACC by the formula",
+    "macro_f1": "macro F1",
+}
+"""What to call the headline figures in a sentence."""
+
+
+_DIFFERENCE = "the difference may be anything"
+
+
+def verdict(comparison: dict[str, Any]) -> str:
+    """Whether the test images can tell a run from the first one, in a sentence or two.
+
+    Args:
+        comparison: of two runs, see :func:`examples.ham10000.paper.compare.compare`.
+    """
+    run, differences = f"run {comparison['run']}", comparison["differences"]
+    if comparison["same_prediction"] == comparison["images"]:
+        return "Both predict the same class for every test image: nothing tells them apart."
+    told = [_told(NAMES[name], row) for name, row in differences.items() if row["told_apart"]]
+    open_ = [_open(NAMES[name], row) for name, row in differences.items() if not row["told_apart"]]
+    if not told:
+        return f"The test images cannot tell them apart: {_DIFFERENCE} {', '.join(open_)}."
+    sentence = f"The test images tell them apart: {run} is {', '.join(told)}."
+    if open_:
+        sentence += f" In the rest they cannot: {_DIFFERENCE} {', '.join(open_)}."
+    return sentence
+
+
+def notes(comparisons: int, level: float, resamples: int, folds: int | None) -> list[str]:
+    """What has to be known to read a comparison.
+
+    Args:
+        comparisons: how many runs are compared with the first.
+        level: of each interval.
+        resamples: of the bootstrap.
+        folds: how many are pooled; None for a plain test part.
+    """
+    together = ""
+    if comparisons > 1:
+        together = (
+            f" Each has {format_percent(level)}, so that those of a figure hold for all "
+            f"{comparisons} comparisons together with 95 % (Bonferroni)."
+        )
+    within, trained = "each class", "It is one training run each."
+    if folds is not None:
+        within = "each class of each fold"
+        trained = (
+            f"Here a run is an arm of {folds} trained networks, one for each fold: every image is "
+            "predicted by the one that did not train with it. It is one training run per fold."
+        )
+    return [
+        "Differences are a run minus run 1. Their intervals are from a paired bootstrap: "
+        f"{resamples} times, lesions are drawn with replacement within {within}, the same ones "
+        f"for every run.{together} The four figures are not corrected for one another.",
+        "McNemar's exact test takes images as independent, although several show one lesion, so "
+        "that its p-value tends to be too small: rely on the intervals, which draw whole lesions. "
+        "Only where a handful of images makes the difference are the intervals too narrow.",
+        f"{trained} Another seed moves the figures too, which neither intervals "
+        "nor p-values contain: they are about these trained networks, not about their designs.",
+    ]
+
+
+def heading(comparison: dict[str, Any]) -> str:
+    """Which images a comparison is of: ``Test part`` or ``5 folds pooled``."""
+    return "Test part" if comparison["part"] == "test" else str(comparison["part"])
+
+
+def format_comparison(comparison: dict[str, Any]) -> str:
+    """A comparison as tables for the terminal."""
+    lines = [
+        f"{heading(comparison)}, {comparison['data']}, {comparison['images']} images of "
+        f"{comparison['lesions']} lesions; 95 % intervals from a bootstrap over lesions"
+    ]
+    for number, run in enumerate(comparison["runs"], start=1):
+        lines.append(
+            f"  run {number}: {run['name']}\n"
+            f"      {run['network']}, {run['loss']}, {run['split']}, leak {run['leak']:.3f}"
+        )
+    lines.append(f"  {'':8}" + "".join(f"{name:23}" for name in HEADLINES).rstrip())
+    for number, run in enumerate(comparison["runs"], start=1):
+        cells = ""
+        for name in HEADLINES:
+            low, high = run["interval_95"][name]
+            cells += f"{run[name]:.3f} [{low:.3f}, {high:.3f}]".ljust(23)
+        lines.append(f"  {f'run {number}':8}{cells.rstrip()}")
+    level = format_percent(comparison["bootstrap"]["level"])
+    for pair in comparison["comparisons"]:
+        lines.append(f"Run {pair['run']} minus run 1, {level} intervals from a paired bootstrap")
+        for name, row in pair["differences"].items():
+            low, high = row["interval"]
+            lines.append(f"  {name:18}{row['difference']:+.3f}   [{low:+.3f}, {high:+.3f}]")
+        test = pair["mcnemar"]
+        holm = ""
+        if len(comparison["comparisons"]) > 1:
+            holm = f", after Holm {format_p(test['p_holm'])}"
+        lines.append(
+            f"  only run 1 right: {test['only_first_right']} images, only run {pair['run']} right: "
+            f"{test['only_other_right']}; McNemar's exact {format_p(test['p'])}{holm}"
+        )
+        lines.append(_wrapped(pair["verdict"], "  "))
+    of_gates = gates.format_gates(comparison["runs"])
+    lines += of_gates
+    texts = [*comparison["notes"], *([gates.NOTE] if of_gates else [])]
+    return "\n".join([*lines, *(_wrapped(text, "") for text in texts), comparison["notice"]])
+
+
+def format_p(p: float) -> str:
+    """Such as ``p = 0.042``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def format_percent(level: float) -> str:
+    """Such as ``97.5 %``."""
+    return f"{100 * level:.4g} %"
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+
+
+def _told(name: str, row: dict[str, Any]) -> str:
+    low, high = sorted(map(abs, row["interval"]))
+    direction = "higher" if row["interval"][0] > 0 else "lower"
+    return f"{direction} in {name} by {abs(row['difference']):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _open(name: str, row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"from {low:+.3f} to {high:+.3f} in {name} (here {row['difference']:+.3f})"

@@ -1,0 +1,84 @@
+"""A whole run: its folder, its data, its training, its test and its report."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from examples.ham10000 import processes
+from examples.ham10000.config import Config
+from examples.ham10000.data.splits import leak
+from examples.ham10000.evaluate import evaluate_part, load_best
+from examples.ham10000.gates import record_gates
+from examples.ham10000.report.plots import curves, save_picture
+from examples.ham10000.report.results import write_results
+from examples.ham10000.run import create_run, data_folder, prepare
+from examples.ham10000.train import train
+
+
+def complete(config: Config, *, resumed: bool, crowded: bool = False) -> dict[str, Any]:
+    """Begin a run, or go on with it, to its end: train, test once, write what came out.
+
+    Args:
+        config: its options.
+        resumed: whether the run folder is there already.
+        crowded: whether many runs share the machine. Images are then augmented on the CPU, which
+            leaves a GPU to the networks, no speed is measured, and nothing is drawn.
+
+    Returns:
+        The content of ``test.json``.
+
+    Raises:
+        ValueError, OSError: the options or the data cannot be used, or another process is at the
+            run; a run that was to begin then leaves no folder behind.
+        FloatingPointError: the loss was not finite.
+    """
+    if not resumed:
+        processes.once(lambda: create_run(config))
+    with _alone(config.out):
+        try:
+            data, network = prepare(config)
+        except (ValueError, OSError):
+            if not resumed and processes.rank() == 0:
+                shutil.rmtree(config.out, ignore_errors=True)
+            raise
+        sizes = ", ".join(f"{len(positions)} {part}" for part, positions in data.split.items())
+        shared = leak(data.images, data.split)
+        processes.say(f"{data.name}: {sizes} images, {config.split_name}, leak {shared:.3f}")
+        processes.say(f"Run folder: {config.out}")
+        train(config, data, network, crowded=crowded)
+        best = load_best(config.out)
+        folder = data_folder(config)
+        evaluation = evaluate_part(best, data, "test", config, folder, config.workers, shared)
+        if processes.rank() == 0:
+            if config.init is not None:
+                record_gates(config.out, best, data, config.batch_size)
+            if not crowded:
+                title = f"{data.name}, {config.split_name}\n{config.network_name}"
+                picture = curves(config.out / "metrics.csv", data.label, title)
+                save_picture(picture, config.out / "curves.png")
+            write_results(config.out, evaluation, drawn=not crowded)
+        return evaluation.summary
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep others away from a run: two that go on with it would mix their epochs."""
+    lock = FileLock(run / ".lock")
+
+    def acquire() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"another process is at the run {run}: wait for its end") from error
+
+    processes.once(acquire)
+    try:
+        yield
+    finally:
+        if processes.rank() == 0:
+            lock.release()
+            (run / ".lock").unlink(missing_ok=True)

@@ -1,1 +1,0 @@
-"""Studies: arms that are compared on folds, each image tested once."""

@@ -1,0 +1,1 @@
+"""Does attention help: arms on folds, and what can be concluded."""

@@ -1,0 +1,107 @@
+"""What an arm says of every image: one file of log-probabilities for each arm and seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.ham10000.data.index import CLASSES, Image
+from examples.ham10000.files import moved_into_place
+from examples.ham10000.paper.runs import finished
+from examples.ham10000.report.results import read_log_probabilities
+from examples.ham10000.study.runs import StudyRun
+
+
+@dataclass(frozen=True)
+class ArmPredictions:
+    """The predictions of an arm with one seed, for all images of the index.
+
+    Attributes:
+        images: ids, in the order of the index.
+        labels: true classes, int8 (N,).
+        lesions: the lesion, by a number, int32 (N,).
+        folds: the fold in which an image was tested, int8 (N,); -1 where it has not been yet.
+        log_probabilities: of the classes, float32 (N, 7); NaN where it has not been yet.
+    """
+
+    images: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    lesions: NDArray[np.int32]
+    folds: NDArray[np.int8]
+    log_probabilities: NDArray[np.float32]
+
+
+def gather(runs: Sequence[StudyRun], images: Sequence[Image]) -> ArmPredictions:
+    """Put together what is finished of the runs of an arm with one seed.
+
+    Args:
+        runs: one for each fold.
+        images: the index.
+
+    Raises:
+        ValueError: the files of a run are damaged or are of other images, or an image was tested
+            in two folds.
+    """
+    place = {image.image_id: i for i, image in enumerate(images)}
+    folds = np.full(len(images), -1, np.int8)
+    log_probabilities = np.full((len(images), len(CLASSES)), np.nan, np.float32)
+    for run in runs:
+        if not finished(run.config.out):
+            continue
+        tested, found = read_log_probabilities(run.config.out, "test")
+        if unknown := [name for name in tested if name not in place]:
+            raise ValueError(f"{run.config.out} has tested {unknown[0]}, which the data lack")
+        positions = [place[name] for name in tested]
+        if (folds[positions] >= 0).any():
+            raise ValueError(f"{run.config.out} has tested images of another fold")
+        folds[positions] = run.fold
+        log_probabilities[positions] = found
+    numbers = {lesion: i for i, lesion in enumerate(sorted({image.lesion for image in images}))}
+    return ArmPredictions(
+        np.array([image.image_id for image in images]),
+        np.array([image.label for image in images], np.int8),
+        np.array([numbers[image.lesion] for image in images], np.int32),
+        folds,
+        log_probabilities,
+    )
+
+
+def write_predictions(file: Path, predictions: ArmPredictions) -> None:
+    """Write a compressed NPZ file, whole or not at all."""
+    with moved_into_place(file) as partial, partial.open("xb") as stream:
+        np.savez_compressed(
+            stream,
+            image=predictions.images,
+            label=predictions.labels,
+            lesion=predictions.lesions,
+            fold=predictions.folds,
+            log_probability=predictions.log_probabilities,
+        )
+
+
+def read_predictions(file: Path) -> ArmPredictions:
+    """Read such a file; nothing in it is executed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or says something impossible.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            images, labels, lesions = content["image"], content["label"], content["lesion"]
+            folds, found = content["fold"], content["log_probability"]
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file has many kinds
+        raise ValueError(f"{file} is damaged: {error}") from error
+    count = len(images)
+    shapes = (labels.shape, lesions.shape, folds.shape, found.shape)
+    if shapes != ((count,), (count,), (count,), (count, len(CLASSES))) or found.dtype != np.float32:
+        raise ValueError(f"{file} is damaged: {count} images have arrays of shapes {shapes}")
+    tested = folds >= 0
+    sums = np.exp(found[tested].astype(np.float64)).sum(axis=1)
+    if not (np.isnan(found[~tested]).all() and (np.abs(sums - 1) < 1e-4).all()):
+        raise ValueError(f"{file} is damaged: it holds rows that are no log-probabilities")
+    return ArmPredictions(images, labels, lesions, folds, found)

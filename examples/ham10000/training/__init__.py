@@ -1,1 +1,0 @@
-"""Networks, losses, and the loop that trains them."""

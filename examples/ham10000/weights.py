@@ -1,0 +1,198 @@
+"""Files of weights, as torchvision, timm, Lightning and this library write them."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from attnblocks import list_blocks, recipe
+from examples.ham10000.attention import some
+from examples.ham10000.checkpoint import read_checkpoint
+
+ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+"""Where a checkpoint keeps its network. Of several the first is read, the order of timm: an average
+over the training before the last weights."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What parallel, averaged, compiled and Lightning's networks put before every name."""
+
+SITES = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds of a network.
+
+    Attributes:
+        state: tensors, by the names that the network gives them.
+        source: the file, and what was read of it.
+        blocks: the library's blocks as ``attnblocks.recipe`` lists them, of a run inserted ones;
+            None where the file does not say, and names and shapes have to.
+        of_run: whether it is a checkpoint of a run of this example.
+        asked: the ``--insert`` of that run; "" where there is none.
+    """
+
+    state: dict[str, Tensor]
+    source: str
+    blocks: SITES | None = None
+    of_run: bool = False
+    asked: str = ""
+
+    def inserted(self, model: nn.Module) -> tuple[str, str] | None:
+        """Which inserted blocks the file has, and the options of ``train`` that insert them.
+
+        Args:
+            model: the network, with the blocks that it was asked to have.
+
+        Returns:
+            None where the file lists no blocks in this network, those asked for, or several kinds,
+            which ``train`` cannot insert.
+        """
+        names = {name for name, _ in model.named_modules()}
+        found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
+        own = {e.get("after"): e["block"] for e in blocks_of(recipe(model))}
+        kinds = set(found.values())
+        if len(kinds) != 1 or found == own:
+            return None
+        block = kinds.pop()
+        after = " ".join(map(shlex.quote, self.asked.split() or found))
+        return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
+
+
+def read_weights(file: Path, names: Sequence[str]) -> Weights:
+    """Read a file, and take off what was put before the names. Nothing in it is executed.
+
+    Args:
+        file: safetensors by its suffix, or what ``torch.save`` wrote.
+        names: of tensors that the network has, whatever its head and its blocks.
+
+    Raises:
+        ValueError: the file is damaged, holds more than plain values, has no state dict where one
+            is looked for, or an unknown prefix before its names.
+    """
+    blocks = None
+    if file.suffix == ".safetensors":
+        content, blocks = _read_safetensors(file)
+    else:
+        try:
+            content = read_checkpoint(file)
+        except ValueError as error:
+            raise ValueError(
+                f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
+            ) from error
+        blocks = _blocks_of_run(content, file)
+    entry, state = _state_dict(content, file)
+    state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
+    source = str(file)
+    source += f", entry {entry!r}" if entry else ""
+    source += f", names without {removed!r}" if removed else ""
+    if prefix := _unknown_prefix(state, names):
+        every = "all names" if all(name.startswith(prefix) for name in state) else "names"
+        raise ValueError(
+            f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
+            f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
+        )
+    description = _description(content)
+    options = description.get("options")
+    asked = options.get("insert") if isinstance(options, Mapping) else None
+    asked = asked if isinstance(asked, str) else ""
+    return Weights(state, source, blocks, bool(description), asked)
+
+
+def blocks_of(entries: SITES) -> SITES:
+    """The blocks of the library in a recipe, as JSON has them; their gains are in the weights."""
+    ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
+    for entry in ours:
+        arguments = entry["arguments"]
+        entry["arguments"] = {k: v for k, v in arguments.items() if not k.endswith("gain")}
+    return ours
+
+
+def _description(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run of this example says of itself in its checkpoints; empty in other files."""
+    options = content.get("hyper_parameters")
+    config = options.get("config") if isinstance(options, Mapping) else None
+    return config if isinstance(config, Mapping) and "images_sha256" in config else {}
+
+
+def _blocks_of_run(content: Mapping[str, Any], file: Path) -> SITES | None:
+    """The blocks of a checkpoint of a run that has inserted them."""
+    entries = _description(content).get("recipe")
+    try:
+        return None if entries is None else blocks_of(entries)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"--weights {file} is damaged: it has no recipe of its blocks") from error
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
+    """All tensors, and the blocks of a file of ``attnblocks.save_model``."""
+    try:
+        with safe_open(file, "pt") as stream:
+            header = json.loads((stream.metadata() or {}).get("attnblocks", "null"))
+            names: list[str] = stream.keys()
+            state = {name: stream.get_tensor(name) for name in names}
+        if header is None:
+            return state, None
+        state |= {name: state[kept] for name, kept in header["shared"].items()}
+        return state, blocks_of(header["recipe"])
+    except Exception as error:  # of the file, or of a header that a stranger has made
+        raise ValueError(
+            f"--weights {file} cannot be loaded ({type(error).__name__}): it is damaged, or no "
+            "safetensors file"
+        ) from error
+
+
+def _state_dict(content: Mapping[str, Any], file: Path) -> tuple[str, dict[str, Tensor]]:
+    """The state dict in a file, and the entry that holds it: "" for the whole."""
+    for entry, value in [("", content), *((name, content.get(name)) for name in ENTRIES)]:
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        if pairs and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in pairs):
+            return entry, dict(pairs)
+    there = ", ".join(map(repr, list(content)[:10])) or "nothing"
+    raise ValueError(
+        f"--weights {file} holds no state dict of tensors, neither itself nor as "
+        f"{', '.join(ENTRIES)}; it has {there}"
+    )
+
+
+def _unwrapped(
+    state: dict[str, Tensor], names: Sequence[str], *, of_module: bool
+) -> tuple[dict[str, Tensor], str]:
+    """The network without what wrappers put before all names, unless it has that itself.
+
+    In a LightningModule (``of_module``) the loss and the metrics may stand beside the network.
+    """
+    removed = ""
+    carry = any if of_module else all
+    while True:
+        if "n_averaged" not in names:  # the counter of torch's AveragedModel
+            state.pop("n_averaged", None)
+        prefix = next((p for p in PREFIXES if carry(k.startswith(p) for k in state)), None)
+        if not state or state.keys() & set(names) or prefix is None:
+            return state, removed
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        removed += prefix
+
+
+def _unknown_prefix(state: dict[str, Tensor], names: Sequence[str]) -> str:
+    """What stands before half of the network's names or more; "" where some have nothing."""
+    known = set(names)
+    if state.keys() & known:
+        return ""
+    before = Counter(
+        name.removesuffix(own) for name in state for own in _ends(name) if own in known
+    )
+    prefix, count = max(before.items(), key=lambda item: item[1], default=("", 0))
+    return prefix if 2 * count >= len(names) else ""
+
+
+def _ends(name: str) -> list[str]:
+    """What is left of a name without its first parts."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, len(parts))]
