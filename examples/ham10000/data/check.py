@@ -1,7 +1,6 @@
 """What is in a data folder, and whether training could use it."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +15,17 @@ PUBLISHED = {
 }  # fmt: skip
 """How many images and lesions of each class there are."""
 
-FINDINGS = {
-    "unknown diagnoses": True,
-    "ids that stand twice": True,
-    "lesions with two diagnoses": True,
-    "images with two files": True,
-    MISSING: True,
-    "unreadable images": True,
-    "truncated images": True,
-    "files that are not in the metadata": False,
-    "byte-identical images": False,
-    "images of one lesion with two lesion_ids": False,
-    "too little for a split": True,
-}
-"""What is looked for, and whether training cannot use a folder where it is found."""
+EXTRA, IDENTICAL, JOINED = HARMLESS = (
+    "files that are not in the metadata",
+    "byte-identical images",
+    "images of one lesion with two lesion_ids",
+)
+FINDINGS = (
+    *("unknown diagnoses", "ids that stand twice", "lesions with two diagnoses"),
+    *("images with two files", MISSING, "unreadable images", "truncated images"),
+    *(*HARMLESS, "too little for a split"),
+)
+"""What is looked for: all but what is harmless keeps a folder from being used."""
 
 SHOWN = 20
 """Items of a finding that are listed; of the rest the number is."""
@@ -47,7 +43,7 @@ class Report:
     @property
     def usable(self) -> bool:
         """Whether training could use the folder as it is."""
-        return not any(FINDINGS[name] for name, items in self.findings.items() if items)
+        return not any(items for name, items in self.findings.items() if name not in HARMLESS)
 
     def __str__(self) -> str:
         """The report as tables for the terminal."""
@@ -62,7 +58,7 @@ class Report:
             lines.append(f"{name:8}{images:8}{published[0]:11}{lesions:9}{published[1]:11}{mark}")
         lines.append("")
         for name, items in self.findings.items():
-            kind = " (fatal)" if items and FINDINGS[name] else ""
+            kind = " (fatal)" if items and name not in HARMLESS else ""
             lines.append(f"{name:44}{len(items):6}{kind}")
             lines += [f"    {item}" for item in items[:SHOWN]]
             if len(items) > SHOWN:
@@ -75,14 +71,15 @@ class Report:
 def check(folder: Path, same_lesion: Path | None = None) -> Report:
     """Look at everything in a data folder: every row, and every pixel of every image.
 
-    Metadata, and a table of images of the same lesion, that cannot be read at all are an error, as
-    in :func:`read_index`.
+    Tables that cannot be read at all are an error, as in :func:`read_index`.
     """
     listing = read_listing(folder)
     images, faults = index(listing, same_lesion)
     missing = [image_id for kind, image_id in faults if kind == MISSING]
     absent, listed = set(missing), {row.image_id for row in listing.rows}
     there = [image for image in images if image.image_id not in absent]
+    found = [(name, path) for name, paths in listing.files.items() for path in paths]
+    faults += [(EXTRA, str(path)) for name, path in found if name not in listed]
     sound = []
     damages = map_files(damage, [image.path for image in there], "checking")
     for image, problem in zip(there, damages, strict=True):
@@ -90,12 +87,18 @@ def check(folder: Path, same_lesion: Path | None = None) -> Report:
             sound.append(image)
         else:
             faults.append((f"{problem} images", str(image.path)))
-    for name, paths in listing.files.items():
-        if name not in listed:
-            faults += [("files that are not in the metadata", str(path)) for path in paths]
-    faults += [("byte-identical images", text) for text in _identical(sound)]
-    pairs = _joined(images, same_lesion)
-    faults += [("images of one lesion with two lesion_ids", text) for text in pairs]
+    groups: dict[str, list[Image]] = {}
+    for image, digest in zip(sound, file_digests([i.path for i in sound]), strict=True):
+        groups.setdefault(digest, []).append(image)
+    for group in groups.values():
+        if len(group) > 1:
+            one = "one lesion" if len({i.lesion for i in group}) == 1 else "SEVERAL LESIONS"
+            faults.append((IDENTICAL, f"{' = '.join(i.image_id for i in group)} ({one})"))
+    ids = {image.image_id: image.lesion_id for image in images}
+    pairs = {tuple(sorted(p[1:])): None for p in read_pairs(same_lesion, ids, complete=False)}
+    for first, second in pairs:
+        if ids[first] != ids[second]:
+            faults.append((JOINED, f"{first} = {second} ({ids[first]}, {ids[second]})"))
     try:
         by_lesion(images, seed=0)
     except ValueError as error:
@@ -106,28 +109,3 @@ def check(folder: Path, same_lesion: Path | None = None) -> Report:
     counts = {name: (labels[number], lesions[number]) for number, name in enumerate(CLASSES)}
     advice = listing.explain_missing(missing) if missing else ""
     return Report(listing.layout, counts, findings, advice)
-
-
-def _identical(images: Sequence[Image]) -> list[str]:
-    """Groups of images with the same bytes, and whether they are of one lesion."""
-    groups: dict[str, list[Image]] = {}
-    digests = file_digests([image.path for image in images])
-    for image, digest in zip(images, digests, strict=True):
-        groups.setdefault(digest, []).append(image)
-    return [
-        f"{' = '.join(image.image_id for image in group)} "
-        f"({'one lesion' if len({image.lesion for image in group}) == 1 else 'SEVERAL LESIONS'})"
-        for group in groups.values()
-        if len(group) > 1
-    ]
-
-
-def _joined(images: Sequence[Image], same_lesion: Path | None) -> list[str]:
-    """The pairs that join lesions."""
-    lesions = {image.image_id: image.lesion_id for image in images}
-    pairs = read_pairs(same_lesion, lesions, complete=False)
-    return [
-        f"{first} = {second} ({lesions[first]}, {lesions[second]})"
-        for first, second in dict.fromkeys((min(pair[1:]), max(pair[1:])) for pair in pairs)
-        if lesions[first] != lesions[second]
-    ]

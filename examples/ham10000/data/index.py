@@ -22,7 +22,7 @@ ATTRIBUTION = (
 SHIPPED = Path(__file__).with_name("same_lesion.csv")
 COLUMNS = ("image_id_1", "image_id_2")
 
-MISSING = "missing images"
+MISSING, CONTRADICTORY = "missing images", "lesions with two diagnoses"
 
 Faults = list[tuple[str, str]]
 """What keeps a folder from being used: what ``check`` calls it, and a message with file and line,
@@ -61,7 +61,7 @@ def read_pairs(table: Path | None, known: Collection[str], *, complete: bool = T
     if table is not None and not table.is_file():
         raise FileNotFoundError(f"no table {table} of images that show one lesion")
     pairs = []
-    for file in (SHIPPED,) if table is None else (SHIPPED, table):
+    for file in filter(None, (SHIPPED, table)):
         for place, row in read_table(file, COLUMNS):
             pair = Pair(place, *(row[name] for name in COLUMNS))
             absent = [name for name in pair[1:] if name not in known]
@@ -124,30 +124,28 @@ def index(listing: Listing, same_lesion: Path | None = None) -> tuple[list[Image
     for place, name, lesion, dx in listing.rows:
         files = listing.files.get(name) or [listing.folders[0] / f"{name}.jpg"]
         if dx not in CLASSES:
-            message = f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}"
-            faults.append(("unknown diagnoses", message))
+            known = f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}"
+            faults.append(("unknown diagnoses", known))
         elif name in images:
-            message = f"{place}: image {name} stands there twice; remove one row"
-            faults.append(("ids that stand twice", message))
+            twice = f"{place}: image {name} stands there twice; remove one row"
+            faults.append(("ids that stand twice", twice))
         elif diagnoses.setdefault(lesion, dx) != dx:
-            message = f"{place}: lesion {lesion} has another diagnosis further up"
-            faults.append(("lesions with two diagnoses", message))
+            other = f"{place}: lesion {lesion} has another diagnosis further up"
+            faults.append((CONTRADICTORY, other))
         else:
             images[name] = Image(name, lesion, CLASSES.index(dx), files[0])
             if name not in listing.files:
                 faults.append((MISSING, name))
             elif len(files) > 1:
-                message = f"image {name} has two files, {files[0]} and {files[1]}: remove one"
-                faults.append(("images with two files", message))
+                two = f"image {name} has two files, {files[0]} and {files[1]}: remove one"
+                faults.append(("images with two files", two))
     pairs = read_pairs(same_lesion, {row.image_id for row in listing.rows})
     pairs = [pair for pair in pairs if pair.first in images and pair.second in images]
     for place, *names in pairs:
-        first, second = (f"{name} ({CLASSES[images[name].label]})" for name in names)
-        if images[names[0]].label != images[names[1]].label:
-            message = (
-                f"images {first} and {second} cannot be of one lesion, which has one diagnosis"
-            )
-            faults.append(("lesions with two diagnoses", f"{place}: {message}"))
+        if len({images[name].label for name in names}) > 1:
+            two = " and ".join(f"{name} ({CLASSES[images[name].label]})" for name in names)
+            told = f"{place}: images {two} cannot be of one lesion, which has one diagnosis"
+            faults.append((CONTRADICTORY, told))
     joined = join({name: image.lesion_id for name, image in images.items()}, pairs)
     return [replace(image, joined=joined.get(image.lesion_id)) for image in images.values()], faults
 

@@ -121,17 +121,17 @@ def _row(
     if len(fields) != len(header):
         raise ValueError(f"{place}: {len(fields)} fields for {len(header)} columns; correct it")
     row = dict(zip(header, fields, strict=True))
-    if empty := [name for name in columns if not row[name]]:
-        raise ValueError(f"{place}: {', '.join(empty)} is empty; fill it in")
     for name in columns:
+        text = row[name]
+        if not text:
+            raise ValueError(f"{place}: {name} is empty; fill it in")
         # 'HAM_1 ' would be another lesion than 'HAM_1', and a split by lesion would leak.
-        if row[name] != row[name].strip():
-            raise ValueError(f"{place}: {name} {row[name]!r} has spaces around it; remove them")
-        if has_control_characters(row[name]):
-            raise ValueError(f"{place}: {name} {row[name]!r} has control characters; remove them")
-        if name in IDS:
-            try:
-                row[name] = image_name(row[name])
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
+        if text != text.strip():
+            raise ValueError(f"{place}: {name} {text!r} has spaces around it; remove them")
+        if has_control_characters(text):
+            raise ValueError(f"{place}: {name} {text!r} has control characters; remove them")
+        try:
+            row[name] = image_name(text) if name in IDS else text
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
     return row

@@ -1,10 +1,8 @@
 """Reading the folder, and what each defect of it is called."""
 
-from collections import Counter
-
 import pytest
 
-from examples.ham10000.data.index import CLASSES, read_index
+from examples.ham10000.data.index import read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
 from tests.helpers import make_pipe
 
@@ -16,19 +14,6 @@ def edit(folder, change) -> None:
     text = path.read_bytes().decode().replace("\r\n", "\n")
     assert change(text) != text
     path.write_bytes(change(text).encode())
-
-
-def test_the_real_folder_has_the_published_counts(ham10000):
-    images = read_index(ham10000)
-    counts = Counter(CLASSES[image.label] for image in images)
-    lesions = Counter(CLASSES[label] for _, label in {(i.lesion_id, i.label) for i in images})
-    assert counts == {
-        "nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115
-    }  # fmt: skip
-    assert lesions == {
-        "nv": 5403, "bkl": 727, "mel": 614, "bcc": 327, "akiec": 228, "vasc": 98, "df": 73
-    }  # fmt: skip
-    assert all(image.path.stem == image.image_id for image in images)
 
 
 def test_rows_keep_their_order_and_find_their_files(folder):
@@ -139,7 +124,5 @@ def test_missing_things_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         read_index(tmp_path / "nowhere")
     (folder / IMAGE_FOLDERS[1] / "ISIC_13.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 70 images .*: ISIC_13\. Are all"):
-        read_index(folder)
     images = read_index(folder, allow_missing=True)
     assert [image.image_id for image in images if not image.path.exists()] == ["ISIC_13"]

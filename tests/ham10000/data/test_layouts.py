@@ -66,19 +66,6 @@ def test_images_are_found_wherever_they_are_and_masks_are_none(folder, images, m
     assert check(folder).usable
 
 
-def test_other_suffixes_and_the_eight_columns_of_the_official_file(folder):
-    expected = facts(folder)
-    for name, suffix in [("ISIC_00", ".png"), ("ISIC_02", ".JPG"), ("ISIC_04", ".jpeg")]:
-        path = folder / IMAGE_FOLDERS[0] / f"{name}.jpg"
-        path.rename(path.with_suffix(suffix))
-    path = folder / METADATA
-    header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},dataset", *(f"{row},rosendahl" for row in rows)]))
-    assert facts(folder) == expected
-    found = {image.path.suffix for image in read_index(folder)}
-    assert found == {".jpg", ".png", ".JPG", ".jpeg"}
-
-
 @pytest.fixture
 def isic(folder):
     """The folder as the ISIC 2018 challenge serves it, its ground truth, and what is in it."""
