@@ -51,8 +51,8 @@ class Report:
             f"layout: {self.layout}",
             f"{'class':8}{'images':>8}{'published':>11}{'lesions':>9}{'published':>11}",
         ]
-        rows = {name: (*self.counts[name], *PUBLISHED[name]) for name in CLASSES}
-        rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+        rows = {name: [*self.counts[name], *PUBLISHED[name]] for name in CLASSES}
+        rows["all"] = list(map(sum, zip(*rows.values(), strict=True)))
         for name, (images, lesions, *published) in rows.items():
             mark = "" if [images, lesions] == published else "  differs"
             lines.append(f"{name:8}{images:8}{published[0]:11}{lesions:9}{published[1]:11}{mark}")
