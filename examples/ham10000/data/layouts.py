@@ -1,95 +1,19 @@
 """The folders that HAM10000 comes in: what they list, and where their images are."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from examples.ham10000.data.folders import ARCHIVES, Contents, look
-from examples.ham10000.data.tables import find_table, read_header, read_tables, without_suffix
-
-TABLES = ("", ".csv", ".tab", ".tsv", ".txt")
-
-METADATA_COLUMNS = {"lesion_id", "image_id", "dx"}
-ISIC_2018 = {"image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"}
-ISIC_2019 = {"image", "MEL", "NV", "BCC", "AK", "SCC"}
-
-
-def explain(folder: Path, contents: Contents) -> str:
-    """What is recognised among the files of a folder, what to do, and what there is."""
-    files = contents.others
-    tables = {file: read_header(file) for file in files if file.suffix.lower() in TABLES}
-    tables = {file: header for file, header in tables.items() if len(header) > 1}
-    found = [
-        *_parquet(folder, [file for file in files if file.suffix.lower() == ".parquet"]),
-        *(_table(file, set(header)) for file, header in tables.items()),
-        *(_file(file) for file in files),
-    ]
-    known = list(dict.fromkeys(text for text in found if text))
-    listed = [
-        f"{file.name} ({', '.join(header[:9])}{', ...' if len(header) > 9 else ''})"
-        for file, header in list(tables.items())[:4]
-    ]
-    there = [str(contents), *([f"tables: {', '.join(listed)}"] if listed else [])]
-    return ". ".join([*known[:4], f"It has {'; '.join(there)}"])
-
-
-def _parquet(folder: Path, files: list[Path]) -> list[str]:
-    if not files:
-        return []
-    try:
-        from pyarrow import parquet
-
-        columns = f", with columns {', '.join(parquet.read_schema(files[0]).names[:9])}"
-    except Exception:  # it is damaged, or pyarrow is missing: unpack says so
-        columns = ""
-    return [
-        f"There are Parquet files of Hugging Face ({len(files)}{columns}): write them as a "
-        f"folder of images with: unpack --data {folder} --out NEW_DIR"
-    ]
-
-
-def _table(file: Path, columns: set[str]) -> str:
-    name = file.name.lower()
-    if columns >= METADATA_COLUMNS:
-        return f"{file} has the columns of the metadata: call it HAM10000_metadata.csv"
-    if columns >= ISIC_2019:
-        return (
-            f"{file.name} is of ISIC 2019, which is another data set: eight classes, with AK and "
-            "SCC apart where HAM10000 has akiec with Bowen's disease, images named "
-            "..._downsampled, and lesion ids in ISIC_2019_Training_Metadata.csv, where those of "
-            "HAM10000 begin with HAM_. Take HAM10000 itself: download --out DIR"
-        )
-    if columns >= ISIC_2018 and ("test" in name or "validation" in name):
-        part = "test" if "test" in name else "validation"
-        return (
-            f"{file.name} is the {part} part of ISIC 2018 Task 3, which has no lesion ids and is "
-            "not trained on: get the training part with download --out DIR"
-        )
-    if columns >= ISIC_2018:
-        return (
-            f"{file.name} is a ground truth of ISIC 2018 Task 3 without lesion ids, which say what "
-            "a split has to keep together: put HAM10000_metadata.csv beside it"
-        )
-    return ""
-
-
-def _file(file: Path) -> str:
-    name = file.name.lower()
-    if name.startswith("hmnist_"):
-        return (
-            f"{file.name} has pixels of small copies, without lesion ids: unpack the images and "
-            "HAM10000_metadata.csv of the same Kaggle download"
-        )
-    if file.suffix.lower() == ".npz":
-        what = "DermaMNIST" if "derma" in name else "arrays"
-        return f"{file.name} has {what}, without lesion ids: get HAM10000 with download --out DIR"
-    if file.suffix.lower() in (".xlsx", ".xls", ".ods"):
-        return f"{file.name} is a workbook: save its table as HAM10000_metadata.csv"
-    if file.suffix.lower() == ".arrow":
-        return f"{file.name} is of Hugging Face: write it with Dataset.to_parquet, then unpack that"
-    if file.suffix.lower() in ARCHIVES:
-        return f"{file.name} is not unpacked: unpack it there"
-    return ""
-
+from examples.ham10000.data.folders import Contents, look
+from examples.ham10000.data.tables import (
+    find_table,
+    first,
+    read_header,
+    read_table,
+    read_tables,
+    without_suffix,
+)  # fmt: skip
 
 METADATA = "HAM10000_metadata.csv"
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
@@ -103,9 +27,11 @@ ISIC_LESIONS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 """Classes in the order of the ISIC 2018 files."""
 
+OTHER_SETS = Path(__file__).with_name("other_sets.csv")
+"""What else a folder may have, by columns and what a name has in it, and what to do then."""
 
-@dataclass(frozen=True)
-class Row:
+
+class Row(NamedTuple):
     """What the metadata say of one image; ``place`` is file and line, for errors."""
 
     place: str
@@ -116,44 +42,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a data folder lists and holds.
+    """What a data folder lists and holds."""
 
-    Attributes:
-        layout: the name of its form.
-        rows: one per image, as the metadata have them.
-        files: the image files by their id; more than one where a name stands twice.
-        folders: where the images are; the data folder itself where there are none.
-        contents: everything in the folder.
-    """
-
-    layout: str
-    rows: list[Row]
-    files: dict[str, list[Path]]
-    folders: list[Path]
+    layout: str  # the name of its form
+    rows: list[Row]  # one per image, as the metadata have them
+    files: dict[str, list[Path]]  # the image files by their id; several where a name stands twice
+    folders: list[Path]  # where the images are; the data folder itself where there are none
     contents: Contents
 
     def explain_missing(self, missing: list[str]) -> str:
         """What the folder has instead of these images, and what to do."""
-        places = " or ".join(map(str, self.folders[:4]))
-        text = (
-            f"{len(missing)} of {len(self.rows)} images are not in {places}: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "
-        )
-        masks = {without_suffix(path.name) for path in self.contents.masks}
-        if masks & set(missing):
-            text += "Files of these names are taken for masks: rename them, and the ids"
-        elif self.files and not self.files.keys() & {row.image_id for row in self.rows}:
-            name = next(iter(self.files.values()))[0].name
-            text += f"Ids in the table look like {missing[0]}, files like {name}: rename either"
-        elif {name.casefold() for name in missing} & {name.casefold() for name in self.files}:
-            text += "Files are named as they are but for the case of letters: rename either"
+        if {without_suffix(path.name) for path in self.contents.masks}.intersection(missing):
+            advice = "Files of these names are taken for masks: rename them, and the ids"
         elif not self.files:
-            text += (
-                f"{'Unpack the archives of' if self.contents.archives else 'Put'} the images there"
-            )
+            verb = "Unpack the archives of" if self.contents.archives else "Put"
+            advice = f"{verb} the images there"
+        elif self.files.keys().isdisjoint(row.image_id for row in self.rows):
+            name = next(iter(self.files.values()))[0].name
+            advice = f"Ids in the table look like {missing[0]}, files like {name}: rename either"
+        elif {name.casefold() for name in missing} & {name.casefold() for name in self.files}:
+            advice = "Files are named as they are but for the case of letters: rename either"
         else:
-            text += "Are all archives unpacked there? --skip-bad trains without them"
-        return f"{text}. Layout: {self.layout}; {self.contents}"
+            advice = "Are all archives unpacked there? --skip-bad trains without them"
+        places = " or ".join(map(str, self.folders[:4]))
+        return (
+            f"{len(missing)} of {len(self.rows)} images are not in {places}: {first(missing)}. "
+            f"{advice}. Layout: {self.layout}; {self.contents}"
+        )
 
 
 def read_listing(folder: Path) -> Listing:
@@ -161,61 +76,54 @@ def read_listing(folder: Path) -> Listing:
 
     Three layouts are known. *HAM10000*: ``HAM10000_metadata.csv`` and the two image folders of the
     Dataverse and Kaggle downloads. *Flat*: the same table, and images in any other folders. *ISIC
-    2018 Task 3*: ground truth and lesion groupings. Case, suffix and delimiter of the tables do not
-    matter (:func:`examples.ham10000.data.tables.find_table`), nor does how images are named beside
-    their id; masks are told from photos (:func:`examples.ham10000.data.folders.sort_files`).
-
-    Raises:
-        FileNotFoundError: there is no such folder, or none of the layouts is in it.
-        ValueError: a table cannot be read, as in :func:`examples.ham10000.data.tables.read_table`,
-            or two copies of it differ.
+    2018 Task 3*: ground truth and lesion groupings. What is in a folder without any of them is said
+    in the FileNotFoundError; tables that cannot be read, or whose copies differ, are a ValueError.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the HAM10000 folder with --data")
     contents = look(folder)
-    photos = [path for paths in contents.photos.values() for path in paths]
-    folders = sorted({path.parent for path in photos}) or [folder]
+    folders = {path.parent for paths in contents.photos.values() for path in paths}
     if metadata := find_table(contents.others, METADATA):
         official = {name.lower() for name in IMAGE_FOLDERS}
         layout = "HAM10000" if official & {path.name.lower() for path in folders} else "flat"
-        rows = [
-            Row(place, row["image_id"], row["lesion_id"], row["dx"])
-            for place, row in read_tables(metadata, COLUMNS)
-        ]
+        rows = metadata_rows(metadata)
     elif truth := find_table(contents.others, ISIC_TRUTH):
-        layout, rows = "ISIC 2018 Task 3", _isic_rows(folder, contents, truth)
+        layout, rows = "ISIC 2018 Task 3", challenge_rows(truth)
+        groupings = find_table(contents.others, ISIC_LESIONS)
+        if not groupings:
+            raise FileNotFoundError(
+                f"no {ISIC_LESIONS} in {folder}: without it nothing says what shows one lesion"
+            )
+        lesions: dict[str, str] = {}
+        for place, row in read_tables(groupings, ("image", "lesion_id")):
+            if lesions.setdefault(row["image"], row["lesion_id"]) != row["lesion_id"]:
+                raise ValueError(f"{place}: image {row['image']} has another lesion further up")
+        for place, name, *_ in rows:
+            if name not in lesions:
+                raise ValueError(f"{place}: {groupings[0].name} does not list the image {name}")
+        rows = [row._replace(lesion_id=lesions[row.image_id]) for row in rows]
     else:
         raise FileNotFoundError(
             f"no {METADATA} and no {ISIC_TRUTH} in {folder}: either belongs beside the images. "
-            f"{explain(folder, contents)}"
+            f"{_explain(folder, contents)}"
         )
-    return Listing(layout, rows, contents.photos, folders, contents)
+    return Listing(layout, rows, contents.photos, sorted(folders) or [folder], contents)
 
 
-def _isic_rows(folder: Path, contents: Contents, truth: list[Path]) -> list[Row]:
-    groupings = find_table(contents.others, ISIC_LESIONS)
-    if not groupings:
-        raise FileNotFoundError(
-            f"no {ISIC_LESIONS} in {folder}: without it nothing says which images show one lesion"
-        )
-    lesions: dict[str, str] = {}
-    for place, row in read_tables(groupings, ("image", "lesion_id")):
-        if lesions.setdefault(row["image"], row["lesion_id"]) != row["lesion_id"]:
-            raise ValueError(f"{place}: image {row['image']} has another lesion further up")
-    rows = []
-    for place, row in read_tables(truth, ("image", *ISIC_CLASSES)):
-        if row["image"] not in lesions:
-            raise ValueError(f"{place}: {groupings[0].name} does not list the image {row['image']}")
-        rows.append(Row(place, row["image"], lesions[row["image"]], chosen_class(place, row)))
-    return rows
+def metadata_rows(tables: list[Path], lesion: str = "lesion_id") -> list[Row]:
+    """The rows of the metadata, and its copies; ``lesion`` is the column with ids of lesions."""
+    rows = read_tables(tables, tuple(dict.fromkeys((lesion, "image_id", "dx"))))
+    return [Row(place, row["image_id"], row[lesion], row["dx"]) for place, row in rows]
+
+
+def challenge_rows(tables: list[Path]) -> list[Row]:
+    """The rows of a ground truth of the challenge, and its copies: each image is one lesion."""
+    rows = read_tables(tables, ("image", *ISIC_CLASSES))
+    return [Row(place, row["image"], row["image"], chosen_class(place, row)) for place, row in rows]
 
 
 def chosen_class(place: str, row: dict[str, str]) -> str:
-    """The class that has 1.0 in a row of the challenge, in small letters.
-
-    Raises:
-        ValueError: another class has not 0.0, or none has 1.0.
-    """
+    """The class that has 1.0 in a row of the challenge, in small letters; the others have 0.0."""
     texts = [row[name] for name in ISIC_CLASSES]
     try:
         values = [float(text) for text in texts]
@@ -225,3 +133,33 @@ def chosen_class(place: str, row: dict[str, str]) -> str:
         said = ", ".join(texts)
         raise ValueError(f"{place}: one class must have 1.0 and the others 0.0; it has {said}")
     return ISIC_CLASSES[values.index(1)].lower()
+
+
+def _explain(folder: Path, contents: Contents) -> str:
+    """What is recognised among the files of a folder, what to do, and what there is."""
+    texts = [f for f in contents.others if re.fullmatch(r"|\.(csv|tab|tsv|txt)", f.suffix, re.I)]
+    tables = {file: header for file in texts if len(header := read_header(file)) > 1}
+    words = {"folder": folder, "parquet": _describe_parquet(contents.others)}
+    known: dict[Path, str] = {}  # of a file, the first explanation that fits it
+    for _, row in read_table(OTHER_SETS, ("name", "text")):
+        for file in contents.others:
+            name = re.search(row["name"], file.name.lower())
+            if name and {*row["columns"].split()}.issubset(tables.get(file, ())):
+                known.setdefault(file, row["text"].format(file=file, found=name[0], **words))
+    there = f"It has {contents}"
+    if tables:
+        listed = (f"{file.name} ({first(header, 9)})" for file, header in tables.items())
+        there += f"; tables: {', '.join(list(listed)[:4])}"
+    return ". ".join([*list(dict.fromkeys(known.values()))[:4], there])
+
+
+def _describe_parquet(files: list[Path]) -> str:
+    """How many Parquet files there are, and the columns of the first."""
+    files = [file for file in files if file.suffix.lower() == ".parquet"]
+    try:
+        from pyarrow import parquet
+
+        columns = parquet.read_schema(files[0]).names
+        return f"{len(files)}, with columns {', '.join(columns[:9])}"
+    except Exception:  # there is none, it is damaged, or pyarrow is missing: unpack says so
+        return str(len(files))

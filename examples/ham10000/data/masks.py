@@ -61,8 +61,7 @@ def is_mask(path: Path) -> bool:
     low, high = pixels.amin(), pixels.amax()
     if low == high:
         return low.item() in (0, 1, 255)
-    drawn = path.suffix.lower() in LOSSLESS
-    return has_two_greys(pixels) or (drawn and _is_flat(pixels))
+    return has_two_greys(pixels) or (path.suffix.lower() in LOSSLESS and _is_flat(pixels))
 
 
 def _is_flat(pixels: Tensor) -> bool:
@@ -71,21 +70,17 @@ def _is_flat(pixels: Tensor) -> bool:
     The most frequent colour does not count: a photo may be cut out, or lie on white paper.
     """
     colours = (pixels.int() * torch.tensor([1, 256, 65536])[:, None, None]).sum(0)
-    values, counts = np.unique(colours.numpy(), return_counts=True)
-    rest = colours != int(values[counts.argmax()])
-    beside = (colours[:, 1:] == colours[:, :-1])[rest[:, 1:]].double().mean().item()
-    below = (colours[1:] == colours[:-1])[rest[1:]].double().mean().item()
-    return beside > FLAT and below > FLAT
+    rest = colours != colours.flatten().mode().values
+    beside = (colours[:, 1:] == colours[:, :-1])[rest[:, 1:]]
+    below = (colours[1:] == colours[:-1])[rest[1:]]
+    return all(same.double().mean() > FLAT for same in (beside, below))
 
 
 def has_two_greys(pixels: Tensor) -> bool:
-    """Whether nearly all pixels are as dark as the darkest or as bright as the brightest.
+    """Whether nearly all pixels, uint8 (3, H, W), are about as the darkest or the brightest.
 
     Those between come of compression or resizing. No pixel may have a colour: a small photo on
     white paper, or an overexposed one, is nearly all white, too.
-
-    Args:
-        pixels: uint8, (3, H, W).
     """
     darkest, brightest = pixels.amin(0), pixels.amax(0)
     low, high = int(brightest.min()), int(brightest.max())
@@ -96,26 +91,17 @@ def has_two_greys(pixels: Tensor) -> bool:
 
 
 def load_mask(path: Path, size: int) -> Tensor:
-    """Read a mask as ``load_image`` reads its image, so that the two lie on each other.
+    """Read a mask, bool (size, size), as ``load_image`` reads its image: the two fit.
 
     Whatever it was saved with (0 and 1, 0 and 255, colours of a palette, 16 bits, opacity), the
-    lesion is what lies above the middle between the lowest value and the highest. A mask that has
-    one value other than 0 is lesion all over.
-
-    Args:
-        path: the file.
-        size: side of the square, in pixels.
-
-    Returns:
-        bool, (size, size).
-
-    Raises:
-        ValueError: the file is no image, a damaged one, black all over, or has more than two
-            values, but for those that come of compression or resizing.
+    lesion is what lies above the middle between the lowest value and the highest. A mask of one
+    value other than 0 is lesion all over. One that is black all over is a ValueError, as is a file
+    with more than two values, but for those that come of compression or resizing.
     """
     with opened(path) as file:
         picture = upright(file)
-        grey = np.asarray(picture if picture.mode.startswith("I") else picture.convert("L"))
+        deep = picture.mode.startswith("I")
+        grey = np.asarray(picture if deep else picture.convert("L"))
         if np.ptp(grey) == 0 and picture.has_transparency_data:
             grey = np.asarray(picture.convert("RGBA").getchannel("A"))
         low, high = int(grey.min()), int(grey.max())
@@ -125,7 +111,7 @@ def load_mask(path: Path, size: int) -> Tensor:
         values = torch.from_numpy(np.uint8(np.round(255 * white)))
         # Of colours there may be two: a photo that is cut out has few pixels of many.
         two = has_two_greys(values.expand(3, -1, -1))
-        if two and not picture.mode.startswith("I"):
+        if two and not deep:
             colours = picture.convert("RGB")
             two = colours.getcolors(2) is not None or np.ptp(np.asarray(colours), -1).max() < 16
         if not two:

@@ -5,102 +5,101 @@ import pytest
 from examples.ham10000.cli import main
 from examples.ham10000.data.check import check
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
-
-
-def found(folder) -> dict[str, list[str]]:
-    return {f.name: f.items for f in check(folder).findings if f.items}
+from tests.ham10000.data.test_same_lesion import shipped
 
 
 def test_the_real_folder(ham10000, capsys):
     """Its two pairs of identical images are those of its README; counts are the published ones."""
     assert main(["check", "--data", str(ham10000)]) == 0
     printed = capsys.readouterr().out
-    assert "all        10015      10015     7470       7470" in printed
-    assert "differs" not in printed
+    assert (
+        "akiec 327 327 228 228 bcc 514 514 327 327 bkl 1099 1099 727 727 df 115 115 73 73 mel 1113 "
+        "1113 614 614 nv 6705 6705 5403 5403 vasc 142 142 98 98 all 10015 10015 7470 7470 unknown"
+    ) in " ".join(printed.split())
     for pair in ("ISIC_0029861 = ISIC_0024366", "ISIC_0029938 = ISIC_0024777"):
         assert f"{pair} (one lesion)" in printed
-    assert printed.endswith("usable for training\n")
-    assert "NOT" not in printed
+    assert f"{'images of one lesion with two lesion_ids':44}    18\n" in printed
+    assert all(f"{first} = {second} (HAM_" in printed for first, second in shipped())
+    assert printed.endswith("\n\nusable for training\n")
+    assert not any(word in printed for word in ("differs", "fatal", "NOT"))
 
 
 def test_a_sound_folder_that_is_not_the_published_one(folder):
     report = check(folder)
     assert report.usable
-    assert report.images == dict.fromkeys(report.images, 10)
+    assert not any(report.findings.values())
     assert "akiec         10        327       10        228  differs" in str(report)
 
 
-def append(folder, *rows):
-    with (folder / METADATA).open("a") as file:
-        file.writelines(f"{row}\n" for row in rows)
+DEFECTS = {  # what becomes of a file, or a further row; the finding, and what is said
+    ("ISIC_00.jpg", None): ("missing images", "ISIC_00"),
+    ("ISIC_18.jpg", "nowhere"): ("missing images", "ISIC_18.jpg"),  # a link
+    ("ISIC_02.jpg", 0): ("unreadable images", "ISIC_02.jpg"),
+    ("ISIC_04.jpg", -40): ("truncated images", "ISIC_04.jpg"),
+    ("ISIC_10.jpg", "ISIC_12.jpg"): (
+        "byte-identical images",
+        "= ISIC_12 (SEVERAL LESIONS)",
+    ),
+    ("ISIC_99.jpg", "ISIC_14.jpg"): ("files that are not in the metadata", "ISIC_99.jpg"),
+    ("ISIC_16.png", "ISIC_16.jpg"): ("images with two files", "image ISIC_16 has two files"),
+    "HAM_06,ISIC_06,akiec,": ("ids that stand twice", ": image ISIC_06"),
+    "HAM_00,ISIC_77,bcc,": ("lesions with two diagnoses", ": lesion HAM_00"),
+    "HAM_88,ISIC_88,naevus,": ("unknown diagnoses", ": unknown diagnosis 'naevus'"),
+}
 
 
-def test_every_kind_of_defect_is_listed(folder, capsys):
-    part = folder / IMAGE_FOLDERS[0]
-    (part / "ISIC_00.jpg").unlink()
-    (part / "ISIC_02.jpg").write_bytes(b"")
-    whole = (part / "ISIC_04.jpg").read_bytes()
-    (part / "ISIC_04.jpg").write_bytes(whole[: len(whole) - 40])
-    (part / "ISIC_10.jpg").write_bytes((part / "ISIC_12.jpg").read_bytes())
-    (part / "ISIC_99.jpg").write_bytes((part / "ISIC_14.jpg").read_bytes())
-    (folder / IMAGE_FOLDERS[1] / "ISIC_16.png").write_bytes((part / "ISIC_16.jpg").read_bytes())
-    append(folder, "HAM_06,ISIC_06,akiec,", "HAM_00,ISIC_77,bcc,", "HAM_88,ISIC_88,naevus,")
-    items = found(folder)
-    assert {name: len(texts) for name, texts in items.items()} == dict.fromkeys(items, 1)
-    for name, text in {
-        "missing images": "ISIC_00",
-        "unreadable images": "ISIC_02.jpg",
-        "truncated images": "ISIC_04.jpg",
-        "byte-identical images": "ISIC_10 = ISIC_12 (SEVERAL LESIONS)",
-        "files that are not in the metadata": "ISIC_99.jpg",
-        "images with two files": "ISIC_16",
-        "ids that stand twice": "line 72: image ISIC_06",
-        "lesions with two diagnoses": "line 73: lesion HAM_00",
-        "unknown diagnoses": "line 74: unknown diagnosis 'naevus'",
-    }.items():
-        assert text in items.pop(name)[0]
-    assert items == {}
+def damage(folder, defect):
+    if isinstance(defect, str):
+        with (folder / METADATA).open("a") as table:
+            table.write(f"{defect}\n")
+        return
+    file, source = (folder / IMAGE_FOLDERS[0] / defect[0]), defect[1]
+    content = file.read_bytes() if file.exists() else b""
+    file.unlink(missing_ok=True)
+    if isinstance(source, int):
+        file.write_bytes(content[:source])
+    elif source is not None:
+        file.symlink_to(file.with_name(source))
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_defect_alone(folder, defect):
+    damage(folder, defect)
+    report, (name, text) = check(folder), DEFECTS[defect]
+    assert text in report.findings[name][0]
+    assert [name] == [other for other, items in report.findings.items() if items]
+    assert report.usable == (
+        name in ("byte-identical images", "files that are not in the metadata")
+    )
+
+
+def test_all_defects_together(folder, capsys):
+    for defect in DEFECTS:
+        damage(folder, defect)
     assert main(["check", "--data", str(folder)]) == 1
-    assert "NOT usable for training" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("damage", "usable"),
-    [
-        ("extra", True),
-        ("twin", True),
-        ("missing", False),
-        ("empty", False),
-        ("truncated", False),
-        ("two files", False),
-        ("HAM_06,ISIC_06,akiec,", False),
-        ("HAM_00,ISIC_77,bcc,", False),
-        ("HAM_88,ISIC_88,naevus,", False),
-    ],
-)
-def test_what_is_only_odd_leaves_the_folder_usable(folder, damage, usable):
-    part = folder / IMAGE_FOLDERS[0]
-    path, other = part / "ISIC_14.jpg", part / "ISIC_16.jpg"
-    if damage == "extra":
-        (part / "ISIC_99.jpg").write_bytes(path.read_bytes())
-    elif damage == "twin":
-        other.write_bytes(path.read_bytes())
-    elif damage == "missing":
-        path.unlink()
-    elif damage == "two files":
-        path.with_suffix(".png").write_bytes(path.read_bytes())
-    elif damage.startswith("HAM"):
-        append(folder, damage)
-    else:
-        path.write_bytes(path.read_bytes()[: 0 if damage == "empty" else -40])
-    assert check(folder).usable is usable
+    printed = capsys.readouterr().out
+    for name, text in DEFECTS.values():
+        assert f"\n{name:44}" in printed
+        assert text in printed
+    assert f"{'missing images':44}     2 (fatal)\n" in printed
+    assert printed.endswith("\nNOT usable for training\n")
 
 
 def test_a_class_without_enough_lesions_is_named(folder):
     lines = (folder / METADATA).read_text().splitlines()
     (folder / METADATA).write_text("\n".join(line for line in lines if "HAM_20" not in line))
-    assert "class bkl has 9 images" in found(folder)["too little for a split"][0]
-    assert not check(folder).usable
+    report = check(folder)
+    assert "class bkl has 9 images" in report.findings["too little for a split"][0]
+    assert not report.usable
+
+
+def test_of_many_items_some_are_shown(folder):
+    text = (folder / METADATA).read_text()
+    (folder / METADATA).write_text(text.replace("bcc", "x").replace("bkl", "x").replace("mel", "x"))
+    printed = str(check(folder))
+    assert f"{'unknown diagnoses':44}    30 (fatal)\n" in printed
+    assert printed.count("unknown diagnosis 'x'") == 20
+    assert "\n    ... and 10 more\n" in printed
 
 
 def test_metadata_that_cannot_be_read_are_an_error(folder, capsys):
