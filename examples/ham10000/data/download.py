@@ -1,21 +1,16 @@
 """The official HAM10000 files: fetched from the Harvard Dataverse, checked and unpacked."""
 
 import logging
-import os
-import shutil
-import stat
-import uuid
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pooch
 import requests
 
 from examples.ham10000.data.ground_truth import TEST_TRUTH
 from examples.ham10000.data.index import ATTRIBUTION
+from examples.ham10000.files import moved_into_place
 from examples.ham10000.processes import bar
 
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile"
@@ -24,18 +19,14 @@ LICENCE = "The images are under CC BY-NC 4.0: name the source, no commercial use
 # The Dataverse answers 403 to the name that requests gives itself.
 HEADERS = {"User-Agent": "attnblocks-ham10000"}
 CHUNK = 2**20
-IMAGE_SUFFIXES = (".jpg", ".png")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One published file.
+    """One published file; a ``.zip`` is unpacked into a folder of that name.
 
-    Attributes:
-        name: the file's name; a ``.zip`` is unpacked into a folder of that name.
-        tail: what follows the server's address in the URL.
-        md5: checksum, in hexadecimal.
-        size: in bytes, where it was published; only shown.
+    ``tail`` is what follows the server's address in the URL, ``size`` is in bytes, where it was
+    published, and only shown.
     """
 
     name: str
@@ -84,20 +75,13 @@ def download(
 ) -> None:
     """Fetch a data set into a folder that ``--data`` takes; print size, licence and citation.
 
-    Images go directly into ``out/<name of the archive>/``, and the archive is removed once that
-    folder is whole. What is in place is left alone, so a second call continues where the first
-    stopped; a metadata file with another checksum is replaced.
-
-    Args:
-        out: the folder; made if needed.
-        files: what to fetch.
-        server: the address in front of each file's ``tail``.
-        advice: what to do next; ``{out}`` stands for the folder.
+    Each archive is removed once its folder in ``out`` is whole. What is in place is left alone, so
+    a second call continues where the first stopped; a table with another checksum is replaced.
+    ``{out}`` in ``advice``, which is printed at the end, stands for the folder.
 
     Raises:
         ConnectionError: a file cannot be fetched.
-        ValueError: a checksum is wrong, or an archive is damaged, holds no image or holds a
-            member that must not be unpacked.
+        ValueError: a checksum is wrong.
         OSError: the folder cannot be written.
     """
     missing = [file for file in files if not _is_in_place(out, file)]
@@ -111,8 +95,7 @@ def download(
         try:
             _fetch(file, path, f"{server}/{file.tail}")
             if path.suffix == ".zip":
-                _unpack(path, path.with_suffix(""))
-                path.unlink()
+                _unpack(path)
         except OSError as error:
             if error.errno is not None and error.filename is None:  # a write does not name its file
                 error.filename = str(path)
@@ -144,43 +127,13 @@ def _fetch(file: RemoteFile, path: Path, url: str) -> None:
         raise ValueError(f"{error} {advice}") from error
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the images of an archive; the folder appears when it is whole."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with zipfile.ZipFile(archive) as file:
-            images = _images(archive, file.infolist())
-            partial.mkdir()
-            with bar(f"unpacking {archive.name}", len(images)) as steps:
-                for member in images:
-                    path = partial / PurePosixPath(member.filename).name
-                    with file.open(member) as source, path.open("xb") as target:
-                        shutil.copyfileobj(source, target, CHUNK)
-                    steps.update()
-        os.replace(partial, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"cannot unpack {archive}: {error}. Delete it, download again") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _images(archive: Path, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """The images of an archive, once every member is known to be harmless."""
-    images: dict[str, zipfile.ZipInfo] = {}
-    for member in members:
-        path = PurePosixPath(member.filename)
-        refused = f"{archive} is not unpacked: its member {member.filename!r}"
-        if path.is_absolute() or ".." in path.parts or set(member.filename) & set("\\:"):
-            raise ValueError(f"{refused} may lead out of the folder")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError(f"{refused} is a symbolic link")
-        junk = "__MACOSX" in path.parts or path.name.startswith(".")
-        if junk or path.suffix.lower() not in IMAGE_SUFFIXES or member.is_dir():
-            continue
-        # By the name in lower case, since some file systems see no difference.
-        first = images.setdefault(path.name.lower(), member)
-        if first is not member:
-            raise ValueError(f"{refused} has the file name of {first.filename!r}")
-    if not images:
-        raise ValueError(f"{archive} is not unpacked: no {' or '.join(IMAGE_SUFFIXES)} in it")
-    return list(images.values())
+def _unpack(archive: Path) -> None:
+    """Unpack an archive, whose checksum is right, into a folder of its name, and remove it."""
+    with (
+        bar(f"unpacking {archive.name}", 1, "files") as steps,
+        moved_into_place(archive.with_suffix("")) as folder,
+    ):
+        unzip = pooch.Unzip(extract_dir=str(folder.absolute()))
+        steps.total = len(unzip(str(archive), "download", None))
+        steps.update(steps.total)
+    archive.unlink()
