@@ -29,10 +29,7 @@ COLOUR_CHANGES: list[Operation | None] = [
 
 
 def canvas_size(image_size: int) -> int:
-    """Side of the stored square: image_size plus the margin that the random crop moves in.
-
-    The ratio 8/7 is that of ImageNet evaluation, 256 to 224.
-    """
+    """Side of the stored square, in which the random crop moves: 256 for 224, as of ImageNet."""
     return round(image_size * 8 / 7)
 
 
@@ -117,14 +114,8 @@ def training_loader(
     sampler: DistributedSampler[Sample] = DistributedSampler(
         part, count, rank, seed=spread, drop_last=True
     )
-    return DataLoader(
-        part,
-        size,
-        sampler=sampler,
-        drop_last=len(sampler) >= size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    whole = len(sampler) >= size
+    return _loader(part, workers, batch_size=size, sampler=sampler, drop_last=whole)
 
 
 def evaluation_loader(
@@ -142,9 +133,8 @@ def evaluation_loader(
     # Never more batches than the smallest share has images: none of them may be empty.
     number = min(-(-most * count // batch_size), len(part) // count)
     batches = np.array_split(np.arange(processes.rank(), len(part), count), number)
-    return DataLoader(
-        part,
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    return _loader(part, workers, batch_sampler=[batch.tolist() for batch in batches])
+
+
+def _loader(part: SkinLesions, workers: int, **order: Any) -> DataLoader[Sample]:
+    return DataLoader(part, num_workers=workers, persistent_workers=workers > 0, **order)

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pooch
 import requests
 
 from examples.ham10000.data.ground_truth import TEST_TRUTH
 from examples.ham10000.data.index import ATTRIBUTION
+from examples.ham10000.data.layouts import LESION_MASKS, METADATA
 from examples.ham10000.files import moved_into_place
 from examples.ham10000.processes import bar
 
@@ -21,12 +22,10 @@ HEADERS = {"User-Agent": "attnblocks-ham10000"}
 CHUNK = 2**20
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+class Remote(NamedTuple):
     """One published file; a ``.zip`` is unpacked into a folder of that name.
 
-    ``tail`` is what follows the server's address in the URL, ``size`` is in bytes, where it was
-    published, and only shown.
+    ``tail`` is what follows the server's address, ``size``, in bytes, is shown where it is known.
     """
 
     name: str
@@ -35,30 +34,16 @@ class RemoteFile:
     size: int | None = None
 
 
+# Without "format=original" the server sends a table of its own making.
 FILES = (
-    RemoteFile(
-        "HAM10000_images_part_1.zip", "3172585", "4639bfa73ab251610530a97c898e6e46", 1_366_522_108
-    ),
-    RemoteFile(
-        "HAM10000_images_part_2.zip", "3172584", "da43d6cc50f6613013be07e8986b384b", 1_403_566_547
-    ),
-    RemoteFile(
-        "HAM10000_metadata.csv",
-        "4338392?format=original",  # without it the server sends a table of its own making
-        "8f85fb1aa29d80a2797247e434deb79d",
-        690_218,
-    ),
-    RemoteFile(
-        "HAM10000_segmentations_lesion_tschandl.zip",
-        "3838943",
-        "6e8d252e09cfdb0189199f15985a5b84",
-        10_808_743,
-    ),
+    Remote("HAM10000_images_part_1.zip", "3172585", "4639bfa73ab251610530a97c898e6e46", 1366522108),
+    Remote("HAM10000_images_part_2.zip", "3172584", "da43d6cc50f6613013be07e8986b384b", 1403566547),
+    Remote(METADATA, "4338392?format=original", "8f85fb1aa29d80a2797247e434deb79d", 690218),
+    Remote(f"{LESION_MASKS}.zip", "3838943", "6e8d252e09cfdb0189199f15985a5b84", 10808743),
 )
-
 TEST_FILES = (
-    RemoteFile("ISIC2018_Task3_Test_Images.zip", "3855824", "0488b6f65849e310857d9207daa55a21"),
-    RemoteFile(TEST_TRUTH, "6924466?format=original", "2b5663aacc9644740f27e355cf7f369a"),
+    Remote("ISIC2018_Task3_Test_Images.zip", "3855824", "0488b6f65849e310857d9207daa55a21"),
+    Remote(TEST_TRUTH, "6924466?format=original", "2b5663aacc9644740f27e355cf7f369a"),
 )
 
 ADVICE = "Look at it with: check --data {out}"
@@ -68,21 +53,14 @@ TEST_ADVICE = (
 
 
 def download(
-    out: Path,
-    files: Sequence[RemoteFile] = FILES,
-    server: str = DATAVERSE,
-    advice: str = ADVICE,
+    out: Path, files: Sequence[Remote] = FILES, server: str = DATAVERSE, advice: str = ADVICE
 ) -> None:
-    """Fetch a data set into a folder that ``--data`` takes; print size, licence and citation.
+    """Fetch a data set into a folder that ``--data`` takes; print size, licence, citation, advice.
 
     Each archive is removed once its folder in ``out`` is whole. What is in place is left alone, so
     a second call continues where the first stopped; a table with another checksum is replaced.
-    ``{out}`` in ``advice``, which is printed at the end, stands for the folder.
-
-    Raises:
-        ConnectionError: a file cannot be fetched.
-        ValueError: a checksum is wrong.
-        OSError: the folder cannot be written.
+    ConnectionError if a file cannot be fetched, ValueError if a checksum is wrong, OSError if the
+    folder cannot be written.
     """
     missing = [file for file in files if not _is_in_place(out, file)]
     sizes = [file.size for file in missing if file.size is not None]
@@ -103,14 +81,14 @@ def download(
     print(f"All is in place. {advice.format(out=out)}")
 
 
-def _is_in_place(out: Path, file: RemoteFile) -> bool:
+def _is_in_place(out: Path, file: Remote) -> bool:
     path = out / file.name
     if path.suffix == ".zip":
         return path.with_suffix("").is_dir()
     return path.is_file() and pooch.file_hash(path, "md5") == file.md5
 
 
-def _fetch(file: RemoteFile, path: Path, url: str) -> None:
+def _fetch(file: Remote, path: Path, url: str) -> None:
     """Download a file, unless it is there with the right checksum; nothing stays of a failure."""
     advice = (
         f"Run the command again: it continues with this file. Or fetch {url} with a browser and "

@@ -40,15 +40,12 @@ T = TypeVar("T")
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
-    """Read one image, upright, and take its centre :func:`square`: uint8, (3, size, size), RGB.
-
-    ValueError if the file, one of :data:`FILE_TYPES` whatever its suffix, is no image or damaged.
-    """
+    """Read one image, upright, and take its centre :func:`square`: uint8, (3, size, size), RGB."""
     return square(load_pixels(path), size)
 
 
 def load_pixels(path: Path) -> torch.Tensor:
-    """Read one image in its own size, upright: uint8, (3, H, W), RGB; as in :func:`load_image`."""
+    """Read one image in its own size, upright: uint8, (3, H, W), RGB; ValueError if it is none."""
     with opened(path) as file:
         pixels: torch.Tensor = F.pil_to_tensor(_decode(file))
     return pixels
@@ -61,11 +58,28 @@ def square(pixels: torch.Tensor, size: int) -> torch.Tensor:
     return centre
 
 
+def damage(path: Path) -> str | None:
+    """Why an image cannot be read: ``missing``, ``unreadable`` or ``truncated``; None if it can."""
+    kind = "unreadable" if path.is_file() else "missing"
+    try:
+        with opened(path) as file:
+            kind = "truncated"  # a good header, then something else than an image
+            _decode(file)
+    except ValueError:
+        return kind
+    return None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[PillowImage.Image]:
     """An image whose header is read; whatever is wrong with it is a ValueError that names it."""
     try:
-        with _open(path) as file:
+        if not path.is_file():  # reading a pipe would never end
+            raise FileNotFoundError("there is no such file")
+        if path.suffix.lower() in _RAW:  # some are TIFF, whose first page is a thumbnail
+            raise ValueError("it is the raw file of a camera")
+        with PillowImage.open(path, formats=FILE_TYPES) as file:
+            _check_header(file)
             yield file
     except Exception as error:  # Pillow has many kinds for damaged files
         advice = ""
@@ -74,40 +88,18 @@ def opened(path: Path) -> Iterator[PillowImage.Image]:
         raise ValueError(f"cannot read the image {path}: {error}{advice}") from error
 
 
-def damage(path: Path) -> str | None:
-    """Why an image cannot be read: ``missing``, ``unreadable`` or ``truncated``; None if it can."""
-    if not path.is_file():
-        return "missing"
-    kind = "unreadable"
-    try:
-        with _open(path) as file:
-            kind = "truncated"  # a good header, then something else than an image
-            _decode(file)
-    except Exception:  # Pillow has many kinds for damaged files
-        return kind
-    return None
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[PillowImage.Image]:
-    """An image of which nothing but the header is read yet, once what that says is checked."""
-    if not path.is_file():  # reading a pipe would never end
-        raise FileNotFoundError("there is no such file")
-    if path.suffix.lower() in _RAW:  # some are TIFF, whose first page is a thumbnail
-        raise ValueError("it is the raw file of a camera")
-    with PillowImage.open(path, formats=FILE_TYPES) as file:
-        size = f"{file.width}x{file.height} pixels"
-        # Resizing the shorter side of a thread of pixels would ask for gigabytes.
-        if max(file.size) > 20 * min(file.size) or min(file.size) < SMALLEST:
-            raise ValueError(f"{size} are no picture of a lesion")
-        if file.width * file.height > LARGEST:
-            raise ValueError(f"{size} are more than {LARGEST}: make it smaller")
-        if file.mode in ("F", "I"):
-            raise ValueError("it has 32 bits, of which none is known to be white: save it with 8")
-        # A second picture in a photo, or the pages of a TIFF, belong to the first.
-        if getattr(file, "is_animated", False) and file.format not in ("MPO", "TIFF"):
-            raise ValueError("it is an animation: save the picture that is meant")
-        yield file
+def _check_header(file: PillowImage.Image) -> None:
+    size = f"{file.width}x{file.height} pixels"
+    # Resizing the shorter side of a thread of pixels would ask for gigabytes.
+    if max(file.size) > 20 * min(file.size) or min(file.size) < SMALLEST:
+        raise ValueError(f"{size} are no picture of a lesion")
+    if file.width * file.height > LARGEST:
+        raise ValueError(f"{size} are more than {LARGEST}: make it smaller")
+    if file.mode in ("F", "I"):
+        raise ValueError("it has 32 bits, of which none is known to be white: save it with 8")
+    # A second picture in a photo, or the pages of a TIFF, belong to the first.
+    if getattr(file, "is_animated", False) and file.format not in ("MPO", "TIFF"):
+        raise ValueError("it is an animation: save the picture that is meant")
 
 
 def _decode(file: PillowImage.Image) -> PillowImage.Image:
@@ -126,12 +118,6 @@ def upright(file: PillowImage.Image) -> PillowImage.Image:
     for name in ("exif", "Raw profile type exif"):
         file.info.pop(name, None)
     return ImageOps.exif_transpose(file)
-
-
-def source_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file, in pixels."""
-    with PillowImage.open(path) as file:
-        return file.size
 
 
 def map_files(work: Callable[[Path], T], paths: Sequence[Path], name: str) -> Iterator[T]:

@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from examples.ham10000.config import PARTS
 from examples.ham10000.data.batches import SkinLesions, canvas_size
-from examples.ham10000.data.images import file_digests, load_image, map_files, source_size
+from examples.ham10000.data.images import file_digests, load_image, map_files
 from examples.ham10000.data.index import SYNTHETIC_ID, Image, is_synthetic
 from examples.ham10000.data.splits import Split, read_split
 from examples.ham10000.files import moved_into_place
@@ -29,21 +29,20 @@ def digest(parts: Sequence[str]) -> str:
 
 
 def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray[np.uint8]:
-    """Decode all images once and keep them; a later call with the same content reads them back.
+    """Decode all images once, keep them in the folder ``cache``, and read them back later.
 
-    One process builds the file, in the folder ``cache``, and others wait for it. Where nothing can
-    be written, the images are in memory. ValueError if an image is unreadable, OSError if the cache
-    cannot be written. The array is read-only, uint8, (len(paths), 3, size, size); ``key`` is the
-    :func:`digest` of the :func:`file_digests` of the paths, ``size`` as in :func:`load_image`.
+    ``key`` is the :func:`digest` of their :func:`file_digests`. One process decodes, others wait;
+    where nothing can be written, the images are in memory. The array is read-only, uint8,
+    (len(paths), 3, size, size). ValueError if an image is unreadable, OSError if the disk is full.
     """
-    file = cache / f"{key[:24]}-{size}-v{FORMAT}.npy"
-    shape = (len(paths), 3, size, size)
+    file, shape = cache / f"{key[:24]}-{size}-v{FORMAT}.npy", (len(paths), 3, size, size)
+    images = map_files(partial(load_image, size=size), paths, "decoding")  # begins when it is read
     there = next(place for place in (cache, *cache.resolve().parents) if place.exists())
     if not os.access(there, os.W_OK):
         pixels = _read(file, shape)
         if pixels is None:
             kind = np.dtype((np.uint8, shape[1:]))
-            pixels = np.fromiter(_decoded(paths, size), kind, len(paths))
+            pixels = np.fromiter((image.numpy() for image in images), kind, len(paths))
             pixels.setflags(write=False)
         return pixels
     cache.mkdir(parents=True, exist_ok=True)
@@ -56,7 +55,7 @@ def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray
             with moved_into_place(file) as path, path.open("xb") as stream:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(stream, header)
-                stream.writelines(image.tobytes() for image in _decoded(paths, size))
+                stream.writelines(image.numpy().tobytes() for image in images)
             pixels = _read(file, shape)
     if pixels is None:
         raise OSError(f"{file} was written and cannot be read back: is the disk full?")
@@ -73,32 +72,17 @@ def _read(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     return pixels if whole and pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _decoded(paths: Sequence[Path], size: int) -> Iterator[NDArray[np.uint8]]:
-    for image in map_files(partial(load_image, size=size), paths, "decoding"):
-        yield image.numpy()
-
-
 @dataclass(frozen=True)
 class Data:
-    """The images that are used: index, parts, pixels, and what to call them in figures.
-
-    Attributes:
-        images: the index.
-        split: for each part the positions of its images.
-        pixels: uint8, (N, 3, S, S).
-        digests: of the files of each part.
-        name: what the images are, with their size.
-        label: what stands before the names of figures in the log of the run.
-        has_lesions: whether it is known which images show one lesion.
-    """
+    """The images that are used: index, parts, pixels, and what to call them in figures."""
 
     images: list[Image]
     split: Split
-    pixels: NDArray[np.uint8]
-    digests: dict[str, str]
-    name: str
-    label: str
-    has_lesions: bool = True
+    pixels: NDArray[np.uint8]  # (N, 3, S, S)
+    digests: dict[str, str]  # of the files of each part
+    name: str  # what the images are, with their size
+    label: str  # what stands before the names of figures in the log of the run
+    has_lesions: bool = True  # whether it is known which images show one lesion
 
     def part(self, name: str) -> SkinLesions:
         """One part of the split as a data set."""
@@ -107,11 +91,7 @@ class Data:
 
 
 def load_data(
-    images: Sequence[Image],
-    split_file: Path,
-    image_size: int,
-    cache: Path,
-    parts: Sequence[str] = PARTS,
+    images: Sequence[Image], split_file: Path, size: int, cache: Path, parts: Sequence[str] = PARTS
 ) -> Data:
     """Decode the images that a split file lists, or those of some parts only."""
     listed = read_split(split_file, images, complete=False)
@@ -121,29 +101,27 @@ def load_data(
     chosen = [images[i] for i in used]
     synthetic = is_synthetic(chosen)
     name = "SYNTHETIC pictures" if synthetic else "HAM10000"
-    return load_images(chosen, split, image_size, cache, name, SYNTHETIC_ID if synthetic else "")
+    return load_images(chosen, split, size, cache, name, SYNTHETIC_ID if synthetic else "")
 
 
 def load_images(
     images: list[Image],
     split: Split,
-    image_size: int,
+    size: int,
     cache: Path,
     name: str,
     label: str,
-    *,
     has_lesions: bool = True,
 ) -> Data:
-    """Decode images, all of which are in a part.
-
-    To ``name`` the sizes of their files are added: the one, or the smallest and largest by area.
-    """
+    """Decode images, all of which are in a part; the sizes of their files are added to ``name``."""
     paths = [image.path for image in images]
     files = file_digests(paths)
     digests = {part: digest([files[i] for i in positions]) for part, positions in split.items()}
-    pixels = load_all(paths, canvas_size(image_size), cache, digest(files))
-    with ThreadPoolExecutor() as pool:
-        areas = sorted((w * h, (w, h)) for w, h in set(pool.map(source_size, paths)))
-    least, most = (f"{w}x{h}" for _, (w, h) in (areas[0], areas[-1]))
+    pixels = load_all(paths, canvas_size(size), cache, digest(files))
+    areas = set()
+    for path in paths:
+        with PillowImage.open(path) as file:  # which reads no more than its header
+            areas.add((file.width * file.height, f"{file.width}x{file.height}"))
+    least, most = min(areas)[1], max(areas)[1]
     sizes = f"at {least}" if len(areas) == 1 else f"of {len(areas)} sizes, {least} to {most}"
     return Data(images, split, pixels, digests, f"{name} {sizes}", label, has_lesions)

@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,12 @@ Named = tuple[str, str, str]
 
 
 def unpack(data: Path, out: Path) -> int:
-    """Write the images and the metadata of Parquet files as a new folder that ``--data`` takes.
+    """Write the Parquet files of a folder as a new one that ``--data`` takes; the number of images.
 
-    The columns of the files are ``image``, ``dx``, ``lesion_id`` and, where ``image`` has no paths,
+    Their columns are ``image``, ``dx``, ``lesion_id`` and, where ``image`` has no paths,
     ``image_id``. The bytes of the images stay as they are; one that stands in several files is
-    written once. The number of images is returned.
-
-    Raises:
-        FileNotFoundError: there are no Parquet files.
-        FileExistsError: ``out`` exists.
-        ValueError: a file is damaged or lacks a column, a diagnosis is unknown, an image stands
-            twice with different contents, or pyarrow is not installed.
+    written once. FileNotFoundError if there are no files, FileExistsError if ``out`` is there,
+    ValueError if a file cannot be read or a row cannot be used.
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new folder")
@@ -59,7 +55,7 @@ def unpack(data: Path, out: Path) -> int:
     written: dict[str, tuple[str, Named, str]] = {}
     with moved_into_place(out) as partial:
         (partial / "images").mkdir(parents=True)
-        for place, row, labels in _rows(files):
+        for place, row, labels in chain.from_iterable(map(_rows, files)):
             named, content = _image(place, row, labels)
             name, digest = named[1], hashlib.sha256(content).hexdigest()
             first, *known = written.setdefault(name, (place, named, digest))
@@ -73,35 +69,32 @@ def unpack(data: Path, out: Path) -> int:
     return len(written)
 
 
-def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """Every row of the files with its place, and the names of the numbers in ``dx``."""
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """Every row of a file with its place, and the names of the numbers in ``dx``."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError("Parquet files are read with pyarrow: pip install pyarrow") from error
-    for file in files:
-        try:
-            with parquet.ParquetFile(file) as table:
-                schema, number = table.schema_arrow, 0
-                absent = sorted({"image", "dx", "lesion_id"} - set(schema.names))
-                if absent:
-                    why = (
-                        "lesion ids a split would have pictures of one lesion in several parts"
-                        if "lesion_id" in absent
-                        else f"{' and '.join(absent)} there is nothing to train on"
-                    )
-                    raise ValueError(
-                        f"{file} lacks the column(s) {', '.join(absent)}: it has "
-                        f"{', '.join(schema.names)}. Take another copy of the data: without {why}"
-                    )
-                labels = _label_names(schema.metadata or {})
-                columns = [name for name in ("image", *COLUMNS) if name in schema.names]
-                for batch in table.iter_batches(BATCH, columns=columns):
-                    for number, row in enumerate(batch.to_pylist(), number + 1):
-                        yield f"{file}, row {number}", row, labels
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"cannot read {file}: {error}. Download it again") from error
+    try:
+        with parquet.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            if absent := sorted({"image", "dx", "lesion_id"} - set(schema.names)):
+                why = f"{' and '.join(absent)} there is nothing to train on"
+                if "lesion_id" in absent:
+                    why = "lesion ids a split would have pictures of one lesion in several parts"
+                raise ValueError(
+                    f"{file} lacks the column(s) {', '.join(absent)}: it has "
+                    f"{', '.join(schema.names)}. Take another copy of the data: without {why}"
+                )
+            labels = _label_names(schema.metadata or {})
+            columns = [name for name in ("image", *COLUMNS) if name in schema.names]
+            batches = table.iter_batches(BATCH, columns=columns)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, row in enumerate(rows, 1):
+                yield f"{file}, row {number}", row, labels
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read {file}: {error}. Download it again") from error
 
 
 def _label_names(metadata: dict[bytes, bytes]) -> list[str]:

@@ -1,7 +1,7 @@
 """Training, validation and test parts, folds, and their files."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +40,7 @@ def by_image(images: Sequence[Image], seed: int) -> Split:
     return _draw(images, seed, lesions=False)
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[Image], int], Split]] = {
-    "lesion": by_lesion,
-    "paper": by_image,
-}
-
-
-def by_fold(images: Sequence[Image], seed: int, folds: int, fold: int) -> Split:
-    """Test one of several folds, counted from 0, which do not depend on the seed.
-
-    floor(0.1 n) images of each class are for validation, drawn as :func:`by_lesion` does.
-    ValueError if a class has too few images or lesions.
-    """
-    tested = [position for position, of in enumerate(deal(images, folds)) if of == fold]
-    return _draw(images, seed, tested)
+PROTOCOLS = {"lesion": by_lesion, "paper": by_image}
 
 
 def draw_split(
@@ -63,14 +50,16 @@ def draw_split(
     folds: int | None = None,
     fold: int | None = None,
 ) -> Split:
-    """Split by one of :data:`PROTOCOLS`, or test a fold.
+    """Split by one of :data:`PROTOCOLS`, or test one fold of :func:`deal`, whatever the seed.
 
-    ValueError if the options do not go together, or a class has too few images or lesions.
+    Beside a fold, floor(0.1 n) images of each class are for validation, drawn as :func:`by_lesion`
+    does. ValueError if the options do not go together, or a class has too few images or lesions.
     """
     check_folds(folds, fold, protocol)
-    if folds is None or fold is None:
+    if folds is None:
         return PROTOCOLS[protocol](images, seed)
-    return by_fold(images, seed, folds, fold)
+    tested = [position for position, of in enumerate(deal(images, folds)) if of == fold]
+    return _draw(images, seed, tested)
 
 
 def deal(images: Sequence[Image], folds: int) -> list[int]:
@@ -105,20 +94,19 @@ def _draw(
     generator = np.random.default_rng(seed)
     split: Split = {"test": list(tested), "val": [], "train": []}
     tested = set(tested)
+    names = [image.lesion_id if lesions else image.image_id for image in images]
     for label, name in enumerate(CLASSES):
         of_class = [position for position, image in enumerate(images) if image.label == label]
-        members: dict[str, list[int]] = {}
+        drawn: dict[str, list[int]] = {}
         for position in of_class:
             if position not in tested:
-                image = images[position]
-                key = image.lesion_id if lesions else image.image_id
-                members.setdefault(key, []).append(position)
-        keys = sorted(members)
+                drawn.setdefault(names[position], []).append(position)
+        keys = sorted(drawn)
         groups: dict[str, list[int]] = {}
         for place in generator.permutation(len(keys)):
-            image = images[members[keys[place]][0]]
-            group = image.lesion if lesions else image.image_id
-            groups.setdefault(group, []).extend(members[keys[place]])
+            key = keys[place]
+            group = images[drawn[key][0]].lesion if lesions else key
+            groups.setdefault(group, []).extend(drawn[key])
         tenth = len(of_class) // 10
         room = {"test": 0 if tested else tenth, "val": tenth, "train": len(of_class)}
         for positions in groups.values():
@@ -149,10 +137,8 @@ def count_classes(images: Sequence[Image], split: Split) -> dict[str, dict[str, 
         counts[part] = {name: labels[number] for number, name in enumerate(CLASSES)}
         absent = [name for name, count in counts[part].items() if count == 0]
         if absent:
-            raise ValueError(
-                f"the {part} part has no image of the class(es) {', '.join(absent)}: every part "
-                "needs all classes"
-            )
+            which = f"the {part} part has no image of the class(es) {', '.join(absent)}"
+            raise ValueError(f"{which}: every part needs all classes")
     return counts
 
 
@@ -185,11 +171,12 @@ def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) ->
         if name not in positions:
             raise ValueError(f"{place}: image {name} is not in the data: is it their split?")
         image = images[positions[name]]
-        known, said = (image.lesion_id, CLASSES[image.label]), (row["lesion_id"], row["dx"])
+        known, said = (
+            f"{image.lesion_id}, {CLASSES[image.label]}",
+            f"{row['lesion_id']}, {row['dx']}",
+        )
         if known != said:
-            raise ValueError(
-                f"{place}: image {name} is {', '.join(said)} here and {', '.join(known)} in the data"
-            )
+            raise ValueError(f"{place}: image {name} is {said} here and {known} in the data")
         part_of[name] = part
     absent = [name for name in positions if name not in part_of]
     if complete and absent:
@@ -198,6 +185,5 @@ def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) ->
             f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
         )
     return {
-        part: sorted(positions[name] for name, of in part_of.items() if of == part)
-        for part in PARTS
+        part: sorted(positions[name] for name in part_of if part_of[name] == part) for part in PARTS
     }

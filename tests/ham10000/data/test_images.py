@@ -36,23 +36,6 @@ def test_the_shorter_side_is_resized_as_pillow_does(tmp_path):
     assert np.abs(loaded - np.asarray(expected)[:, 5:35]).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P"])
-def test_other_colour_modes_become_rgb(tmp_path, mode):
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    image = Image.new("RGB", (12, 12), (200, 200, 200))
-    (image.quantize() if mode == "P" else image.convert(mode)).save(path)
-    loaded = load_image(path, 12)
-    assert loaded.shape == (3, 12, 12)
-    assert (loaded.int() - 200).abs().max() <= 1
-
-
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    grey = np.linspace(0, 65535, 144, dtype=np.uint16).reshape(12, 12)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    loaded = load_image(tmp_path / "a.png", 12).numpy().astype(int)
-    assert np.abs(loaded - grey / 257).max() <= 1
-
-
 GREY = Image.new("RGB", (20, 15), (200, 200, 200))
 
 
@@ -111,6 +94,10 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
     "write",
     [
         save_as("JPEG", "CMYK", colour=(55, 55, 55, 0)),
+        save_as("TIFF", "CMYK", colour=(55, 55, 55, 0)),
+        save_as("PNG", "RGBA", colour=(200, 200, 200, 0)),
+        save_as("JPEG", "L", colour=200),
+        lambda path: GREY.quantize().save(path, "PNG"),
         save_as("PNG", "LA", colour=(200, 0)),
         save_as("PNG", "I;16", colour=200 * 257),
         save_as("BMP", colour=(200, 200, 200)),
@@ -123,35 +110,61 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path):
 def test_what_the_suffix_hides_is_decoded(tmp_path, write):
     path = tmp_path / "x.jpg"
     write(path)
-    assert (load_image(path, 12).int() - 200).abs().max() <= 2
+    loaded = load_image(path, 12)
+    assert loaded.shape == (3, 12, 12)
+    assert (loaded.int() - 200).abs().max() <= 2
     assert damage(path) is None
 
 
+FLIP, TURN = np.fliplr, np.rot90
+UPRIGHT = {  # by what EXIF says of the first row and column
+    2: FLIP,
+    3: lambda p: TURN(p, 2),
+    4: np.flipud,
+    5: lambda p: FLIP(TURN(p, -1)),
+    6: lambda p: TURN(p, -1),
+    7: lambda p: FLIP(TURN(p, 1)),
+    8: TURN,
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16"])
 @pytest.mark.parametrize("orientation", range(10))
-def test_a_photo_is_turned_as_the_camera_was_held(tmp_path, orientation):
-    generator = np.random.default_rng(0)
-    photo = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+def test_a_photo_is_turned_as_the_camera_was_held(tmp_path, orientation, mode):
+    grey = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
+    photo = Image.fromarray(np.uint16(grey) * 257 if mode == "I;16" else grey)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    photo.save(tmp_path / "a.png", exif=exif)
-    with Image.open(tmp_path / "a.png") as file:
-        expected = np.asarray(ImageOps.exif_transpose(file))
-    assert (1 < orientation < 9) == (not np.array_equal(expected, np.asarray(photo)))
-    loaded = load_image(tmp_path / "a.png", 12).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(loaded, expected)
+    exif[0x010F] = "maker"
+    (photo if mode == "I;16" else photo.convert(mode)).save(tmp_path / "a.png", exif=exif)
+    expected = UPRIGHT.get(orientation, np.asarray)(grey)
+    assert (1 < orientation < 9) == (not np.array_equal(expected, grey))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 12)[0], expected)
+
+
+def test_nonsense_that_a_camera_has_noted_does_no_harm(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 3, "maker"
+    photo = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16))
+    photo.save(tmp_path / "a.png", exif=exif.tobytes().replace(b"\x01\x0f", b"\x01\0"))  # as width
+    with Image.open(tmp_path / "a.png") as file, pytest.raises(struct.error):
+        ImageOps.exif_transpose(file)
+    np.testing.assert_array_equal(
+        load_image(tmp_path / "a.png", 12)[0], np.asarray(photo)[::-1, 13:1:-1]
+    )
 
 
 def test_the_kind_of_damage_is_told(paths, tmp_path):
     assert [damage(path) for path in paths] == [None] * 8
     whole = paths[0].read_bytes()
-    for content_, kind in [(b"", "unreadable"), (b"text", "unreadable")]:
-        paths[0].write_bytes(content_)
-        assert damage(paths[0]) == kind
-    paths[0].write_bytes(whole[: len(whole) // 2])
-    assert damage(paths[0]) == "truncated"
     photo = tmp_path / "photo.jpg"
     Image.open(paths[1]).resize((200, 150)).save(photo)
-    assert damage(photo) is None
-    photo.write_bytes(photo.read_bytes()[:-800])
-    assert damage(photo) == "truncated"
-    assert damage(tmp_path / "nowhere.jpg") == "missing"
+    for content, kind in [
+        (b"", "unreadable"),
+        (b"text", "unreadable"),
+        (whole[: len(whole) // 2], "truncated"),
+        (photo.read_bytes()[:-800], "truncated"),
+        (photo.read_bytes(), None),
+    ]:
+        photo.write_bytes(content)
+        assert damage(photo) == kind
