@@ -30,11 +30,8 @@ NOT_DECODED = (
 )
 """How other pictures are named, which are refused by name and never passed over."""
 
-SMALLEST = 8
-"""Pixels of the shorter side below which there is nothing to see."""
-
-LARGEST = 2**26
-"""Pixels of a picture: a file of some kilobytes may claim more, and fill the memory."""
+SMALLEST = 8  # pixels of the shorter side, below which there is nothing to see
+LARGEST = 2**26  # pixels of a picture: a file of some kilobytes may claim more, and fill the memory
 
 T = TypeVar("T")
 

@@ -19,8 +19,7 @@ from examples.ham10000.data.index import SYNTHETIC_ID, Image, is_synthetic
 from examples.ham10000.data.splits import Split, read_split
 from examples.ham10000.files import moved_into_place
 
-FORMAT = 3
-"""Counted up whenever ``load_image`` changes, so that older caches are built again."""
+FORMAT = 3  # counted up when ``load_image`` changes, so that older caches are built again
 
 
 def digest(parts: Sequence[str]) -> str:

@@ -18,8 +18,7 @@ from examples.ham10000.data.layouts import COLUMNS, METADATA
 from examples.ham10000.data.tables import image_name
 from examples.ham10000.files import moved_into_place, write_csv
 
-BATCH = 64
-"""Images that are held at a time."""
+BATCH = 64  # images that are held at a time
 
 # How the long names of the classes begin, in small letters without spaces and the like.
 _LONG_NAMES = {
@@ -33,8 +32,7 @@ _LONG_NAMES = {
 }
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
 
-Named = tuple[str, str, str]
-"""Lesion, image and diagnosis."""
+Named = tuple[str, str, str]  # lesion, image and diagnosis
 
 
 def unpack(data: Path, out: Path) -> int:

@@ -12,9 +12,7 @@ from examples.ham10000.data.tables import read_table
 from examples.ham10000.files import write_csv
 
 COLUMNS = ("image_id", "lesion_id", "dx", "split")
-
-ORDER = 0
-"""Seed of the order in which lesions of one size are dealt."""
+ORDER = 0  # seed of the order in which lesions of one size are dealt
 
 Split = dict[str, list[int]]
 """For each part the positions of its images in the index."""

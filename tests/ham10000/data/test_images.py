@@ -12,28 +12,22 @@ from examples.ham10000.data.images import damage, load_image
 from tests.helpers import make_pipe
 
 
-def save(path, pixels):
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 @pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (30, 30)])
 def test_the_centre_square_is_kept(tmp_path, height, width):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    loaded = load_image(save(tmp_path / "a.png", pixels), 30)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     top, left = (height - 30) // 2, (width - 30) // 2
-    np.testing.assert_array_equal(
-        loaded.permute(1, 2, 0).numpy(), pixels[top : top + 30, left : left + 30]
-    )
+    expected = pixels[top : top + 30, left : left + 30].transpose(2, 0, 1)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 30), expected)
 
 
 def test_the_shorter_side_is_resized_as_pillow_does(tmp_path):
     y, x = np.mgrid[:90, :120]
-    pixels = np.stack([2 * y, 2 * x, 255 - y - x], axis=-1).astype(np.uint8)
-    path = save(tmp_path / "a.png", pixels)
-    expected = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BILINEAR)
-    loaded = load_image(path, 30).permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(loaded - np.asarray(expected)[:, 5:35]).max() <= 1
+    photo = Image.fromarray(np.stack([2 * y, 2 * x, 255 - y - x], axis=-1).astype(np.uint8))
+    photo.save(tmp_path / "a.png")
+    expected = np.asarray(photo.resize((40, 30), Image.Resampling.BILINEAR))[:, 5:35]
+    loaded = load_image(tmp_path / "a.png", 30).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(loaded - expected).max() <= 1
 
 
 GREY = Image.new("RGB", (20, 15), (200, 200, 200))
@@ -55,39 +49,38 @@ def save_as(kind, mode="RGB", size=(20, 15), colour=0, **options):
     return lambda path: Image.new(mode, size, colour).save(path, kind, **options)
 
 
+def locked(path):
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        pytest.skip("root reads all")
+    GREY.save(path)
+    path.chmod(0)
+
+
 @pytest.mark.parametrize(
-    ("write", "message", "kind"),
+    ("write", "message"),
     [
-        (save_as("PNG", size=(1, 6000)), "1x6000 pixels are no picture", "unreadable"),
-        (save_as("PNG", size=(1, 1)), "1x1 pixels are no picture", "unreadable"),
-        (save_as("TIFF", "F", colour=0.5), "it has 32 bits", "unreadable"),
-        (save_as("TIFF", "I", colour=200), "it has 32 bits", "unreadable"),
-        (lambda path: empty_png(path, 9000), "9000x9000 pixels are more than", "unreadable"),
-        (lambda path: empty_png(path, 30_000), "decompression bomb", "unreadable"),
-        (lambda path: animation(path, format="GIF"), "it is an animation", "unreadable"),
-        (lambda path: animation(path, format="PNG"), "it is an animation", "unreadable"),
-        (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "identify", "unreadable"),
-        (lambda path: path.mkdir(), "there is no such file", "missing"),
-        (lambda path: path.symlink_to(path.with_name("nowhere")), "no such file", "missing"),
-        (lambda path: path.symlink_to(path), "no such file", "missing"),
-        (make_pipe, "there is no such file", "missing"),
+        (save_as("PNG", size=(1, 6000)), "1x6000 pixels are no picture"),
+        (save_as("PNG", size=(1, 1)), "1x1 pixels are no picture"),
+        (save_as("TIFF", "F", colour=0.5), "it has 32 bits"),
+        (save_as("TIFF", "I", colour=200), "it has 32 bits"),
+        (lambda path: empty_png(path, 9000), "9000x9000 pixels are more than"),
+        (lambda path: empty_png(path, 30_000), "decompression bomb"),
+        (lambda path: animation(path, format="GIF"), "it is an animation"),
+        (lambda path: animation(path, format="PNG"), "it is an animation"),
+        (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "identify"),
+        (locked, "Permission"),
+        (lambda path: path.mkdir(), "there is no such file"),
+        (lambda path: path.symlink_to(path.with_name("nowhere")), "there is no such file"),
+        (lambda path: path.symlink_to(path), "there is no such file"),
+        (make_pipe, "there is no such file"),
     ],
 )
-def test_what_is_no_picture_is_refused(tmp_path, write, message, kind):
+def test_what_is_no_picture_is_refused(tmp_path, write, message):
     path = tmp_path / "x.jpg"
     write(path)
     with pytest.raises(ValueError, match=rf"cannot read the image .*x\.jpg: .*{message}"):
         load_image(path, 24)
-    assert damage(path) == kind
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
-def test_a_file_that_may_not_be_read_is_named(tmp_path):
-    path = save(tmp_path / "x.png", np.zeros((12, 12, 3), np.uint8))
-    path.chmod(0)
-    with pytest.raises(ValueError, match=r"cannot read the image .*x\.png: .*Permission"):
-        load_image(path, 12)
-    assert damage(path) == "unreadable"
+    assert damage(path) == ("missing" if "such file" in message else "unreadable")
 
 
 @pytest.mark.parametrize(
@@ -116,16 +109,8 @@ def test_what_the_suffix_hides_is_decoded(tmp_path, write):
     assert damage(path) is None
 
 
-FLIP, TURN = np.fliplr, np.rot90
-UPRIGHT = {  # by what EXIF says of the first row and column
-    2: FLIP,
-    3: lambda p: TURN(p, 2),
-    4: np.flipud,
-    5: lambda p: FLIP(TURN(p, -1)),
-    6: lambda p: TURN(p, -1),
-    7: lambda p: FLIP(TURN(p, 1)),
-    8: TURN,
-}
+# By what EXIF says of the first row and column: quarter turns, and whether a flip follows.
+TURNS = {2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (-1, 1), 6: (-1, 0), 7: (1, 1), 8: (1, 0)}
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "I;16"])
@@ -137,7 +122,9 @@ def test_a_photo_is_turned_as_the_camera_was_held(tmp_path, orientation, mode):
     exif[0x0112] = orientation
     exif[0x010F] = "maker"
     (photo if mode == "I;16" else photo.convert(mode)).save(tmp_path / "a.png", exif=exif)
-    expected = UPRIGHT.get(orientation, np.asarray)(grey)
+    turns, flip = TURNS.get(orientation, (0, 0))
+    expected = np.rot90(grey, turns)
+    expected = np.fliplr(expected) if flip else expected
     assert (1 < orientation < 9) == (not np.array_equal(expected, grey))
     np.testing.assert_array_equal(load_image(tmp_path / "a.png", 12)[0], expected)
 

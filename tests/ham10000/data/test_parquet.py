@@ -91,34 +91,28 @@ def test_the_commands_say_what_it_is(folder, hub, tmp_path, capsys):
     assert f"unpack --data {hub} --out NEW_DIR" in said
 
 
-def bad(row, message, number=0, **change):
-    """A case where ``change`` is made to a row, the last one, and what is said of it."""
-    return (lambda rows: [*rows[:row], {**rows[number or row], **change}], message)
-
-
-def each(message, **change):
-    return (lambda rows: [{**row, **change} for row in rows], message)
-
-
 NO_BYTES, TEXT = {"bytes": None, "path": "a.jpg"}, {"bytes": b"text", "path": ""}
-UNUSABLE = [
-    each("row 1: unknown diagnosis 'naevus'; known are akiec, bcc", dx="naevus"),
-    each("row 1: unknown diagnosis 3", dx=3),
-    bad(0, "row 1: lesion_id 'a ' has spaces", lesion_id="a "),
-    bad(9, "row 10: no lesion_id", lesion_id=None),
-    bad(0, "row 1: image id '../a' is no name", image_id="../a"),
-    bad(0, "row 1: the bytes of the image are not in", image=NO_BYTES),
-    bad(0, "row 1: cannot read the image", image=TEXT),
-    bad(70, "row 71: image ISIC_03 is another one in", 3, image={"bytes": b"x", "path": "a"}),
-    bad(70, "row 71: image ISIC_03 is another one in", 3, lesion_id="HAM_99"),
-]
 
 
-@pytest.mark.parametrize(("change", "message"), UNUSABLE)
+@pytest.mark.parametrize(
+    ("whole", "row", "change", "message"),
+    [  # rows that can be used, which of all is the last one, and what is changed in it
+        (0, 0, {"dx": "naevus"}, "row 1: unknown diagnosis 'naevus'; known are akiec, bcc"),
+        (0, 0, {"dx": 3}, "row 1: unknown diagnosis 3"),
+        (0, 0, {"lesion_id": "a "}, "row 1: lesion_id 'a ' has spaces"),
+        (9, 9, {"lesion_id": None}, "row 10: no lesion_id"),
+        (0, 0, {"image_id": "../a"}, "row 1: image id '../a' is no name"),
+        (0, 0, {"image": NO_BYTES}, "row 1: the bytes of the image are not in the file"),
+        (0, 0, {"image": TEXT}, "row 1: cannot read the image"),
+        (70, 3, {"image": TEXT}, "row 71: image ISIC_03 is another one in"),
+        (70, 3, {"lesion_id": "HAM_99"}, "row 71: image ISIC_03 is another one in"),
+    ],
+)
 def test_what_cannot_be_used_is_named_and_leaves_nothing(
-    folder, hub, tmp_path, capsys, change, message
+    folder, hub, tmp_path, capsys, whole, row, change, message
 ):
-    write(hub / "train.parquet", change(rows_of(folder)))
+    rows = rows_of(folder)
+    write(hub / "train.parquet", [*rows[:whole], {**rows[row], **change}])
     before = sorted(tmp_path.iterdir())
     assert unpack(hub, tmp_path / "out") == 2
     assert message in capsys.readouterr().err
