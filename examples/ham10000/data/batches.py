@@ -15,11 +15,8 @@ from examples.ham10000 import processes
 
 Operation = Callable[[Tensor], Tensor]
 
-TURNS: list[Operation | None] = [
-    None,
-    partial(F.rotate, angle=90),
-    partial(F.rotate, angle=180),
-]
+FLIPS: list[list[Operation | None]] = [[None, F.horizontal_flip], [None, F.vertical_flip]]
+TURNS: list[Operation | None] = [None, *(partial(F.rotate, angle=angle) for angle in (90, 180))]
 FACTORS = (0.8, 0.9, 1.1, 1.2)
 # A few fixed factors, so that the images that drew the same change are changed together: on a CPU
 # that takes a fifth of the time of one call per image.
@@ -32,10 +29,7 @@ COLOUR_CHANGES: list[Operation | None] = [
 
 
 def canvas_size(image_size: int) -> int:
-    """Side of the stored square: image_size plus the margin that the random crop moves in.
-
-    The ratio 8/7 is that of ImageNet evaluation, 256 to 224.
-    """
+    """Side of the stored square, in which the random crop moves: 256 for 224, as of ImageNet."""
     return round(image_size * 8 / 7)
 
 
@@ -48,39 +42,28 @@ def center_crop(images: Tensor, image_size: int) -> Tensor:
 def augment(images: Tensor, image_size: int, generator: torch.Generator) -> Tensor:
     """Crop, flip, turn and recolour a batch; every image has draws of its own.
 
-    Random crop; horizontal and vertical flip with probability 1/2 each; rotation by 0, 90 or 180
-    degrees; brightness, contrast or saturation times one of :data:`FACTORS`, or none of them. The
-    crop and the colour change are a reading of damaged text in the paper.
-
-    Args:
-        images: uint8, (N, 3, S, S).
-        image_size: side of the crop, at most S.
-        generator: a CPU generator; the only source of randomness.
-
-    Returns:
-        uint8, (N, 3, image_size, image_size).
+    From uint8, (N, 3, S, S), to (N, 3, image_size, image_size). Random crop; horizontal and
+    vertical flip with probability 1/2 each; rotation by 0, 90 or 180 degrees; brightness, contrast
+    or saturation times one of :data:`FACTORS`, or none of them. The crop and the colour change are
+    a reading of damaged text in the paper. ``generator``, of the CPU, is the only randomness.
     """
-    count, margin = len(images), images.shape[-1] - image_size
+    count, places = len(images), images.shape[-1] - image_size + 1
 
     def draw(options: int) -> Tensor:
         return torch.randint(options, (count,), generator=generator)
 
-    corners = zip(draw(margin + 1).tolist(), draw(margin + 1).tolist(), strict=True)
+    corners = zip(draw(places).tolist(), draw(places).tolist(), strict=True)
     size = (image_size, image_size)
     images = torch.stack(
         [F.crop(image, *corner, *size) for image, corner in zip(images, corners, strict=True)]
     )
-    for operations in ([None, F.horizontal_flip], [None, F.vertical_flip], TURNS, COLOUR_CHANGES):
-        _change(images, draw(len(operations)), operations)
+    for operations in (*FLIPS, TURNS, COLOUR_CHANGES):
+        drawn = draw(len(operations))
+        for number, operation in enumerate(operations):
+            chosen = (drawn == number).nonzero().squeeze(1).to(images.device)
+            if operation is not None and len(chosen):
+                images[chosen] = operation(images[chosen])
     return images
-
-
-def _change(images: Tensor, drawn: Tensor, operations: list[Operation | None]) -> None:
-    """Apply to each image, in place, the operation that it drew; None leaves it alone."""
-    for number, operation in enumerate(operations):
-        chosen = (drawn == number).nonzero().squeeze(1).to(images.device)
-        if operation is not None and len(chosen):
-            images[chosen] = operation(images[chosen])
 
 
 Sample = tuple[torch.Tensor, int, int]
@@ -89,10 +72,7 @@ Sample = tuple[torch.Tensor, int, int]
 class SkinLesions(Dataset[Sample]):
     """One part of a split: image, class, and position in the index.
 
-    Args:
-        pixels: uint8, (N, 3, S, S), all images.
-        labels: class of every image.
-        positions: the images of this part.
+    ``pixels``, uint8 (N, 3, S, S), and ``labels`` are of all images, ``positions`` of the part's.
     """
 
     def __init__(
@@ -110,7 +90,6 @@ class SkinLesions(Dataset[Sample]):
         return {**self.__dict__, "pixels": pixels if file is None else file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file of the images again."""
         self.__dict__.update(state)
         if not isinstance(self.pixels, np.ndarray):
             self.pixels = np.load(self.pixels, mmap_mode="r")
@@ -125,13 +104,8 @@ def training_loader(
 ) -> DataLoader[Sample]:
     """Whole batches in an order that is a function of seed and epoch alone.
 
-    Args:
-        part: the images.
-        batch_size: images of a step, over all processes.
-        seed: of the order; the epoch is set with ``loader.sampler.set_epoch``.
-        workers: processes that load data.
-        shared: each of several training processes gets its share of every batch; False gives all
-            of them the same whole batches.
+    The epoch is set with ``loader.sampler.set_epoch``. Each of several training processes gets its
+    share of every batch of ``batch_size`` images, or the same whole batches unless ``shared``.
     """
     count, rank = (processes.count(), processes.rank()) if shared else (1, 0)
     size = batch_size // count
@@ -140,14 +114,8 @@ def training_loader(
     sampler: DistributedSampler[Sample] = DistributedSampler(
         part, count, rank, seed=spread, drop_last=True
     )
-    return DataLoader(
-        part,
-        size,
-        sampler=sampler,
-        drop_last=len(sampler) >= size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    whole = len(sampler) >= size
+    return _loader(part, workers, batch_size=size, sampler=sampler, drop_last=whole)
 
 
 def evaluation_loader(
@@ -156,7 +124,7 @@ def evaluation_loader(
     """Every image once, whatever the number of processes.
 
     Each process gets every n-th image, in as many batches as the others: all of them meet after
-    each batch, and none is left waiting.
+    each batch, and none is left waiting. ValueError where there are fewer images than processes.
     """
     count = processes.count()
     if len(part) < count:
@@ -165,9 +133,8 @@ def evaluation_loader(
     # Never more batches than the smallest share has images: none of them may be empty.
     number = min(-(-most * count // batch_size), len(part) // count)
     batches = np.array_split(np.arange(processes.rank(), len(part), count), number)
-    return DataLoader(
-        part,
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    return _loader(part, workers, batch_sampler=[batch.tolist() for batch in batches])
+
+
+def _loader(part: SkinLesions, workers: int, **order: Any) -> DataLoader[Sample]:
+    return DataLoader(part, num_workers=workers, persistent_workers=workers > 0, **order)

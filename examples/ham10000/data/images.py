@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from torchvision.transforms import v2
+from PIL import ImageOps
+from torchvision.transforms.v2 import functional as F
 
 from examples.ham10000.processes import bar
 
@@ -29,62 +30,53 @@ NOT_DECODED = (
 )
 """How other pictures are named, which are refused by name and never passed over."""
 
-SMALLEST = 8
-"""Pixels of the shorter side below which there is nothing to see."""
-
-LARGEST = 2**26
-"""Pixels of a picture: a file of some kilobytes may claim more, and fill the memory."""
-
-# How to turn a picture upright, by the orientation that a camera has noted in it.
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PillowImage.Transpose.ROTATE_180,
-    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PillowImage.Transpose.TRANSPOSE,
-    6: PillowImage.Transpose.ROTATE_270,
-    7: PillowImage.Transpose.TRANSVERSE,
-    8: PillowImage.Transpose.ROTATE_90,
-}
+SMALLEST = 8  # pixels of the shorter side, below which there is nothing to see
+LARGEST = 2**26  # pixels of a picture: a file of some kilobytes may claim more, and fill the memory
 
 T = TypeVar("T")
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
-    """Read one image, turn it upright, resize its shorter side to ``size``, crop the centre square.
-
-    Args:
-        path: one of :data:`FILE_TYPES`, whatever its suffix.
-        size: side of the square, in pixels.
-
-    Returns:
-        uint8, (3, size, size), RGB.
-
-    Raises:
-        ValueError: the file is no image, or a damaged one.
-    """
+    """Read one image, upright, and take its centre :func:`square`: uint8, (3, size, size), RGB."""
     return square(load_pixels(path), size)
 
 
 def load_pixels(path: Path) -> torch.Tensor:
-    """Read one image in its own size, upright: uint8, (3, H, W), RGB; as in :func:`load_image`."""
+    """Read one image in its own size, upright: uint8, (3, H, W), RGB; ValueError if it is none."""
     with opened(path) as file:
-        pixels: torch.Tensor = v2.functional.pil_to_tensor(_decode(file))
+        pixels: torch.Tensor = F.pil_to_tensor(_decode(file))
     return pixels
 
 
 def square(pixels: torch.Tensor, size: int) -> torch.Tensor:
     """The centre square, (C, size, size), of pixels whose shorter side is resized to it."""
-    pixels = v2.functional.resize(pixels, [size], antialias=True)
-    centre: torch.Tensor = v2.functional.center_crop(pixels, [size, size])
+    pixels = F.resize(pixels, [size], antialias=True)
+    centre: torch.Tensor = F.center_crop(pixels, [size, size])
     return centre
+
+
+def damage(path: Path) -> str | None:
+    """Why an image cannot be read: ``missing``, ``unreadable`` or ``truncated``; None if it can."""
+    kind = "unreadable" if path.is_file() else "missing"
+    try:
+        with opened(path) as file:
+            kind = "truncated"  # a good header, then something else than an image
+            _decode(file)
+    except ValueError:
+        return kind
+    return None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[PillowImage.Image]:
     """An image whose header is read; whatever is wrong with it is a ValueError that names it."""
     try:
-        with _open(path) as file:
+        if not path.is_file():  # reading a pipe would never end
+            raise FileNotFoundError("there is no such file")
+        if path.suffix.lower() in _RAW:  # some are TIFF, whose first page is a thumbnail
+            raise ValueError("it is the raw file of a camera")
+        with PillowImage.open(path, formats=FILE_TYPES) as file:
+            _check_header(file)
             yield file
     except Exception as error:  # Pillow has many kinds for damaged files
         advice = ""
@@ -93,73 +85,36 @@ def opened(path: Path) -> Iterator[PillowImage.Image]:
         raise ValueError(f"cannot read the image {path}: {error}{advice}") from error
 
 
-def damage(path: Path) -> str | None:
-    """Why an image cannot be read: ``missing``, ``unreadable`` or ``truncated``; None if it can."""
-    if not path.is_file():
-        return "missing"
-    try:
-        with _open(path) as file:
-            try:
-                _decode(file)
-            except Exception:  # a good header, then something else than an image
-                return "truncated"
-    except Exception:  # Pillow has many kinds for damaged files
-        return "unreadable"
-    return None
-
-
-def _open(path: Path) -> PillowImage.Image:
-    """Open an image, of which nothing but the header is read yet, and check what that says."""
-    if not path.is_file():  # reading a pipe would never end
-        raise FileNotFoundError("there is no such file")
-    if path.suffix.lower() in _RAW:  # some are TIFF, whose first page is a thumbnail
-        raise ValueError("it is the raw file of a camera")
-    file = PillowImage.open(path, formats=FILE_TYPES)
-    try:
-        _check_shape(file)
-        if file.mode in ("F", "I"):
-            raise ValueError("it has 32 bits, of which none is known to be white: save it with 8")
-        # A second picture in a photo, or the pages of a TIFF, belong to the first.
-        if getattr(file, "is_animated", False) and file.format not in ("MPO", "TIFF"):
-            raise ValueError("it is an animation: save the picture that is meant")
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _check_shape(file: PillowImage.Image) -> None:
+def _check_header(file: PillowImage.Image) -> None:
     size = f"{file.width}x{file.height} pixels"
     # Resizing the shorter side of a thread of pixels would ask for gigabytes.
     if max(file.size) > 20 * min(file.size) or min(file.size) < SMALLEST:
         raise ValueError(f"{size} are no picture of a lesion")
     if file.width * file.height > LARGEST:
         raise ValueError(f"{size} are more than {LARGEST}: make it smaller")
+    if file.mode in ("F", "I"):
+        raise ValueError("it has 32 bits, of which none is known to be white: save it with 8")
+    # A second picture in a photo, or the pages of a TIFF, belong to the first.
+    if getattr(file, "is_animated", False) and file.format not in ("MPO", "TIFF"):
+        raise ValueError("it is an animation: save the picture that is meant")
 
 
 def _decode(file: PillowImage.Image) -> PillowImage.Image:
-    """The picture in RGB, upright."""
-    return _eight_bit(upright(file)).convert("RGB")
+    """The picture in RGB, upright; 16 bits are scaled, where Pillow would clip them to white."""
+    picture = upright(file)
+    if picture.mode.startswith("I"):
+        picture = PillowImage.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def upright(file: PillowImage.Image) -> PillowImage.Image:
     """The picture as the camera was held; as it is where the camera did not say how."""
     file.load()
-    turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
-    return file if turn is None else file.transpose(turn)
-
-
-def _eight_bit(file: PillowImage.Image) -> PillowImage.Image:
-    """The image itself, or one of 16 bits scaled down; Pillow's convert would clip it to white."""
-    if not file.mode.startswith("I"):
-        return file
-    return PillowImage.fromarray((np.asarray(file) // 257).astype(np.uint8))
-
-
-def source_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file, in pixels."""
-    with PillowImage.open(path) as file:
-        return file.width, file.height
+    file.getexif()  # which remembers what it has read
+    # They would be written anew for the turned picture, which fails where a camera wrote nonsense.
+    for name in ("exif", "Raw profile type exif"):
+        file.info.pop(name, None)
+    return ImageOps.exif_transpose(file)
 
 
 def map_files(work: Callable[[Path], T], paths: Sequence[Path], name: str) -> Iterator[T]:

@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from examples.ham10000.data.layouts import COLUMNS, METADATA
 from examples.ham10000.data.tables import image_name
 from examples.ham10000.files import moved_into_place, write_csv
 
-BATCH = 64
-"""Images that are held at a time."""
+BATCH = 64  # images that are held at a time
 
 # How the long names of the classes begin, in small letters without spaces and the like.
 _LONG_NAMES = {
@@ -32,25 +32,16 @@ _LONG_NAMES = {
 }
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif"}
 
+Named = tuple[str, str, str]  # lesion, image and diagnosis
+
 
 def unpack(data: Path, out: Path) -> int:
-    """Write the images and the metadata of Parquet files as a folder that ``--data`` takes.
+    """Write the Parquet files of a folder as a new one that ``--data`` takes; the number of images.
 
-    The bytes of the images stay as they are. An image that stands in several files is written once.
-
-    Args:
-        data: the folder of the files; their columns are ``image``, ``dx``, ``lesion_id`` and,
-            where ``image`` has no paths, ``image_id``.
-        out: the new folder, which appears when it is whole.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        FileNotFoundError: there are no Parquet files.
-        FileExistsError: ``out`` exists.
-        ValueError: a file is damaged or lacks a column, a diagnosis is unknown, an image stands
-            twice with different contents, or pyarrow is not installed.
+    Their columns are ``image``, ``dx``, ``lesion_id`` and, where ``image`` has no paths,
+    ``image_id``. The bytes of the images stay as they are; one that stands in several files is
+    written once. FileNotFoundError if there are no files, FileExistsError if ``out`` is there,
+    ValueError if a file cannot be read or a row cannot be used.
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new folder")
@@ -59,53 +50,49 @@ def unpack(data: Path, out: Path) -> int:
     files = [path for path in files_below(data) if path.suffix.lower() == ".parquet"]
     if not files:
         raise FileNotFoundError(f"no .parquet files in {data}: give their folder with --data")
-    written: dict[str, tuple[str, tuple[str, str, str], str]] = {}
+    written: dict[str, tuple[str, Named, str]] = {}
     with moved_into_place(out) as partial:
         (partial / "images").mkdir(parents=True)
-        for place, row, content in _rows(files):
-            name, digest = row[1], hashlib.sha256(content).hexdigest()
-            first, *known = written.setdefault(name, (place, row, digest))
-            if known != [row, digest]:
+        for place, row, labels in chain.from_iterable(map(_rows, files)):
+            named, content = _image(place, row, labels)
+            name, digest = named[1], hashlib.sha256(content).hexdigest()
+            first, *known = written.setdefault(name, (place, named, digest))
+            if known != [named, digest]:
                 raise ValueError(f"{place}: image {name} is another one in {first}")
             if first == place:
                 (partial / "images" / f"{name}{_suffix(place, content)}").write_bytes(content)
         if not written:
             raise ValueError(f"the Parquet files in {data} have no rows: download them again")
-        write_csv(partial / METADATA, COLUMNS, (row for _, row, _ in written.values()))
+        write_csv(partial / METADATA, COLUMNS, (named for _, named, _ in written.values()))
     return len(written)
 
 
-def _rows(files: Sequence[Path]) -> Iterator[tuple[str, tuple[str, str, str], bytes]]:
-    """Every row of the files: its place, its lesion, image and diagnosis, and the image itself."""
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """Every row of a file with its place, and the names of the numbers in ``dx``."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError("Parquet files are read with pyarrow: pip install pyarrow") from error
-    for file in files:
-        number = 0
-        try:
-            with parquet.ParquetFile(file) as table:
-                schema = table.schema_arrow
-                absent = sorted({"image", "dx", "lesion_id"} - set(schema.names))
-                if absent:
-                    why = (
-                        "lesion ids a split would have pictures of one lesion in several parts"
-                        if "lesion_id" in absent
-                        else f"{' and '.join(absent)} there is nothing to train on"
-                    )
-                    raise ValueError(
-                        f"{file} lacks the column(s) {', '.join(absent)}: it has "
-                        f"{', '.join(schema.names)}. Take another copy of the data: without {why}"
-                    )
-                labels = _label_names(schema.metadata or {})
-                columns = [name for name in ("image", *COLUMNS) if name in schema.names]
-                for batch in table.iter_batches(BATCH, columns=columns):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield _row(f"{file}, row {number}", row, labels)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"cannot read {file}: {error}. Download it again") from error
+    try:
+        with parquet.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            if absent := sorted({"image", "dx", "lesion_id"} - set(schema.names)):
+                why = f"{' and '.join(absent)} there is nothing to train on"
+                if "lesion_id" in absent:
+                    why = "lesion ids a split would have pictures of one lesion in several parts"
+                raise ValueError(
+                    f"{file} lacks the column(s) {', '.join(absent)}: it has "
+                    f"{', '.join(schema.names)}. Take another copy of the data: without {why}"
+                )
+            labels = _label_names(schema.metadata or {})
+            columns = [name for name in ("image", *COLUMNS) if name in schema.names]
+            batches = table.iter_batches(BATCH, columns=columns)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, row in enumerate(rows, 1):
+                yield f"{file}, row {number}", row, labels
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"cannot read {file}: {error}. Download it again") from error
 
 
 def _label_names(metadata: dict[bytes, bytes]) -> list[str]:
@@ -117,9 +104,7 @@ def _label_names(metadata: dict[bytes, bytes]) -> list[str]:
     return [str(name) for name in names]
 
 
-def _row(
-    place: str, row: dict[str, Any], labels: list[str]
-) -> tuple[str, tuple[str, str, str], bytes]:
+def _image(place: str, row: dict[str, Any], labels: list[str]) -> tuple[Named, bytes]:
     image = row["image"] if isinstance(row["image"], dict) else {"bytes": row["image"]}
     content, dx, lesion = image.get("bytes"), row["dx"], row["lesion_id"]
     name = row.get("image_id")
@@ -137,7 +122,7 @@ def _row(
     if code not in CLASSES:
         raise ValueError(f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}")
     try:
-        return place, (str(lesion), image_name(name), code), content
+        return (str(lesion), image_name(name), code), content
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 

@@ -1,7 +1,7 @@
 """Training, validation and test parts, folds, and their files."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,53 @@ from examples.ham10000.data.index import CLASSES, Image
 from examples.ham10000.data.tables import read_table
 from examples.ham10000.files import write_csv
 
-ORDER = 0
-"""Seed of the order in which lesions of one size are dealt."""
+COLUMNS = ("image_id", "lesion_id", "dx", "split")
+ORDER = 0  # seed of the order in which lesions of one size are dealt
+
+Split = dict[str, list[int]]
+"""For each part the positions of its images in the index."""
+
+
+def by_lesion(images: Sequence[Image], seed: int) -> Split:
+    """Split so that no lesion is in two parts; each class 8 : 1 : 1 as near as lesions allow.
+
+    The lesions of a class are taken in random order; each goes to the test part while it fits
+    into floor(0.1 n) images, then to validation likewise, the rest to training. A lesion with
+    several ids is taken when the first of them comes, so that the others move little. ValueError if
+    a class has too few images or lesions for three parts.
+    """
+    return _draw(images, seed)
+
+
+def by_image(images: Sequence[Image], seed: int) -> Split:
+    """Split as the paper most likely did: by image, stratified, floor(0.1 n) for test and for val.
+
+    Images of one lesion land in several parts: the test score is too good (:func:`leak`).
+    ValueError if a class has too few images.
+    """
+    return _draw(images, seed, lesions=False)
+
+
+PROTOCOLS = {"lesion": by_lesion, "paper": by_image}
+
+
+def draw_split(
+    images: Sequence[Image],
+    seed: int,
+    protocol: str,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> Split:
+    """Split by one of :data:`PROTOCOLS`, or test one fold of :func:`deal`, whatever the seed.
+
+    Beside a fold, floor(0.1 n) images of each class are for validation, drawn as :func:`by_lesion`
+    does. ValueError if the options do not go together, or a class has too few images or lesions.
+    """
+    check_folds(folds, fold, protocol)
+    if folds is None:
+        return PROTOCOLS[protocol](images, seed)
+    tested = [position for position, of in enumerate(deal(images, folds)) if of == fold]
+    return _draw(images, seed, tested)
 
 
 def deal(images: Sequence[Image], folds: int) -> list[int]:
@@ -20,13 +65,7 @@ def deal(images: Sequence[Image], folds: int) -> list[int]:
 
     The lesions of a class are dealt by size, the largest first, each to the fold that has the
     fewest images of the class so far; then to the one with the fewest images, then to the first.
-
-    Args:
-        images: the index, in any order.
-        folds: how many.
-
-    Raises:
-        ValueError: a class has fewer lesions than there are folds.
+    The order of the images does not matter. ValueError if a class has fewer lesions than folds.
     """
     fold_of: dict[str, int] = {}
     filled: Counter[int] = Counter()
@@ -46,90 +85,42 @@ def deal(images: Sequence[Image], folds: int) -> list[int]:
     return [fold_of[image.lesion] for image in images]
 
 
-Split = dict[str, list[int]]
-"""For each part the positions of its images in the index."""
-
-
-def by_lesion(images: Sequence[Image], seed: int) -> Split:
-    """Split so that no lesion is in two parts; each class 8 : 1 : 1 as near as lesions allow.
-
-    The lesions of a class are taken in random order; each goes to the test part while it fits
-    into floor(0.1 n) images, then to validation likewise, the rest to training. A lesion with
-    several ids is taken when the first of them comes, so that the others move little.
-
-    Args:
-        images: the index.
-        seed: of the random order.
-
-    Raises:
-        ValueError: a class has too few images or lesions for three parts.
-    """
-    return _split(images, seed, lambda image: image.lesion_id, lambda image: image.lesion)
-
-
-def by_image(images: Sequence[Image], seed: int) -> Split:
-    """Split as the paper most likely did: by image, stratified, floor(0.1 n) for test and for val.
-
-    Images of one lesion land in several parts: the test score is too good (:func:`leak`).
-
-    Args:
-        images: the index.
-        seed: of the random order.
-
-    Raises:
-        ValueError: a class has too few images for three parts.
-    """
-    return _split(images, seed, lambda image: image.image_id, lambda image: image.image_id)
-
-
-def by_fold(images: Sequence[Image], seed: int, folds: int, fold: int) -> Split:
-    """Test one of several folds, which have no lesion in common and do not depend on the seed.
-
-    floor(0.1 n) images of each class are for validation, lesions drawn as :func:`by_lesion` does.
-
-    Args:
-        images: the index.
-        seed: of the validation part.
-        folds: how many there are.
-        fold: the one to test, from 0.
-
-    Raises:
-        ValueError: a class has too few images or lesions.
-    """
-    tested = [position for position, of in enumerate(deal(images, folds)) if of == fold]
-    return _split(images, seed, lambda image: image.lesion_id, lambda image: image.lesion, tested)
-
-
-PROTOCOLS: dict[str, Callable[[Sequence[Image], int], Split]] = {
-    "lesion": by_lesion,
-    "paper": by_image,
-}
-
-
-def draw_split(
-    images: Sequence[Image],
-    seed: int,
-    protocol: str,
-    folds: int | None = None,
-    fold: int | None = None,
+def _draw(
+    images: Sequence[Image], seed: int, tested: Collection[int] = (), *, lesions: bool = True
 ) -> Split:
-    """Split by one of :data:`PROTOCOLS`, or test a fold.
-
-    Raises:
-        ValueError: the options do not go together, or a class has too few images or lesions.
-    """
-    check_folds(folds, fold, protocol)
-    if folds is None or fold is None:
-        return PROTOCOLS[protocol](images, seed)
-    return by_fold(images, seed, folds, fold)
+    """Assign whole lesions, or images, in random order; the test part too, unless it is given."""
+    generator = np.random.default_rng(seed)
+    split: Split = {"test": list(tested), "val": [], "train": []}
+    tested = set(tested)
+    names = [image.lesion_id if lesions else image.image_id for image in images]
+    for label, name in enumerate(CLASSES):
+        of_class = [position for position, image in enumerate(images) if image.label == label]
+        drawn: dict[str, list[int]] = {}
+        for position in of_class:
+            if position not in tested:
+                drawn.setdefault(names[position], []).append(position)
+        keys = sorted(drawn)
+        groups: dict[str, list[int]] = {}
+        for place in generator.permutation(len(keys)):
+            key = keys[place]
+            group = images[drawn[key][0]].lesion if lesions else key
+            groups.setdefault(group, []).extend(drawn[key])
+        tenth = len(of_class) // 10
+        room = {"test": 0 if tested else tenth, "val": tenth, "train": len(of_class)}
+        for positions in groups.values():
+            part = next(part for part, free in room.items() if free >= len(positions))
+            room[part] -= len(positions)
+            split[part] += positions
+        if not all(set(of_class) & set(positions) for positions in split.values()):
+            raise ValueError(
+                f"class {name} has {len(of_class)} images, of which {len(groups)} can be told apart"
+                " by the split: too few for three parts (at least 10 images, and several lesions)"
+            )
+    return {part: sorted(split[part]) for part in PARTS}
 
 
 def leak(images: Sequence[Image], split: Split) -> float:
-    """Share of the test images whose lesion is also in the training part.
-
-    Raises:
-        ValueError: there are no test images.
-    """
+    """Share of the test images whose lesion is also in training; ValueError if there are none."""
     if not split["test"]:
         raise ValueError("the split has no test images, of which some could leak")
     seen = {images[i].lesion for i in split["train"]}
@@ -137,127 +128,60 @@ def leak(images: Sequence[Image], split: Split) -> float:
 
 
 def count_classes(images: Sequence[Image], split: Split) -> dict[str, dict[str, int]]:
-    """Images of each class in each part.
-
-    Raises:
-        ValueError: a part has no image of some class, so that its mean recall has no meaning.
-    """
+    """Images of each class in each part; ValueError if a part has none, and so no mean recall."""
     counts: dict[str, dict[str, int]] = {}
     for part in PARTS:
         labels = Counter(images[i].label for i in split[part])
         counts[part] = {name: labels[number] for number, name in enumerate(CLASSES)}
         absent = [name for name, count in counts[part].items() if count == 0]
         if absent:
-            raise ValueError(
-                f"the {part} part has no image of the class(es) {', '.join(absent)}: every part "
-                "needs all classes"
-            )
+            which = f"the {part} part has no image of the class(es) {', '.join(absent)}"
+            raise ValueError(f"{which}: every part needs all classes")
     return counts
 
 
-def _split(
-    images: Sequence[Image],
-    seed: int,
-    drawn: Callable[[Image], str],
-    group: Callable[[Image], str],
-    tested: Sequence[int] = (),
-) -> Split:
-    """Assign whole groups, in the random order of what is drawn; a group belongs to one class.
-
-    The test part is drawn too, unless it is given.
-    """
-    generator = np.random.default_rng(seed)
-    split: Split = {"train": [], "val": [], "test": list(tested)}
-    given = set(tested)
-    for label, name in enumerate(CLASSES):
-        members: dict[str, list[int]] = {}
-        for position, image in enumerate(images):
-            if image.label == label and position not in given:
-                members.setdefault(drawn(image), []).append(position)
-        filled = Counter(test=sum(images[i].label == label for i in tested))
-        total = sum(map(len, members.values())) + filled["test"]
-        room = Counter(test=0 if tested else total // 10, val=total // 10, train=total)
-        keys = sorted(members)
-        groups: dict[str, list[int]] = {}
-        for index in generator.permutation(len(keys)):
-            for position in members[keys[index]]:
-                groups.setdefault(group(images[position]), []).append(position)
-        for positions in groups.values():
-            part = next(p for p in ("test", "val", "train") if room[p] >= len(positions))
-            room[part] -= len(positions)
-            filled[part] += len(positions)
-            split[part] += positions
-        if any(filled[part] == 0 for part in PARTS):
-            raise ValueError(
-                f"class {name} has {total} images, of which {len(groups)} can be told apart by "
-                "the split: too few for three parts (at least 10 images, and several lesions)"
-            )
-    return {part: sorted(positions) for part, positions in split.items()}
-
-
-COLUMNS = ("image_id", "lesion_id", "dx", "split")
-
-
 def write_split(file: Path, images: Sequence[Image], split: Split) -> None:
-    """Write the images that are in a part, in the order of the index.
-
-    Args:
-        file: the CSV file, with the columns ``image_id,lesion_id,dx,split``.
-        images: the index.
-        split: positions in it.
-    """
+    """Write the images that are in a part as a CSV file, in the order of the index."""
     parts = {position: part for part in PARTS for position in split[part]}
+    rows = ((images[i], parts[i]) for i in sorted(parts))
     write_csv(
-        file,
-        COLUMNS,
-        (
-            (images[i].image_id, images[i].lesion_id, CLASSES[images[i].label], parts[i])
-            for i in sorted(parts)
-        ),
+        file, COLUMNS, ((i.image_id, i.lesion_id, CLASSES[i.label], part) for i, part in rows)
     )
 
 
 def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) -> Split:
-    """Read a split file and hold it against the index.
+    """Read a split file, whose rows may be in any order, and hold it against the index.
 
-    Args:
-        file: as :func:`write_split` writes it, in any order.
-        images: the index.
-        complete: whether every image of the index has to be in a part.
-
-    Returns:
-        For each part the positions of its images in the index.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a part is none of train, val and test; an image stands twice, is not in the
-            index, has another lesion or diagnosis there, or is in no part.
+    FileNotFoundError if there is none. ValueError if a part is none of :data:`PARTS`; if an image
+    stands twice, is not in the index or has another lesion or diagnosis there; or, unless the file
+    need not be ``complete``, if an image of the index is in no part.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no split file {file}: write one with the split command")
     positions = {image.image_id: position for position, image in enumerate(images)}
-    split: Split = {part: [] for part in PARTS}
-    seen: set[str] = set()
+    part_of: dict[str, str] = {}
     for place, row in read_table(file, COLUMNS):
         name, part = row["image_id"], row["split"]
         if part not in PARTS:
             raise ValueError(f"{place}: unknown part {part!r}; known are {', '.join(PARTS)}")
-        if name in seen:
+        if name in part_of:
             raise ValueError(f"{place}: image {name} stands there twice; remove one row")
         if name not in positions:
             raise ValueError(f"{place}: image {name} is not in the data: is it their split?")
         image = images[positions[name]]
-        if (image.lesion_id, CLASSES[image.label]) != (row["lesion_id"], row["dx"]):
-            raise ValueError(
-                f"{place}: image {name} is {row['lesion_id']}, {row['dx']} here and "
-                f"{image.lesion_id}, {CLASSES[image.label]} in the data"
-            )
-        seen.add(name)
-        split[part].append(positions[name])
-    absent = [image.image_id for image in images if image.image_id not in seen]
+        known, said = (
+            f"{image.lesion_id}, {CLASSES[image.label]}",
+            f"{row['lesion_id']}, {row['dx']}",
+        )
+        if known != said:
+            raise ValueError(f"{place}: image {name} is {said} here and {known} in the data")
+        part_of[name] = part
+    absent = [name for name in positions if name not in part_of]
     if complete and absent:
         raise ValueError(
             f"{file} has no part for {len(absent)} of {len(images)} images: "
             f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
         )
-    return {part: sorted(split[part]) for part in PARTS}
+    return {
+        part: sorted(positions[name] for name in part_of if part_of[name] == part) for part in PARTS
+    }

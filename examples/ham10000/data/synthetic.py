@@ -13,11 +13,10 @@ from PIL import Image as PillowImage
 
 from examples.ham10000.data.index import SYNTHETIC_ID
 from examples.ham10000.data.layouts import COLUMNS, IMAGE_FOLDERS, LESION_MASKS, METADATA
+from examples.ham10000.files import whole_file
 
 LESIONS = {"akiec": 28, "bcc": 32, "bkl": 36, "df": 24, "mel": 36, "nv": 90, "vasc": 24}
 """Lesions per class; every third lesion has two images."""
-
-HEIGHT, WIDTH = 96, 128
 
 # Per class: colour of the lesion, of its structures, and how irregular its border is.
 _LOOKS = {
@@ -29,37 +28,33 @@ _LOOKS = {
     "nv": ((0.50, 0.33, 0.22), (0.40, 0.25, 0.16), 0.06),
     "vasc": ((0.68, 0.14, 0.22), (0.45, 0.06, 0.20), 0.10),
 }
+# Number and size of what is round: a few large ovoid nests, many small cysts, lacunae.
+_SPOTS = {"bcc": (5, 0.20), "bkl": (30, 0.05), "vasc": (14, 0.16)}
 
 Picture = NDArray[np.float64]
+Y, X = np.mgrid[-0.75:0.75:96j, -1:1:128j]
 
 
 def write_synthetic(folder: Path, seed: int = 0) -> None:
-    """Draw the set into ``folder``: the same pictures for the same seed.
-
-    Args:
-        folder: gets the metadata, the images and the lesion masks; made if needed.
-        seed: of every draw.
-    """
+    """Draw the metadata, images and lesion masks of the set that belongs to the seed."""
     generator = np.random.default_rng(seed)
     for name in (*IMAGE_FOLDERS, LESION_MASKS):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
+    rows = [COLUMNS]
     for dx, count in LESIONS.items():
         for lesion in range(count):
             shape = generator.normal(size=(2, 5))
             for _ in range(2 if lesion % 3 == 0 else 1):
-                number = len(rows)
+                number = len(rows) - 1
                 image_id = f"{SYNTHETIC_ID}{number:04d}"
                 pixels, inside = _draw(dx, shape, generator)
                 path = folder / IMAGE_FOLDERS[number % 2] / f"{image_id}.jpg"
                 PillowImage.fromarray(np.uint8(255 * pixels)).save(path, quality=92)
                 mask = folder / LESION_MASKS / f"{image_id}_segmentation.png"
                 PillowImage.fromarray(np.uint8(255 * inside)).save(mask)
-                rows.append(dict(zip(COLUMNS, (f"{dx}_{lesion:03d}", image_id, dx), strict=True)))
-    with (folder / METADATA).open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+                rows.append((f"{dx}_{lesion:03d}", image_id, dx))
+    with whole_file(folder / METADATA) as file:
+        csv.writer(file).writerows(rows)
 
 
 def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> tuple[Picture, Picture]:
@@ -68,31 +63,27 @@ def _draw(dx: str, shape: Picture, generator: np.random.Generator) -> tuple[Pict
     Its outline is the lesion's, view and light are the picture's.
     """
     colour, accent, roughness = _LOOKS[dx]
-    y, x = np.mgrid[-0.75 : 0.75 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    centre = generator.uniform(-0.12, 0.12, 2)
+    y, x = generator.uniform(-0.12, 0.12, 2)
     turn = generator.uniform(0, 2 * np.pi)
-    radius = np.hypot(y - centre[0], x - centre[1]) / generator.uniform(0.40, 0.55)
-    angle = np.arctan2(y - centre[0], x - centre[1]) + turn
-    waves = np.arange(2, 7)[:, None, None]
-    outline = 1 + roughness * (
-        np.tensordot(shape[0], np.cos(waves * angle), 1)
-        + np.tensordot(shape[1], np.sin(waves * angle), 1)
-    ) / np.sqrt(10)
+    radius = np.hypot(Y - y, X - x) / generator.uniform(0.40, 0.55)
+    angle = np.arctan2(Y - y, X - x) + turn
+    waves = np.arange(2, 7)[:, None, None] * angle
+    outline = np.tensordot(shape[0], np.cos(waves), 1) + np.tensordot(shape[1], np.sin(waves), 1)
+    outline = 1 + roughness * outline / np.sqrt(10)
     depth = 1 - radius / np.maximum(outline, 0.3)  # above 0 inside the lesion
     lesion = _soft(depth / 0.12)[..., None]
     skin = np.array([0.90, 0.72, 0.62]) + generator.normal(0, 0.03, 3)
     tissue = np.array(colour) * generator.uniform(0.75, 1.25) + generator.normal(0, 0.03, 3)
-    strength = generator.uniform(0.2, 0.9)
-    marks = strength * _structures(dx, depth, angle, radius, generator)[..., None]
+    marks = generator.uniform(0.2, 0.9) * _structures(dx, angle, radius, generator)[..., None]
     tissue = tissue * (1 - marks) + np.array(accent) * marks
     picture = skin * (1 - lesion) + tissue * lesion
-    light = generator.uniform(0.85, 1.1) * (1 - 0.18 * (x**2 + y**2))[..., None]
+    light = generator.uniform(0.85, 1.1) * (1 - 0.18 * (X**2 + Y**2))[..., None]
     noise = generator.normal(0, 0.02, picture.shape)
     return np.clip(picture * light + noise, 0, 1), np.float64(depth > 0)
 
 
 def _structures(
-    dx: str, depth: Picture, angle: Picture, radius: Picture, generator: np.random.Generator
+    dx: str, angle: Picture, radius: Picture, generator: np.random.Generator
 ) -> Picture:
     """How much of the accent colour each pixel of the lesion has, 0 to 1."""
     if dx == "nv":  # a regular network
@@ -101,22 +92,12 @@ def _structures(
         return _soft((0.40 - radius) / 0.08)
     if dx == "mel":  # one half in another colour
         return _soft(np.sin(angle + generator.uniform(-0.5, 0.5)) / 0.25)
-    if dx == "vasc":  # lacunae
-        return _spots(depth.shape, generator, count=14, size=0.16)
-    if dx == "bcc":  # a few large ovoid nests
-        return _spots(depth.shape, generator, count=5, size=0.20)
-    if dx == "bkl":  # many small cysts
-        return _spots(depth.shape, generator, count=30, size=0.05)
-    return _soft(generator.normal(0, 1, depth.shape) / 0.4) * 0.7  # akiec: scale
-
-
-def _spots(
-    shape: tuple[int, ...], generator: np.random.Generator, count: int, size: float
-) -> Picture:
-    y, x = np.mgrid[-0.75 : 0.75 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
-    spots = np.zeros(shape)
-    for cy, cx in generator.uniform(-0.5, 0.5, (count, 2)):
-        distance = np.hypot(y - cy, (x - cx) / generator.uniform(0.8, 1.4))
+    if dx == "akiec":  # scale
+        return _soft(generator.normal(0, 1, X.shape) / 0.4) * 0.7
+    count, size = _SPOTS[dx]
+    spots = np.zeros(X.shape)
+    for y, x in generator.uniform(-0.5, 0.5, (count, 2)):
+        distance = np.hypot(Y - y, (X - x) / generator.uniform(0.8, 1.4))
         spots = np.maximum(spots, _soft((size / 2 - distance) / 0.02))
     return spots
 

@@ -3,14 +3,10 @@
 import hashlib
 import io
 import zipfile
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from examples.ham10000.data.download import FILES, TEST_FILES, download
-from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
-
-MASKS = "HAM10000_segmentations_lesion_tschandl"
-
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS, METADATA
 
 PART_1, PART_2 = IMAGE_FOLDERS
 
@@ -34,7 +30,7 @@ class Server(ThreadingHTTPServer):
     def publish(self, contents):
         """Serve the contents under the names and targets of the official files."""
         files = [
-            replace(file, md5=hashlib.md5(contents[file.name]).hexdigest())
+            file._replace(md5=hashlib.md5(contents[file.name]).hexdigest())
             for file in (*FILES, *TEST_FILES)
             if file.name in contents
         ]
@@ -47,9 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         server.requests.append(self.path)
         server.agents.append(self.headers["User-Agent"])
-        target, fault = server.fault
-        if target != self.path:
-            fault = None
+        fault = server.fault[1] if server.fault[0] == self.path else None
         if isinstance(fault, int):
             self.send_error(fault)
             return
@@ -64,46 +58,39 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def archive(members, compression=zipfile.ZIP_STORED):
-    """The bytes of a zip of (name or ZipInfo, content) pairs."""
+def archive(contents, compression=zipfile.ZIP_STORED):
+    """The bytes of a zip of files by name."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as file:
-        for name, content in members:
+        for name, content in contents.items():
             file.writestr(name, content)
     return buffer.getvalue()
-
-
-def small_set(part_2=None):
-    """Contents of all four files."""
-    part_2 = part_2 or archive([("ISIC_2.jpg", b"image 2")])
-    return {
-        f"{PART_1}.zip": archive([("ISIC_1.jpg", b"image 1")]),
-        f"{PART_2}.zip": part_2,
-        METADATA: b"lesion_id,image_id,dx\n",
-        f"{MASKS}.zip": archive([("ISIC_1_segmentation.png", b"mask")]),
-    }
-
-
-def tree(folder):
-    """All files below a folder, with their contents."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 WHOLE = {
     f"{PART_1}/ISIC_1.jpg": b"image 1",
     f"{PART_2}/ISIC_2.jpg": b"image 2",
     METADATA: b"lesion_id,image_id,dx\n",
-    f"{MASKS}/ISIC_1_segmentation.png": b"mask",
+    f"{LESION_MASKS}/ISIC_1_segmentation.png": b"mask",
 }
 
 
-def assert_holds(out, files, archives=None):
-    """The folder has what comes of the first ``files`` files and these archives, nothing else."""
-    expected = dict(list(WHOLE.items())[:files]) | (archives or {})
+def small_set():
+    """Contents of all four files."""
+    parts = (name.split("/") for name in WHOLE if "/" in name)
+    archives = {f"{part}.zip": archive({name: WHOLE[f"{part}/{name}"]}) for part, name in parts}
+    return {**archives, METADATA: WHOLE[METADATA]}
+
+
+def tree(folder):
+    """All files below a folder, with their contents."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def assert_holds(out, files, others=None):
+    """The folder has what comes of the first ``files`` files and these others, nothing else."""
+    expected = dict(list(WHOLE.items())[:files]) | (others or {})
     assert tree(out) == expected
     assert {path.name for path in out.iterdir()} == {name.split("/")[0] for name in expected}
 
@@ -116,8 +103,3 @@ def assert_healthy_later(out, server, files):
     download(out, published, server.url)
     assert_holds(out, 4)
     assert server.requests == [f"/{file.tail}" for file in published[files:]]
-
-
-def target(name):
-    """The request target of an official file."""
-    return next(f"/{file.tail}" for file in FILES if file.name == name)

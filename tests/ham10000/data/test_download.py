@@ -2,73 +2,49 @@
 
 import errno
 import hashlib
+import zipfile
 from functools import partial
+from pathlib import Path
 
 import pooch
 import pytest
 
 from examples.ham10000 import cli
-from examples.ham10000.data.download import (
-    DATAVERSE,
-    FILES,
-    TEST_FILES,
-    RemoteFile,
-    download,
-)
+from examples.ham10000.data.download import DATAVERSE, FILES, TEST_FILES, download
+from examples.ham10000.data.folders import look
 from examples.ham10000.data.ground_truth import read_ground_truth
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, read_index
-from examples.ham10000.data.layouts import IMAGE_FOLDERS, METADATA
+from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS, METADATA
 from examples.ham10000.options import parse
 from tests.ham10000.challenge import write_metadata
 from tests.ham10000.data.dataverse import (
-    MASKS,
     PART_1,
     PART_2,
+    WHOLE,
     Server,
     archive,
     assert_healthy_later,
     assert_holds,
     small_set,
-    target,
     tree,
 )
 from tests.helpers import file_size_limit
 
+PUBLISHED = """
+HAM10000_images_part_1.zip 3172585 4639bfa73ab251610530a97c898e6e46 1366522108
+HAM10000_images_part_2.zip 3172584 da43d6cc50f6613013be07e8986b384b 1403566547
+HAM10000_metadata.csv 4338392?format=original 8f85fb1aa29d80a2797247e434deb79d 690218
+HAM10000_segmentations_lesion_tschandl.zip 3838943 6e8d252e09cfdb0189199f15985a5b84 10808743
+ISIC2018_Task3_Test_Images.zip 3855824 0488b6f65849e310857d9207daa55a21 None
+ISIC2018_Task3_Test_GroundTruth.csv 6924466?format=original 2b5663aacc9644740f27e355cf7f369a None
+"""
+TARGETS = {line.split()[0]: f"/{line.split()[1]}" for line in PUBLISHED.strip().splitlines()}
 
-def test_the_table_is_the_published_one():
+
+def test_the_tables_are_the_published_ones():
     assert DATAVERSE == "https://dataverse.harvard.edu/api/access/datafile"
-    assert list(FILES) == [
-        RemoteFile(
-            "HAM10000_images_part_1.zip", "3172585", "4639bfa73ab251610530a97c898e6e46", 1366522108
-        ),
-        RemoteFile(
-            "HAM10000_images_part_2.zip", "3172584", "da43d6cc50f6613013be07e8986b384b", 1403566547
-        ),
-        RemoteFile(
-            "HAM10000_metadata.csv",
-            "4338392?format=original",
-            "8f85fb1aa29d80a2797247e434deb79d",
-            690218,
-        ),
-        RemoteFile(
-            "HAM10000_segmentations_lesion_tschandl.zip",
-            "3838943",
-            "6e8d252e09cfdb0189199f15985a5b84",
-            10808743,
-        ),
-    ]
-
-
-def test_so_is_that_of_the_test_set():
-    assert list(TEST_FILES) == [
-        RemoteFile("ISIC2018_Task3_Test_Images.zip", "3855824", "0488b6f65849e310857d9207daa55a21"),
-        RemoteFile(
-            "ISIC2018_Task3_Test_GroundTruth.csv",
-            "6924466?format=original",
-            "2b5663aacc9644740f27e355cf7f369a",
-        ),
-    ]
-    assert [file.size for file in TEST_FILES] == [None, None]  # which is published nowhere
+    lines = [" ".join(map(str, file)) for file in (*FILES, *TEST_FILES)]
+    assert lines == PUBLISHED.strip().splitlines()
 
 
 @pytest.mark.parametrize("announce", [True, False])
@@ -79,14 +55,14 @@ def test_the_test_set_lands_where_evaluate_reads_it(
     write_metadata(tmp_path / "t.csv", [(i.image_id, CLASSES[i.label]) for i in images], lesions=1)
     name = "ISIC2018_Task3_Test_Images"
     contents = {
-        f"{name}.zip": archive([(f"{name}/{i.path.name}", i.path.read_bytes()) for i in images]),
+        f"{name}.zip": archive({f"{name}/{i.path.name}": i.path.read_bytes() for i in images}),
         "ISIC2018_Task3_Test_GroundTruth.csv": (tmp_path / "t.csv").read_bytes(),
     }
     server.announce = announce
     monkeypatch.setattr(cli, "TEST_FILES", server.publish(contents))
     monkeypatch.setattr(cli, "download", partial(download, server=server.url))
     assert cli.main(["download", "--test", "--out", str(out)]) == 0
-    assert server.requests == ["/3855824", "/6924466?format=original"]
+    assert server.requests == list(TARGETS.values())[4:]
     printed = capsys.readouterr().out
     assert f"To be downloaded into {out}: 2 files, of unknown size" in printed
     words = printed.splitlines()[-1].partition("Evaluate a run with: ")[2].split()
@@ -103,26 +79,31 @@ def test_the_test_set_lands_where_evaluate_reads_it(
 
 
 @pytest.mark.parametrize("announce", [True, False])
-def test_the_images_land_where_training_reads_them(folder, server, out, announce):
-    parts = [sorted((folder / name).iterdir()) for name in IMAGE_FOLDERS]
-    junk = [("__MACOSX/._ISIC_01.jpg", b"x"), ("__MACOSX/ISIC_01.jpg", b"x"), ("a.txt", b"x")]
+def test_the_images_land_where_training_reads_them(
+    folder, server, tmp_path, announce, monkeypatch, capsys
+):
+    parts = [{p.name: p.read_bytes() for p in (folder / name).iterdir()} for name in IMAGE_FOLDERS]
+    junk = {f"__MACOSX/{n}": b"x" for n in ("ISIC_01.jpg", "._ISIC_01.jpg")}
+    junk |= {"a.txt": b"x", "../out.txt": b"x", "folder.jpg/": b"", f"{PART_2}/.hidden.jpg": b"x"}
     contents = {
-        f"{PART_1}.zip": archive([(path.name, path.read_bytes()) for path in parts[0]]),
-        f"{PART_2}.zip": archive(
-            [(f"{PART_2}/", b""), ("folder.jpg/", b""), (f"{PART_2}/.hidden.jpg", b"x"), *junk]
-            + [(f"{PART_2}/{path.name}", path.read_bytes()) for path in parts[1]]
-        ),
+        f"{PART_1}.zip": archive(parts[0]),
+        f"{PART_2}.zip": archive({f"{PART_2}/{n}": c for n, c in parts[1].items()} | junk),
         METADATA: (folder / METADATA).read_bytes(),
-        f"{MASKS}.zip": archive([(f"{MASKS}/a_segmentation.png", b"mask")]),
+        f"{LESION_MASKS}.zip": archive({"a/a_segmentation.png": b"mask"}),
     }
     server.announce = announce
     files = server.publish(contents)
+    monkeypatch.chdir(tmp_path)
+    out = Path("new")
     download(out, files, server.url)
-    assert tree(out) == {**tree(folder), f"{MASKS}/a_segmentation.png": b"mask"}
-    assert [(image.image_id, image.label) for image in read_index(out)] == [
-        (image.image_id, image.label) for image in read_index(folder)
-    ]
-    assert server.requests == ["/3172585", "/3172584", "/4338392?format=original", "/3838943"]
+    assert f"unpacking {PART_1}.zip: 35 files, " in capsys.readouterr().err
+    found = {path.name for path in out.iterdir()}
+    assert found == {PART_1, PART_2, METADATA, LESION_MASKS}
+    assert {i.image_id: (i.label, i.path.read_bytes()) for i in read_index(out)} == {
+        i.image_id: (i.label, i.path.read_bytes()) for i in read_index(folder)
+    }
+    assert [path.name for path in look(out).masks] == ["a_segmentation.png"]
+    assert server.requests == list(TARGETS.values())[:4]
     assert not any("python-requests" in agent for agent in server.agents)  # the Dataverse: 403
     download(out, files, server.url)
     assert len(server.requests) == 4
@@ -131,7 +112,7 @@ def test_the_images_land_where_training_reads_them(folder, server, out, announce
 def test_size_licence_and_citation_are_shown_first(server, out, capsys, caplog, monkeypatch):
     monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
     files = server.publish(small_set())
-    server.fault = (target(f"{PART_1}.zip"), 503)
+    server.fault = (TARGETS[f"{PART_1}.zip"], 503)
     with pytest.raises(ConnectionError):
         download(out, files, server.url)
     shown = capsys.readouterr().out
@@ -153,40 +134,27 @@ def test_a_metadata_file_with_another_checksum_is_replaced(server, out):
     assert_healthy_later(out, server, 0)
 
 
-SECOND_OR_THIRD = pytest.mark.parametrize(("name", "whole"), [(f"{PART_2}.zip", 1), (METADATA, 2)])
-
-
-@SECOND_OR_THIRD
-def test_a_wrong_checksum(server, out, name, whole):
+@pytest.mark.parametrize(("name", "whole"), [(f"{PART_2}.zip", 1), (METADATA, 2)])
+@pytest.mark.parametrize("fault", [404, 503, "cut", "cut, of unknown length", "another file"])
+def test_what_cannot_be_fetched_is_named_and_leaves_nothing(server, out, name, whole, fault):
     files = server.publish(small_set())
     page = b"<html>Please log in</html>"
-    server.content[target(name)] = page
-    found = hashlib.md5(page).hexdigest()
-    with pytest.raises(ValueError, match=rf"{name}.*{files[whole].md5}.*{found}.*again: it cont"):
+    kind, reasons = ConnectionError, [name, server.url + TARGETS[name], str(fault)]
+    if fault == "another file":
+        server.content[TARGETS[name]] = page
+        reasons = [name, files[whole].md5, hashlib.md5(page).hexdigest()]
+        kind = ValueError
+    elif fault == "cut, of unknown length":  # which the checksum shows alone
+        server.announce, server.fault = False, (TARGETS[name], "cut")
+        kind, reasons = ValueError, [name, files[whole].md5]
+    else:
+        server.fault = (TARGETS[name], fault)
+        reasons[2] = "IncompleteR" if fault == "cut" else str(fault)
+    with pytest.raises(kind) as caught:
         download(out, files, server.url)
-    assert_holds(out, whole)
-    assert_healthy_later(out, server, whole)
-
-
-@SECOND_OR_THIRD
-@pytest.mark.parametrize(("fault", "reason"), [(404, "404"), (503, "503"), ("cut", "IncompleteR")])
-def test_a_failure_of_the_network(server, out, name, whole, fault, reason):
-    files = server.publish(small_set())
-    server.fault = (target(name), fault)
-    with pytest.raises(ConnectionError) as caught:
-        download(out, files, server.url)
-    for part in (name, server.url + target(name), reason, "Run the command again: it continues"):
+    advice = f"Or fetch {server.url}{TARGETS[name]} with a browser and save it as {out / name}"
+    for part in (*reasons, "Run the command again: it continues", advice):
         assert part in str(caught.value)
-    assert_holds(out, whole)
-    assert_healthy_later(out, server, whole)
-
-
-@SECOND_OR_THIRD
-def test_a_cut_that_only_the_checksum_shows(server, out, name, whole):
-    files = server.publish(small_set())
-    server.announce, server.fault = False, (target(name), "cut")
-    with pytest.raises(ValueError, match=rf"{name}.*Run the command again: it continues"):
-        download(out, files, server.url)
     assert_holds(out, whole)
     assert_healthy_later(out, server, whole)
 
@@ -201,10 +169,17 @@ def test_a_server_that_is_not_there(server, out):
     assert_healthy_later(out, server, 0)
 
 
-def test_a_write_that_fails_during_the_download(server, out):
-    files = server.publish(small_set(archive([("ISIC_2.jpg", bytes(300_000))])))
+@pytest.mark.parametrize("unpacking", [False, True])
+def test_a_full_disk_is_named_and_leaves_no_half_folder(server, out, unpacking):
+    images = {"ISIC_2.jpg": b"image 2", "ISIC_3.jpg": bytes(300_000)}
+    part_2 = archive(images, zipfile.ZIP_DEFLATED if unpacking else zipfile.ZIP_STORED)
+    files = server.publish({**small_set(), f"{PART_2}.zip": part_2})
     with file_size_limit(100_000), pytest.raises(OSError, match=f"{PART_2}.zip") as caught:
         download(out, files, server.url)
     assert caught.value.errno == errno.EFBIG
-    assert_holds(out, 1)
-    assert_healthy_later(out, server, 1)
+    # An archive with the right checksum need not be fetched again.
+    assert_holds(out, 1, {f"{PART_2}.zip": part_2} if unpacking else {})
+    server.requests.clear()
+    download(out, files, server.url)
+    assert server.requests == [f"/{file.tail}" for file in files[1 + unpacking :]]
+    assert tree(out) == {**WHOLE, f"{PART_2}/ISIC_3.jpg": bytes(300_000)}

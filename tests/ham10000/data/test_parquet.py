@@ -1,6 +1,5 @@
 """Parquet mirrors of Hugging Face become the folder that they were made of."""
 
-import hashlib
 import json
 import sys
 
@@ -24,16 +23,16 @@ LONG = [
 
 
 def rows_of(folder, **change):
-    """One row per image; ``change`` maps an image to what a column has."""
+    """One row per image; ``change`` maps an image to what a column has, or is None without it."""
+    columns = {
+        "image": lambda i: {"bytes": i.path.read_bytes(), "path": f"x/{i.path.name}"},
+        "image_id": lambda i: i.image_id,
+        "lesion_id": lambda i: i.lesion_id,
+        "dx": lambda i: CLASSES[i.label],
+        "age": lambda i: 60.0,
+    } | change
     return [
-        {
-            "image": {"bytes": image.path.read_bytes(), "path": f"x/{image.path.name}"},
-            "image_id": image.image_id,
-            "lesion_id": image.lesion_id,
-            "dx": CLASSES[image.label],
-            "age": 60.0,
-            **{name: value(image) for name, value in change.items()},
-        }
+        {name: value(image) for name, value in columns.items() if value}
         for image in read_index(folder)
     ]
 
@@ -50,14 +49,7 @@ def write(file, rows, names=None):
 
 
 def facts(folder):
-    return {
-        image.image_id: (
-            image.lesion_id,
-            image.label,
-            hashlib.sha256(image.path.read_bytes()).hexdigest(),
-        )
-        for image in read_index(folder)
-    }
+    return {i.image_id: (i.lesion_id, i.label, i.path.read_bytes()) for i in read_index(folder)}
 
 
 @pytest.fixture
@@ -69,26 +61,20 @@ def unpack(hub, out):
     return main(["unpack", "--data", str(hub), "--out", str(out)])
 
 
-def without(rows, name):
-    return [{key: value for key, value in row.items() if key != name} for row in rows]
-
-
 @pytest.mark.parametrize(
-    "kind", ["codes", "long names", "spaces", "numbers", "paths", "plain bytes"]
+    ("change", "names"),
+    [
+        ({}, None),
+        ({"dx": lambda image: LONG[image.label]}, None),
+        ({"dx": lambda image: LONG[image.label].replace("_", " ").title()}, None),
+        ({"dx": lambda image: 6 - image.label}, LONG[::-1]),
+        ({"image_id": None}, None),
+        ({"image": lambda image: image.path.read_bytes()}, None),
+    ],
+    ids=["codes", "long names", "spaces", "numbers", "paths", "plain bytes"],
 )
-def test_every_form_of_the_columns(folder, hub, tmp_path, capsys, kind):
-    rows, names = rows_of(folder), None
-    if kind == "long names":
-        rows = rows_of(folder, dx=lambda image: LONG[image.label])
-    elif kind == "spaces":
-        rows = rows_of(folder, dx=lambda i: LONG[i.label].replace("_", " ").title())
-    elif kind == "numbers":
-        names = LONG[::-1]
-        rows = rows_of(folder, dx=lambda image: 6 - image.label)
-    elif kind == "paths":
-        rows = without(rows, "image_id")
-    elif kind == "plain bytes":
-        rows = rows_of(folder, image=lambda image: image.path.read_bytes())
+def test_every_form_of_the_columns(folder, hub, tmp_path, capsys, change, names):
+    rows = rows_of(folder, **change)
     write(hub / "data" / "train-00000-of-00002.parquet", rows[:40], names)
     write(hub / "data" / "test-00000-of-00001.PARQUET", rows[38:], names)  # two of them twice
     assert unpack(hub, tmp_path / "out") == 0
@@ -105,38 +91,28 @@ def test_the_commands_say_what_it_is(folder, hub, tmp_path, capsys):
     assert f"unpack --data {hub} --out NEW_DIR" in said
 
 
+NO_BYTES, TEXT = {"bytes": None, "path": "a.jpg"}, {"bytes": b"text", "path": ""}
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda rows: without(rows, "lesion_id"),
-            "lacks the column(s) lesion_id: it has image, im",
-        ),
-        (lambda rows: without(rows, "dx"), "without dx there is nothing to train on"),
-        (lambda rows: [{**rows[0], "lesion_id": "a "}], "row 1: lesion_id 'a ' has spaces"),
-        (
-            lambda rows: [{**row, "dx": "naevus"} for row in rows],
-            "row 1: unknown diagnosis 'naevus'",
-        ),
-        (lambda rows: [{**row, "dx": 3} for row in rows], "row 1: unknown diagnosis 3"),
-        (lambda rows: [*rows[:9], {**rows[9], "lesion_id": None}], "row 10: no lesion_id"),
-        (lambda rows: [{**rows[0], "image_id": "../a"}], "row 1: image id '../a' is no name"),
-        (lambda rows: [{**rows[0], "image": {"bytes": None, "path": "a.jpg"}}], "row 1: the bytes"),
-        (lambda rows: [{**rows[0], "image": {"bytes": b"text", "path": ""}}], "row 1: cannot read"),
-        (
-            lambda rows: [*rows, {**rows[3], "image": rows[4]["image"]}],
-            "row 71: image ISIC_03 is another one in",
-        ),
-        (
-            lambda rows: [*rows, {**rows[3], "lesion_id": "HAM_99"}],
-            "row 71: image ISIC_03 is anoth",
-        ),
+    ("whole", "row", "change", "message"),
+    [  # rows that can be used, which of all is the last one, and what is changed in it
+        (0, 0, {"dx": "naevus"}, "row 1: unknown diagnosis 'naevus'; known are akiec, bcc"),
+        (0, 0, {"dx": 3}, "row 1: unknown diagnosis 3"),
+        (0, 0, {"lesion_id": "a "}, "row 1: lesion_id 'a ' has spaces"),
+        (9, 9, {"lesion_id": None}, "row 10: no lesion_id"),
+        (0, 0, {"image_id": "../a"}, "row 1: image id '../a' is no name"),
+        (0, 0, {"image": NO_BYTES}, "row 1: the bytes of the image are not in the file"),
+        (0, 0, {"image": TEXT}, "row 1: cannot read the image"),
+        (70, 3, {"image": TEXT}, "row 71: image ISIC_03 is another one in"),
+        (70, 3, {"lesion_id": "HAM_99"}, "row 71: image ISIC_03 is another one in"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_leaves_nothing(
-    folder, hub, tmp_path, capsys, change, message
+    folder, hub, tmp_path, capsys, whole, row, change, message
 ):
-    write(hub / "train.parquet", change(rows_of(folder)))
+    rows = rows_of(folder)
+    write(hub / "train.parquet", [*rows[:whole], {**rows[row], **change}])
     before = sorted(tmp_path.iterdir())
     assert unpack(hub, tmp_path / "out") == 2
     assert message in capsys.readouterr().err
@@ -144,33 +120,33 @@ def test_what_cannot_be_used_is_named_and_leaves_nothing(
 
 
 def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, capsys, monkeypatch):
-    file = write(hub / "train.parquet", rows_of(folder))
-    for data, out, message in [
-        (hub, folder, "exists: name a new folder"),
-        (folder, tmp_path / "out", "no .parquet files in"),
-        (tmp_path / "nowhere", tmp_path / "out", "no folder"),
-        (hub, tmp_path / "no" / "out", "there is no folder"),
-    ]:
+    def refused(message, data=hub, out=tmp_path / "out"):
         assert unpack(data, out) == 2
         assert message in capsys.readouterr().err
+
+    file = write(hub / "train.parquet", rows_of(folder))
+    refused("exists: name a new folder", out=folder)
+    refused("no .parquet files in", folder)
+    refused("no folder", tmp_path / "nowhere")
+    refused("there is no folder", out=tmp_path / "no" / "out")
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
-    assert unpack(hub, tmp_path / "out") == 2
-    assert f"cannot read {file}" in capsys.readouterr().err
+    refused(f"cannot read {file}")
+    write(file, rows_of(folder, lesion_id=None))
+    refused("lacks the column(s) lesion_id: it has image, image_id, dx, age")
+    write(file, rows_of(folder, dx=None))
+    refused("without dx there is nothing to train on")
     file.write_bytes(whole)
+    parquet.write_table(parquet.read_table(file).slice(0, 0), file)
+    refused("have no rows: download them again")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert unpack(hub, tmp_path / "out") == 2
-    assert "pip install pyarrow" in capsys.readouterr().err
+    refused("pip install pyarrow")
     assert main(["check", "--data", str(hub)]) == 1
     assert "Parquet files of Hugging Face (1): write them" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
-def test_ids_may_be_numbers_and_no_rows_are_an_error(folder, tmp_path, capsys):
-    rows = rows_of(folder, image_id=lambda image: int(image.image_id[-2:]))
-    file = write(tmp_path / "hub" / "a.parquet", rows)
-    assert main(["unpack", "--data", str(tmp_path / "hub"), "--out", str(tmp_path / "o")]) == 0
+def test_ids_may_be_numbers(folder, hub, tmp_path):
+    write(hub / "a.parquet", rows_of(folder, image_id=lambda image: int(image.image_id[-2:])))
+    assert unpack(hub, tmp_path / "o") == 0
     assert {"0", "1"} <= facts(tmp_path / "o").keys()
-    parquet.write_table(parquet.read_table(file).slice(0, 0), file)
-    assert main(["unpack", "--data", str(tmp_path / "hub"), "--out", str(tmp_path / "p")]) == 2
-    assert "have no rows: download them again" in capsys.readouterr().err

@@ -1,7 +1,9 @@
-"""The two protocols: sizes, groups, leak."""
+"""Protocols, folds and their files: sizes, lesions that stay whole, the leak."""
 
+import csv
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,82 +11,126 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.index import main as measure
-from examples.ham10000.config import PARTS
-from examples.ham10000.data.index import CLASSES, Image, read_index
-from examples.ham10000.data.splits import PROTOCOLS, by_image, by_lesion, leak
+from examples.ham10000.cli import main
+from examples.ham10000.config import PARTS, read_options, train_config
+from examples.ham10000.data.index import CLASSES, SHIPPED, Image, read_index
+from examples.ham10000.data.splits import (
+    PROTOCOLS,
+    by_image,
+    by_lesion,
+    deal,
+    draw_split,
+    leak,
+    read_split,
+    write_split,
+)
+from tests.ham10000.finished import begin
 
 
-def parts_of_classes(images, split):
-    return {part: Counter(images[i].label for i in split[part]) for part in PARTS}
+@pytest.mark.parametrize(("protocol", "low", "high"), [("lesion", 0, 0), ("paper", 0.34, 0.40)])
+def test_the_command_writes_the_papers_sizes_and_prints_the_leak(
+    ham10000, tmp_path, capsys, protocol, low, high
+):
+    file = tmp_path / "split.csv"
+    command = ["split", "--data", str(ham10000), "--protocol", protocol, "--out", str(file)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["image_id", "lesion_id", "dx", "split"]
+    total, counts = Counter(), Counter()
+    for row in rows:
+        total[row["dx"]] += 1
+        counts[row["split"], row["dx"]] += 1
+    assert sum(total.values()) == 10_015
+    assert sum(n // 10 for n in total.values()) == 998  # the paper's test set
+    assert all(counts["test", dx] == counts["val", dx] == n // 10 for dx, n in total.items())
 
+    def leaked(lesions):
+        seen = {lesions(row["lesion_id"]) for row in rows if row["split"] == "train"}
+        return sum(lesions(r["lesion_id"]) in seen for r in rows if r["split"] == "test") / 998
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_real_data_splits_into_the_papers_sizes(ham10000, protocol):
+    assert low <= leaked(str) <= high
+    assert f"is in train ({leaked(str):.3f} by lesion_id alone)" in printed
+    with SHIPPED.open(newline="") as stream:
+        twins = [tuple(row.values()) for row in csv.DictReader(stream)]
+    ids = {row["image_id"]: row["lesion_id"] for row in rows}
+    one = {ids[first]: ids[second] for first, second in twins}
+    assert f"leak: {leaked(lambda name: one.get(name, name)):.3f} of the test" in printed
+    assert main(command) == 2
+    assert "exists: name a new file" in capsys.readouterr().err
     images = read_index(ham10000)
-    split = PROTOCOLS[protocol](images, 0)
+    assert read_split(file, images) == PROTOCOLS[protocol](images, 0) != by_lesion(images, 4)
+
+
+def test_the_folds_of_the_real_data(ham10000):
+    """Each class is shared out to the image, and so are all images together."""
+    images = read_index(ham10000)
+    splits = [draw_split(images, 0, "lesion", 5, fold) for fold in range(5)]
+    assert [len(split["test"]) for split in splits] == [2003] * 5
+    assert sorted(i for split in splits for i in split["test"]) == list(range(10_015))
     total = Counter(image.label for image in images)
-    counts = parts_of_classes(images, split)
-    assert len(split["test"]) == len(split["val"]) == 998  # the paper's test set
-    assert len(split["train"]) == 10_015 - 2 * 998
-    assert all(counts["test"][c] == counts["val"][c] == total[c] // 10 for c in total)
-
-
-def test_a_split_without_a_test_part_has_no_leak():
-    with pytest.raises(ValueError, match="no test images"):
-        leak([Image("i", "l", 0, Path())], {"train": [0], "val": [], "test": []})
-
-
-def test_the_leak_of_the_real_data(ham10000):
-    images = read_index(ham10000)
-    assert leak(images, by_lesion(images, 0)) == 0
-    assert leak(images, by_image(images, 0)) == pytest.approx(0.37, abs=0.03)
+    for split in splits:
+        for label, count in total.items():
+            assert abs(sum(images[i].label == label for i in split["test"]) - count / 5) < 1
+            assert sum(images[i].label == label for i in split["val"]) == count // 10
+        lesions = [{images[i].lesion for i in split[part]} for part in PARTS]
+        assert sum(map(len, lesions)) == len(set.union(*lesions)) == 7452
+    assert draw_split(images, 1, "lesion", 5, 2)["val"] != splits[2]["val"]
 
 
 @st.composite
 def indexes(draw):
-    """Images of seven classes whose lesions have one to four images, in random order."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=25, max_size=35))
+    """Seven classes whose lesions have one to six images, some under two ids, in any order."""
+    sizes = draw(st.lists(st.integers(1, 6), min_size=25, max_size=35))
     images = [
-        Image(f"i{label}-{lesion}-{k}", f"l{label}-{lesion}", label, Path())
+        Image(f"{label}-{n}-{k}", f"{label}-{n}-{k % 2}", label, Path(), f"{label}-{n}-0")
         for label in range(len(CLASSES))
-        for lesion, size in enumerate(sizes[label:])
+        for n, size in enumerate(sizes[label:])
         for k in range(size)
     ]
     random.Random(draw(st.integers(0, 99))).shuffle(images)
     return images
 
 
-@given(indexes(), st.integers(0, 2**32), st.sampled_from(list(PROTOCOLS)))
-def test_every_image_is_in_one_part_and_lesions_stay_whole(images, seed, protocol):
-    split = PROTOCOLS[protocol](images, seed)
+def names(images, split):
+    return {part: {images[i].image_id for i in split[part]} for part in PARTS}
+
+
+def assert_shared_out(images, split, drawn, whole):
+    """Every image is in one part; of each class a tenth, or less by one lesion, is in ``drawn``."""
     assert sorted(i for part in PARTS for i in split[part]) == list(range(len(images)))
-    assert split == PROTOCOLS[protocol](images, seed)
-    total = Counter(image.label for image in images)
-    counts = parts_of_classes(images, split)
-    for label, count in total.items():
-        for part in ("test", "val"):
-            assert count // 10 - 3 <= counts[part][label] <= count // 10
-    if protocol == "lesion":
-        lesions = [{images[i].lesion for i in split[part]} for part in PARTS]
-        assert sum(map(len, lesions)) == len(set.union(*lesions))
+    for label in range(len(CLASSES)):
+        tenth = sum(image.label == label for image in images) // 10
+        for part in drawn:
+            count = sum(images[i].label == label for i in split[part])
+            assert tenth - (6 if whole else 1) < count <= tenth
+    lesions = [{images[i].lesion for i in split[part]} for part in PARTS]
+    assert not whole or sum(map(len, lesions)) == len(set.union(*lesions))
 
 
-def test_the_split_does_not_depend_on_the_order_of_the_rows(ham10000):
-    images = read_index(ham10000)
+@given(indexes(), st.integers(0, 2**32), st.sampled_from(list(PROTOCOLS)))
+def test_protocols(images, seed, protocol):
+    split = PROTOCOLS[protocol](images, seed)
+    assert_shared_out(images, split, ("test", "val"), protocol == "lesion")
     backwards = images[::-1]
-    one, other = by_lesion(images, 3), by_lesion(backwards, 3)
-    for part in PARTS:
-        assert {images[i].image_id for i in one[part]} == {
-            backwards[i].image_id for i in other[part]
-        }
-    assert one != by_lesion(images, 4)
+    assert names(images, split) == names(backwards, PROTOCOLS[protocol](backwards, seed))
 
 
-def test_the_benchmark_indexes_and_splits_what_it_writes(capsys):
-    measure(["--images", "400"])
-    first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("400 SYNTHETIC rows indexed in ")
-    assert [line.split(":")[0] for line in others] == ["split, lesion", "split, paper"]
+@given(indexes(), st.integers(2, 7), st.integers(0, 2**32), st.integers(0, 2**32))
+def test_folds_are_even_and_whatever_the_seed(images, folds, seed, other_seed):
+    named = dict(zip((i.image_id for i in images), deal(images, folds), strict=True))
+    backwards = images[::-1]
+    assert named == dict(zip((i.image_id for i in backwards), deal(backwards, folds), strict=True))
+    for label in range(len(CLASSES)):
+        of_class = Counter(named[i.image_id] for i in images if i.label == label)
+        largest = max(Counter(i.lesion for i in images if i.label == label).values())
+        assert max(of_class.values()) - min(of_class[f] for f in range(folds)) <= largest
+    for fold in range(folds):
+        split, other = (draw_split(images, s, "lesion", folds, fold) for s in (seed, other_seed))
+        assert split["test"] == other["test"]
+        assert split["test"] == [n for n, i in enumerate(images) if named[i.image_id] == fold]
+        assert_shared_out(images, split, ("val",), whole=True)
 
 
 def test_too_few_images_of_a_class_are_an_error():
@@ -94,3 +140,111 @@ def test_too_few_images_of_a_class_are_an_error():
     one_lesion = [Image(f"i{n}", f"l{n if n % 7 else 0}", n % 7, Path()) for n in range(140)]
     with pytest.raises(ValueError, match=r"class akiec has 20 images, of which 1 can .* too few"):
         by_lesion(one_lesion, 0)
+    with pytest.raises(ValueError, match="no test images"):
+        leak(images, {"train": [0], "val": [], "test": []})
+
+
+BOTH = ["--folds", "5", "--fold", "1"]
+REFUSALS = [
+    (["--folds", "5"], "--folds 5 needs --fold, the one that is tested: 0 to 4"),
+    (["--fold", "0"], "--fold 0 needs --folds, the number of all folds"),
+    (["--folds", "1", "--fold", "0"], "--folds must be at least 2, got 1"),
+    (["--folds", "5", "--fold", "5"], "--fold must be 0 to 4 with --folds 5, got 5"),
+    (["--folds", "5", "--fold", "-1"], "--fold must be 0 to 4 with --folds 5, got -1"),
+    ([*BOTH, "--protocol", "paper"], "--folds is for --protocol lesion, not for paper"),
+    (["--folds", "11", "--fold", "0"], "class akiec has 10 lesions: too few for --folds 11"),
+    ([*BOTH, "--split-file", "s.csv"], "--folds and --split-file both say what is tested"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSALS)
+def test_options_that_do_not_go_together(folder, tmp_path, options, message, capsys):
+    for command, out in [("split", "s.csv"), ("train", "run")]:
+        if command == "train" or "--split-file" not in options:
+            assert (
+                main([command, "--data", str(folder), "--out", str(tmp_path / out), *options]) == 2
+            )
+            assert message in capsys.readouterr().err
+            assert not (tmp_path / out).exists()
+
+
+def test_the_command_splits_by_fold_and_seed(folder, tmp_path, capsys):
+    def split(*options):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
+        assert main(["split", "--data", str(folder), "--out", str(file), *options]) == 0
+        return [line.split(",") for line in file.read_text().splitlines()[1:]]
+
+    assert split() == split("--seed", "0") != split("--seed", "1")
+    capsys.readouterr()
+    tests = []
+    for fold in "01":
+        rows = split("--seed", fold, "--folds", "2", "--fold", fold)
+        assert capsys.readouterr().out.startswith("28 train, 7 val, 35 test images\n")
+        tests += [row[0] for row in rows if row[3] == "test"]
+    assert sorted(tests) == sorted(image.image_id for image in read_index(folder))
+    split("--folds", "10", "--fold", "0")  # as many as there are lesions
+    with pytest.raises(SystemExit):  # which trains by the paper's protocol
+        main(["reproduce", "--table", "5", "--data", str(folder), *BOTH])
+
+
+def test_a_run_says_which_fold_it_tested(tmp_path):
+    config = train_config({"folds": 5, "fold": 3})
+    assert config.split_name == "lesion split, fold 3 of 5"
+    assert config.out.name.endswith("-seed0-fold3")
+    begin(tmp_path / "run", folds=5, fold=3)
+    assert read_options(tmp_path / "run").split_name == config.split_name
+    begin(tmp_path / "old")  # whose options know of no folds
+    assert read_options(tmp_path / "old").split_name == "lesion split"
+    assert replace(config, fold=None).split_name == "lesion split, 5 folds"
+
+
+def test_the_benchmark_indexes_and_splits_what_it_writes(capsys):
+    measure(["--images", "400"])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("400 SYNTHETIC rows indexed in ")
+    assert [line.split(":")[0] for line in others] == ["split, lesion", "split, paper"]
+
+
+@pytest.fixture
+def split_file(folder, tmp_path):
+    images = read_index(folder)
+    file = tmp_path / "split.csv"
+    write_split(file, images, by_lesion(images, 0))
+    return file, images
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("ISIC_31,HAM_31,df,holdout", "line 33: unknown part 'holdout'; known are train, val, tes"),
+        ("ISIC_30,HAM_30,df,train", "line 33: image ISIC_30 stands there twice"),
+        ("ISIC_99,HAM_31,df,train", "line 33: image ISIC_99 is not in the data"),
+        ("ISIC_31,HAM_30,df,train", "line 33: image ISIC_31 is HAM_30, df here and HAM_31, df in"),
+        ("ISIC_31,HAM_31,nv,train", "line 33: image ISIC_31 is HAM_31, nv here and HAM_31, df in"),
+        ("ISIC_31,HAM_31,df,", "line 33: split is empty"),
+        ("", "no part for 1 of 70 images: ISIC_31"),
+    ],
+)
+def test_files_that_do_not_fit_the_data_are_refused(split_file, row, message):
+    file, images = split_file
+    lines = file.read_text().splitlines()
+    assert lines[32].startswith("ISIC_31,")
+    lines[32:33] = [row] if row else []
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        read_split(file, images)
+
+
+def test_rows_may_stand_in_any_order_and_some_be_left_out(split_file, tmp_path):
+    file, images = split_file
+    before = read_split(file, images)
+    header, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([header, *rows[::-1]]))
+    assert read_split(file, images) == before
+    file.write_text("\n".join([header, *rows[9:]]))
+    left = {image.image_id for image in images[9:]}
+    assert names(images, read_split(file, images, complete=False)) == {
+        part: chosen & left for part, chosen in names(images, before).items()
+    }
+    with pytest.raises(FileNotFoundError, match=r"no split file .*nowhere"):
+        read_split(tmp_path / "nowhere", images)
