@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -17,62 +16,30 @@ from torch.nn import functional as F
 
 from attnblocks import find_se, list_blocks, recipe
 from attnblocks.blocks.gain import GainedStage
-from examples.ham10000.attention import Change
-from examples.ham10000.losses import check_number
+from examples.ham10000.attention import Change, some
+from examples.ham10000.losses import check_numbers
 from examples.ham10000.processes import shows_bars
 from examples.ham10000.weights import Weights, blocks_of, read_weights
 
 
 class CosineClassifier(nn.Module):
-    """Features (N, in_features) to logits (N, num_classes): scaled cosines with class weights.
+    """Features (N, in_features) to logits (N, num_classes): ``scale`` times cosines with weights.
 
     Their softmax are the probabilities, whatever the loss. Features shorter than 1e-12 give
     zeros, in the gradient too.
-
-    Args:
-        in_features: length of a feature vector.
-        num_classes: number of classes.
-        scale: the logit of features that point in the direction of the class.
-        device: where to create the weight.
-        dtype: type of the weight.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        scale: float = 30.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
         super().__init__()
-        check_number("scale", scale)
+        check_numbers(scale=scale)
         self.scale = scale
         # Uniform directions. The length does not show in the logits, but the longer a weight, the
         # less one step turns it: LDAM's authors start from length 1.
-        weight = torch.randn(num_classes, in_features, device=device, dtype=dtype)
-        self.weight = nn.Parameter(_unit(weight))
+        self.weight = nn.Parameter(_unit(torch.randn(num_classes, in_features)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits from -scale to scale."""
         return self.scale * F.linear(_unit(features), _unit(self.weight))
-
-
-def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
-    """Replace, in place, the linear layer named in ``head`` by a :class:`CosineClassifier`.
-
-    Raises:
-        ValueError: the head is not exactly one ``nn.Linear``.
-    """
-    modules = dict(model.named_modules())
-    old = modules.get(head[0]) if len(head) == 1 else None
-    if not isinstance(old, nn.Linear):
-        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
-        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
-    weight = old.weight
-    new = CosineClassifier(old.in_features, num_classes, device=weight.device, dtype=weight.dtype)
-    model.set_submodule(head[0], new)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -81,13 +48,27 @@ def _unit(x: Tensor) -> Tensor:
     return x / norm.masked_fill(norm <= 1e-12, math.inf)
 
 
+def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
+    """Replace, in place, the one ``nn.Linear`` named in ``head``; ValueError if it is not that."""
+    modules = dict(model.named_modules())
+    old = modules.get(head[0]) if len(head) == 1 else None
+    if not isinstance(old, nn.Linear):
+        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
+        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
+    model.set_submodule(head[0], CosineClassifier(old.in_features, num_classes).to(old.weight))
+
+
+UNCOUNTED = ".num_batches_tracked"
+"""Files of old versions of PyTorch do not count batches, and it needs no count."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A classifier, and how its input is normalised: (pixels / 255 - mean) / std.
 
     ``head`` names its classifier layers, which pre-trained weights leave out. ``source`` is the
-    file that its weights are from, and ``loaded`` says whether those of its blocks are, too.
-    ``of_run`` says whether a run of this example wrote it.
+    file of its weights, ``loaded`` whether those of its blocks are from it, too, and ``of_run``
+    whether a run of this example wrote it.
     """
 
     model: nn.Module
@@ -109,23 +90,14 @@ def build_network(
     insert: str | None = None,
     image_size: int = 224,
 ) -> Network:
-    """Build a network, load its weights, then change its attention.
+    """Build ``tv/...`` of torchvision or ``timm/...``, load weights, then change its attention.
 
-    Args:
-        name: ``tv/...`` for torchvision, ``timm/...`` for timm.
-        num_classes: width of the classifier, which is always new.
-        weights: ``none``; ``imagenet`` for those of the library; or a file that
-            :func:`read_weights` reads, with everything but the classifier.
-        attention: see :class:`Change`, as are ``insert`` and ``image_size``.
-        init: ``loaded`` takes the block from the file; None too, if the file has it. Else see
-            :class:`Change`.
-        insert: patterns of the modules behind which the block is put; None to replace SE blocks.
-        image_size: of the images that the network will see.
-
-    Raises:
-        ValueError: an unknown name, weights that do not fit, blocks in them that are not those
-            asked for, no SE blocks to replace or keep, or no place to insert the block.
-        FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
+    ``weights`` are ``none``; ``imagenet``, those of the library; or a file that
+    :func:`read_weights` reads, with everything but the classifier, which is always new. For
+    ``attention``, ``insert`` and ``image_size`` see :class:`Change`, for ``init`` too; ``loaded``,
+    or None if the file has the blocks, takes them from it. ValueError for an unknown name, weights
+    that do not fit, blocks in them that are not those asked for, or no place for the blocks;
+    FileNotFoundError for weights that are not there.
     """
     library, _, model_name = name.partition("/")
     builders = {"tv": _torchvision_network, "timm": _timm_network}
@@ -137,14 +109,16 @@ def build_network(
     network = builders[library](model_name, num_classes, weights == "imagenet")
     change = Change(attention, init, insert, image_size)
     change.check(name, network.model)
-    return _changed(network, change) if file is None else _from_file(network, file, change)
+    if file is not None:
+        return _from_file(network, file, change)
+    change.make(network.model)
+    return network
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
     """Make one training step on a copy, so that what cannot work fails before the data are read.
 
-    Raises:
-        ValueError: the network fails at this size, or does not return logits.
+    ValueError where the network fails at this size, or does not return logits.
     """
     model, count = copy.deepcopy(network.model).train(), min(2, batch_size)
     try:
@@ -167,20 +141,15 @@ def misfits(network: Network, weights: Weights) -> list[str]:
         gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
         if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
             own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
-    # Files of old versions of PyTorch do not count batches, and it needs no count.
-    lacking = [k for k in own if k not in found and not k.endswith(".num_batches_tracked")]
-    blocks = [] if weights.blocks is None else blocks_of(recipe(network.model))
+    blocks = blocks_of(recipe(network.model)) if weights.blocks else []
+    shapes = [(k, tuple(found[k].shape), tuple(own[k].shape)) for k in own if k in found]
     kinds = (
         [f"{block} is in the file alone" for block in weights.blocks or () if block not in blocks],
-        [f"{k} is missing" for k in lacking],
+        [f"{k} is missing" for k in own if k not in found and not k.endswith(UNCOUNTED)],
         [f"{k} is unknown" for k in found if k not in own],
-        [
-            f"{k} has shape {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
-            for k in own
-            if k in found and found[k].shape != own[k].shape
-        ],
+        [f"{k} has shape {has}, not {needs}" for k, has, needs in shapes if has != needs],
     )
-    return [problem for some in zip_longest(*kinds) for problem in some if problem is not None]
+    return [problem for row in zip_longest(*kinds) for problem in row if problem is not None]
 
 
 def load_backbone(network: Network, weights: Weights) -> None:
@@ -194,9 +163,8 @@ def load_backbone(network: Network, weights: Weights) -> None:
 
 
 def _misfit(weights: Weights, problems: list[str]) -> ValueError:
-    listed = "; ".join(problems[:5])
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return ValueError(f"the weights of {weights.source} do not fit the network: {listed}{more}")
+    listed = some(problems, 5, "; ")
+    return ValueError(f"the weights of {weights.source} do not fit the network: {listed}")
 
 
 def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:
@@ -204,28 +172,36 @@ def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, T
     return {k: v for k, v in state.items() if not k.startswith(outside)}
 
 
+def _changed(network: Network, change: Change) -> Network:
+    """A copy of the network with the attention that is asked for."""
+    network = replace(network, model=copy.deepcopy(network.model))
+    change.make(network.model)
+    return network
+
+
 def _from_file(network: Network, file: Path, change: Change) -> Network:
     """Load a file before the change, or after it where the file has the blocks asked for."""
     weights = read_weights(file, list(_backbone(network.model.state_dict(), network.head)))
     network = replace(network, source=weights.source, of_run=weights.of_run)
-    problems, attention = misfits(network, weights), change.attention
-    if not problems:
+    if not (before := misfits(network, weights)):
         if change.init == "loaded":
-            raise ValueError(f"--init loaded: {file} has no block {attention}: leave --init out")
+            wrong = f"has no block {change.attention}"
+            raise ValueError(f"--init loaded: {file} {wrong}: leave --init out")
         load_backbone(network, weights)
-        return _changed(network, change)
-    changed = _changed(network, replace(change, init="fresh"), copied=True)
+        change.make(network.model)
+        return network
+    changed = replace(_changed(network, replace(change, init="fresh")), loaded=True)
     if not (after := misfits(changed, weights)):
         if change.init not in (None, "loaded"):
             raise ValueError(
-                f"--init {change.init}: {file} has blocks {attention} already, which begin as they "
-                "are: leave --init out"
+                f"--init {change.init}: {file} has blocks {change.attention} already, which begin "
+                "as they are: leave --init out"
             )
         load_backbone(changed, weights)
-        return replace(changed, loaded=True)
+        return changed
     there = weights.inserted(changed.model) or _swapped(network, weights)
     if there is None:
-        raise _misfit(weights, min(problems, after, key=len))
+        raise _misfit(weights, min(before, after, key=len))
     give = f"give {there[1]}, or weights of the network as it is built"
     raise ValueError(f"{file} holds {there[0]}; {change} was asked for: {give}")
 
@@ -234,17 +210,10 @@ def _swapped(network: Network, weights: Weights) -> tuple[str, str] | None:
     """Which blocks a file has at the SE sites, and the option for them; None where none fit."""
     count = len(find_se(network.model))
     for block in (*list_blocks(), "identity") if count else ():
-        if not misfits(_changed(network, Change(block), copied=True), weights):
+        if not misfits(_changed(network, Change(block)), weights):
             kind = "no" if block == "identity" else block
             return f"{kind} blocks at {count} SE sites", f"--attention {block}"
     return None
-
-
-def _changed(network: Network, change: Change, *, copied: bool = False) -> Network:
-    """The network with the attention that is asked for, in place or as a copy."""
-    model = copy.deepcopy(network.model) if copied else network.model
-    change.make(model)
-    return replace(network, model=model)
 
 
 def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network:
@@ -277,9 +246,9 @@ def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
     if imagenet and not timm.is_model_pretrained(name):
         raise ValueError(f"timm has no ImageNet weights for {name!r}: use --weights none or FILE")
     try:
-        model: Any = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
+        model = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
     except OSError as error:
-        source: Any = timm.get_pretrained_cfg(name)
+        source = timm.get_pretrained_cfg(name)
         hub = f"model.safetensors from https://huggingface.co/{source.hf_hub_id}"
         raise FileNotFoundError(
             f"cannot download the ImageNet weights of timm/{name} ({error}): fetch "
@@ -287,12 +256,8 @@ def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
         ) from error
     config = model.pretrained_cfg
     head = config["classifier"] or ()
-    return Network(
-        model,
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        (head,) if isinstance(head, str) else tuple(head),
-    )
+    head = (head,) if isinstance(head, str) else tuple(head)
+    return Network(model, tuple(config["mean"]), tuple(config["std"]), head)
 
 
 def _check_name(name: str, known: list[str], library: str) -> None:

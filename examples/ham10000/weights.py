@@ -22,37 +22,30 @@ over the training before the last weights."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What parallel, averaged, compiled and Lightning's networks put before every name."""
 
-SITES = list[dict[str, Any]]
+Sites = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds of a network.
+    """What a file holds of a network: ``state``, tensors by the names that the network gives them.
 
-    Attributes:
-        state: tensors, by the names that the network gives them.
-        source: the file, and what was read of it.
-        blocks: the library's blocks as ``attnblocks.recipe`` lists them, of a run inserted ones;
-            None where the file does not say, and names and shapes have to.
-        of_run: whether it is a checkpoint of a run of this example.
-        asked: the ``--insert`` of that run; "" where there is none.
+    ``source`` is the file, and what was read of it. ``blocks`` are the library's blocks as
+    ``attnblocks.recipe`` lists them, of a run inserted ones; None where the file does not say, and
+    names and shapes have to. ``of_run`` is whether it is a checkpoint of a run of this example,
+    and ``asked`` its ``--insert``, or "".
     """
 
     state: dict[str, Tensor]
     source: str
-    blocks: SITES | None = None
+    blocks: Sites | None = None
     of_run: bool = False
     asked: str = ""
 
     def inserted(self, model: nn.Module) -> tuple[str, str] | None:
         """Which inserted blocks the file has, and the options of ``train`` that insert them.
 
-        Args:
-            model: the network, with the blocks that it was asked to have.
-
-        Returns:
-            None where the file lists no blocks in this network, those asked for, or several kinds,
-            which ``train`` cannot insert.
+        None where it lists no blocks in this network, those that the network has been given
+        already, or several kinds, which ``train`` cannot insert.
         """
         names = {name for name, _ in model.named_modules()}
         found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
@@ -66,27 +59,13 @@ class Weights:
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
-    """Read a file, and take off what was put before the names. Nothing in it is executed.
+    """Read a file, safetensors by its suffix or from ``torch.save``; nothing in it is executed.
 
-    Args:
-        file: safetensors by its suffix, or what ``torch.save`` wrote.
-        names: of tensors that the network has, whatever its head and its blocks.
-
-    Raises:
-        ValueError: the file is damaged, holds more than plain values, has no state dict where one
-            is looked for, or an unknown prefix before its names.
+    What wrappers put before ``names``, tensors that the network has whatever its head and blocks,
+    is taken off. ValueError for a damaged file, one that holds more than plain values or no state
+    dict where one is looked for, or an unknown prefix before its names.
     """
-    blocks = None
-    if file.suffix == ".safetensors":
-        content, blocks = _read_safetensors(file)
-    else:
-        try:
-            content = read_checkpoint(file)
-        except ValueError as error:
-            raise ValueError(
-                f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
-            ) from error
-        blocks = _blocks_of_run(content, file)
+    content, blocks = (_read_safetensors if file.suffix == ".safetensors" else _read_saved)(file)
     entry, state = _state_dict(content, file)
     state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
     source = str(file)
@@ -105,12 +84,12 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
     return Weights(state, source, blocks, bool(description), asked)
 
 
-def blocks_of(entries: SITES) -> SITES:
+def blocks_of(entries: Sites) -> Sites:
     """The blocks of the library in a recipe, as JSON has them; their gains are in the weights."""
-    ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
+    ours: Sites = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
     for entry in ours:
-        arguments = entry["arguments"]
-        entry["arguments"] = {k: v for k, v in arguments.items() if not k.endswith("gain")}
+        arguments = entry["arguments"].items()
+        entry["arguments"] = {k: v for k, v in arguments if not k.endswith("gain")}
     return ours
 
 
@@ -121,22 +100,27 @@ def _description(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) and "images_sha256" in config else {}
 
 
-def _blocks_of_run(content: Mapping[str, Any], file: Path) -> SITES | None:
-    """The blocks of a checkpoint of a run that has inserted them."""
+def _read_saved(file: Path) -> tuple[Mapping[str, Any], Sites | None]:
+    """What ``torch.save`` wrote, and the blocks that it says a run has inserted."""
+    try:
+        content = read_checkpoint(file)
+    except ValueError as error:
+        raise ValueError(
+            f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
+        ) from error
     entries = _description(content).get("recipe")
     try:
-        return None if entries is None else blocks_of(entries)
+        return content, None if entries is None else blocks_of(entries)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"--weights {file} is damaged: it has no recipe of its blocks") from error
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
+def _read_safetensors(file: Path) -> tuple[Mapping[str, Any], Sites | None]:
     """All tensors, and the blocks of a file of ``attnblocks.save_model``."""
     try:
         with safe_open(file, "pt") as stream:
             header = json.loads((stream.metadata() or {}).get("attnblocks", "null"))
-            names: list[str] = stream.keys()
-            state = {name: stream.get_tensor(name) for name in names}
+            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         if header is None:
             return state, None
         state |= {name: state[kept] for name, kept in header["shared"].items()}
@@ -185,14 +169,9 @@ def _unknown_prefix(state: dict[str, Tensor], names: Sequence[str]) -> str:
     known = set(names)
     if state.keys() & known:
         return ""
-    before = Counter(
-        name.removesuffix(own) for name in state for own in _ends(name) if own in known
-    )
+    before: Counter[str] = Counter()
+    for parts in (name.split(".") for name in state):
+        ends = (".".join(parts[start:]) for start in range(1, len(parts)))
+        before.update(".".join(parts).removesuffix(end) for end in ends if end in known)
     prefix, count = max(before.items(), key=lambda item: item[1], default=("", 0))
     return prefix if 2 * count >= len(names) else ""
-
-
-def _ends(name: str) -> list[str]:
-    """What is left of a name without its first parts."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(1, len(parts))]
