@@ -1,5 +1,6 @@
 """The attention of a network: blocks in the place of its SE blocks, or inserted."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -118,6 +119,12 @@ class Change:
             elif self.attention not in ("none", "SE"):
                 init = "fresh" if self.init in (None, "fresh") else "inherit"
                 replace_se(model, self.attention, init=init)
+
+    def made(self, model: nn.Module) -> nn.Module:
+        """A changed copy of a network."""
+        changed = copy.deepcopy(model)
+        self.make(changed)
+        return changed
 
     def _insert(self, model: nn.Module, after: list[str]) -> None:
         init = "fresh" if self.init == "fresh" else "identity"

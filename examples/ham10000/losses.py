@@ -137,7 +137,7 @@ class Joint(nn.Module):
     """
 
     def __init__(
-        self, focal: Focal, ldam: LDAM, *, focal_weight: float = 1.0, ldam_weight: float = 1.0
+        self, focal: Focal, ldam: LDAM, focal_weight: float = 1.0, ldam_weight: float = 1.0
     ) -> None:
         super().__init__()
         check_numbers(focal_weight=focal_weight, ldam_weight=ldam_weight, zero=True)
@@ -148,9 +148,9 @@ class Joint(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar; ValueError where shapes do not fit."""
-        focal: Tensor = self.focal(logits, labels)
-        ldam: Tensor = self.ldam(logits, labels)
-        return self.focal_weight * focal + self.ldam_weight * ldam
+        focal, ldam = self.focal(logits, labels), self.ldam(logits, labels)
+        loss: Tensor = self.focal_weight * focal + self.ldam_weight * ldam
+        return loss
 
 
 class DeferredReweighting(L.Callback):
@@ -183,8 +183,7 @@ def build_loss(
     if name not in LOSSES:
         raise ValueError(f"the loss must be one of {', '.join(LOSSES)}; got {name!r}")
     if name == "joint":
-        terms = Focal(weight=weight), LDAM(class_counts)
-        return Joint(*terms, focal_weight=focal_weight, ldam_weight=ldam_weight)
+        return Joint(Focal(weight=weight), LDAM(class_counts), focal_weight, ldam_weight)
     if (focal_weight, ldam_weight) != (1, 1):
         raise ValueError(f"focal_weight and ldam_weight are for the joint loss, not for {name}")
     if name == "ldam":

@@ -3,9 +3,8 @@
 import copy
 import difflib
 import math
-from collections.abc import Mapping
+import shlex
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 
 import timm
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnblocks import find_se, list_blocks, recipe
-from attnblocks.blocks.gain import GainedStage
 from examples.ham10000.attention import Change, some
 from examples.ham10000.losses import check_numbers
 from examples.ham10000.processes import shows_bars
-from examples.ham10000.weights import Weights, blocks_of, read_weights
+from examples.ham10000.weights import Weights, beside, blocks_of, read_weights
 
 
 class CosineClassifier(nn.Module):
@@ -56,10 +54,6 @@ def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: 
         found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
         raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
     model.set_submodule(head[0], CosineClassifier(old.in_features, num_classes).to(old.weight))
-
-
-UNCOUNTED = ".num_batches_tracked"
-"""Files of old versions of PyTorch do not count batches, and it needs no count."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +110,9 @@ def build_network(
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
-    """Make one training step on a copy, so that what cannot work fails before the data are read.
+    """Make a training step on a copy; ValueError if it fails at this size or returns no logits.
 
-    ValueError where the network fails at this size, or does not return logits.
+    So what cannot work fails before the data are read.
     """
     model, count = copy.deepcopy(network.model).train(), min(2, batch_size)
     try:
@@ -134,98 +128,66 @@ def check_trains(network: Network, num_classes: int, image_size: int, batch_size
         ) from error
 
 
-def misfits(network: Network, weights: Weights) -> list[str]:
-    """What keeps weights from being loaded into a network, beside its head."""
-    found, own = (_backbone(s, network.head) for s in (weights.state, network.model.state_dict()))
-    for name, stage in network.model.named_modules():
-        gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
-        if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
-            own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
-    blocks = blocks_of(recipe(network.model)) if weights.blocks else []
-    shapes = [(k, tuple(found[k].shape), tuple(own[k].shape)) for k in own if k in found]
-    kinds = (
-        [f"{block} is in the file alone" for block in weights.blocks or () if block not in blocks],
-        [f"{k} is missing" for k in own if k not in found and not k.endswith(UNCOUNTED)],
-        [f"{k} is unknown" for k in found if k not in own],
-        [f"{k} has shape {has}, not {needs}" for k, has, needs in shapes if has != needs],
-    )
-    return [problem for row in zip_longest(*kinds) for problem in row if problem is not None]
-
-
-def load_backbone(network: Network, weights: Weights) -> None:
-    """Load everything but the head, in place; raise ValueError on any misfit, NaN or infinity."""
-    if problems := misfits(network, weights):
-        raise _misfit(weights, problems)
-    state = _backbone(weights.state, network.head)
-    if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"the weights of {weights.source} have NaN or inf in {wrong[0]}")
-    network.model.load_state_dict(state, strict=False)
-
-
-def _misfit(weights: Weights, problems: list[str]) -> ValueError:
-    listed = some(problems, 5, "; ")
-    return ValueError(f"the weights of {weights.source} do not fit the network: {listed}")
-
-
-def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:
-    outside = tuple(f"{name}." for name in head)
-    return {k: v for k, v in state.items() if not k.startswith(outside)}
-
-
-def _changed(network: Network, change: Change) -> Network:
-    """A copy of the network with the attention that is asked for."""
-    network = replace(network, model=copy.deepcopy(network.model))
-    change.make(network.model)
-    return network
-
-
 def _from_file(network: Network, file: Path, change: Change) -> Network:
     """Load a file before the change, or after it where the file has the blocks asked for."""
-    weights = read_weights(file, list(_backbone(network.model.state_dict(), network.head)))
+    weights = read_weights(file, list(beside(network.head, network.model.state_dict())))
     network = replace(network, source=weights.source, of_run=weights.of_run)
-    if not (before := misfits(network, weights)):
+    if not (before := weights.misfits(network.model, network.head)):
         if change.init == "loaded":
-            wrong = f"has no block {change.attention}"
-            raise ValueError(f"--init loaded: {file} {wrong}: leave --init out")
-        load_backbone(network, weights)
+            none = f"{file} has no block {change.attention}"
+            raise ValueError(f"--init loaded: {none}: leave --init out")
+        weights.load(network.model, network.head)
         change.make(network.model)
         return network
-    changed = replace(_changed(network, replace(change, init="fresh")), loaded=True)
-    if not (after := misfits(changed, weights)):
+    changed = replace(change, init="fresh").made(network.model)
+    if not (after := weights.misfits(changed, network.head)):
         if change.init not in (None, "loaded"):
             raise ValueError(
                 f"--init {change.init}: {file} has blocks {change.attention} already, which begin "
                 "as they are: leave --init out"
             )
-        load_backbone(changed, weights)
-        return changed
-    there = weights.inserted(changed.model) or _swapped(network, weights)
-    if there is None:
-        raise _misfit(weights, min(before, after, key=len))
-    give = f"give {there[1]}, or weights of the network as it is built"
-    raise ValueError(f"{file} holds {there[0]}; {change} was asked for: {give}")
+        weights.load(changed, network.head)
+        return replace(network, model=changed, loaded=True)
+    if (held := _inserted(changed, weights) or _swapped(network, weights)) is None:
+        raise weights.error(min(before, after, key=len))
+    give = f"give {held[1]}, or weights of the network as it is built"
+    raise ValueError(f"{file} holds {held[0]}; {change} was asked for: {give}")
+
+
+def _inserted(changed: nn.Module, weights: Weights) -> tuple[str, str] | None:
+    """Which inserted blocks a file has, and the options for them; None for those that are there.
+
+    Nor is there an option for several kinds.
+    """
+    names = {name for name, _ in changed.named_modules()}
+    found = {e["after"]: e["block"] for e in weights.blocks or () if e.get("after") in names}
+    own = {e.get("after"): e["block"] for e in blocks_of(recipe(changed))}
+    if len(kinds := set(found.values())) != 1 or found == own:
+        return None
+    block = kinds.pop()
+    after = " ".join(map(shlex.quote, weights.asked.split() or found))
+    return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
 
 
 def _swapped(network: Network, weights: Weights) -> tuple[str, str] | None:
     """Which blocks a file has at the SE sites, and the option for them; None where none fit."""
     count = len(find_se(network.model))
     for block in (*list_blocks(), "identity") if count else ():
-        if not misfits(_changed(network, Change(block)), weights):
+        if not weights.misfits(Change(block).made(network.model), network.head):
             kind = "no" if block == "identity" else block
             return f"{kind} blocks at {count} SE sites", f"--attention {block}"
     return None
 
 
 def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network:
-    known = torchvision.models.list_models(module=torchvision.models)
-    _check_name(name, known, "torchvision")
+    _check_name(name, torchvision.models.list_models(module=torchvision.models), "torchvision")
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     # Its classifier is the last layer, and a convolution in SqueezeNet.
     head = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
     # The first weights are those of the paper's time; later ones come from other recipes.
     weights = next(iter(torchvision.models.get_model_weights(name)))
-    preset = weights.transforms()
-    network = Network(model, tuple(preset.mean), tuple(preset.std), tuple(head))
+    mean, std = (tuple(of) for of in (weights.transforms().mean, weights.transforms().std))
+    network = Network(model, mean, std, tuple(head))
     if imagenet:
         target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         try:
@@ -237,7 +199,7 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
             ) from error
         except Exception as error:  # a damaged file has many kinds
             raise ValueError(f"{target} is damaged ({error}): delete it") from error
-        load_backbone(network, Weights(dict(state), weights.url))
+        Weights(dict(state), weights.url).load(network.model, network.head)
     return network
 
 

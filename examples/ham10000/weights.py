@@ -1,10 +1,10 @@
 """Files of weights, as torchvision, timm, Lightning and this library write them."""
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnblocks import list_blocks, recipe
+from attnblocks.blocks.gain import GainedStage
 from examples.ham10000.attention import some
 from examples.ham10000.checkpoint import read_checkpoint
 
@@ -21,6 +22,8 @@ over the training before the last weights."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What parallel, averaged, compiled and Lightning's networks put before every name."""
+
+UNCOUNTED = ".num_batches_tracked"
 
 Sites = list[dict[str, Any]]
 
@@ -41,21 +44,43 @@ class Weights:
     of_run: bool = False
     asked: str = ""
 
-    def inserted(self, model: nn.Module) -> tuple[str, str] | None:
-        """Which inserted blocks the file has, and the options of ``train`` that insert them.
+    def misfits(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
+        """What keeps the weights from being loaded into a network, beside its head."""
+        found, own = (beside(head, state) for state in (self.state, model.state_dict()))
+        for name, stage in model.named_modules():
+            gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
+            if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
+                own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
+        blocks = blocks_of(recipe(model)) if self.blocks else []
+        shapes = [(k, tuple(found[k].shape), tuple(own[k].shape)) for k in own if k in found]
+        kinds = (
+            [f"{each} is in the file alone" for each in self.blocks or () if each not in blocks],
+            # Files of old versions of PyTorch do not count batches, and it needs no count.
+            [f"{k} is missing" for k in own if k not in found and not k.endswith(UNCOUNTED)],
+            [f"{k} is unknown" for k in found if k not in own],
+            [f"{k} has shape {has}, not {needs}" for k, has, needs in shapes if has != needs],
+        )
+        return [problem for row in zip_longest(*kinds) for problem in row if problem is not None]
 
-        None where it lists no blocks in this network, those that the network has been given
-        already, or several kinds, which ``train`` cannot insert.
-        """
-        names = {name for name, _ in model.named_modules()}
-        found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
-        own = {e.get("after"): e["block"] for e in blocks_of(recipe(model))}
-        kinds = set(found.values())
-        if len(kinds) != 1 or found == own:
-            return None
-        block = kinds.pop()
-        after = " ".join(map(shlex.quote, self.asked.split() or found))
-        return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
+    def error(self, problems: Sequence[str]) -> ValueError:
+        """What to raise for misfits."""
+        listed = some(problems, 5, "; ")
+        return ValueError(f"the weights of {self.source} do not fit the network: {listed}")
+
+    def load(self, model: nn.Module, head: tuple[str, ...]) -> None:
+        """Load all but the head, in place; raise ValueError on any misfit, NaN or infinity."""
+        if problems := self.misfits(model, head):
+            raise self.error(problems)
+        state = beside(head, self.state)
+        if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(f"the weights of {self.source} have NaN or inf in {wrong[0]}")
+        model.load_state_dict(state, strict=False)
+
+
+def beside(head: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a state dict is in none of the layers of a head."""
+    layers = tuple(f"{name}." for name in head)
+    return {name: value for name, value in state.items() if not name.startswith(layers)}
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
@@ -80,8 +105,7 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
     description = _description(content)
     options = description.get("options")
     asked = options.get("insert") if isinstance(options, Mapping) else None
-    asked = asked if isinstance(asked, str) else ""
-    return Weights(state, source, blocks, bool(description), asked)
+    return Weights(state, source, blocks, bool(description), str(asked or ""))
 
 
 def blocks_of(entries: Sites) -> Sites:
