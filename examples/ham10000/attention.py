@@ -41,9 +41,8 @@ class Constant(AttentionBlock):
 def hold_means(model: nn.Module, original: nn.Module, images: Sequence[Tensor]) -> None:
     """Set the :class:`Constant` gates of a network to the mean gates of its SE blocks on images.
 
-    ``original`` is the network with its SE blocks, whose gates are read in eval mode; the batches
-    of images are on its device. ValueError for an SE block whose gate function is no module of its
-    own, or no images.
+    ``original`` has the SE blocks, whose gates are read in eval mode, and is on the device of the
+    batches. ValueError for an SE block whose gate function is no module of its own, or no images.
     """
     if not (count := sum(map(len, images))):
         raise ValueError("mean gates need images: there are none")
@@ -106,8 +105,9 @@ class Change:
                 wrong += self._places(model)
             raise ValueError(wrong)
 
-    def make(self, model: nn.Module) -> None:
-        """Change a network, in place; raise ValueError where a block cannot be inserted."""
+    def made(self, model: nn.Module) -> nn.Module:
+        """A changed copy of a network; ValueError where a block cannot be inserted."""
+        model = copy.deepcopy(model)
         # What is drawn afterwards, such as a new head, is as without the blocks.
         with torch.random.fork_rng(devices=[]):
             if self.insert is not None:
@@ -119,12 +119,7 @@ class Change:
             elif self.attention not in ("none", "SE"):
                 init = "fresh" if self.init in (None, "fresh") else "inherit"
                 replace_se(model, self.attention, init=init)
-
-    def made(self, model: nn.Module) -> nn.Module:
-        """A changed copy of a network."""
-        changed = copy.deepcopy(model)
-        self.make(changed)
-        return changed
+        return model
 
     def _insert(self, model: nn.Module, after: list[str]) -> None:
         init = "fresh" if self.init == "fresh" else "identity"

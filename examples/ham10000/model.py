@@ -105,8 +105,7 @@ def build_network(
     change.check(name, network.model)
     if file is not None:
         return _from_file(network, file, change)
-    change.make(network.model)
-    return network
+    return replace(network, model=change.made(network.model))
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
@@ -137,8 +136,7 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
             none = f"{file} has no block {change.attention}"
             raise ValueError(f"--init loaded: {none}: leave --init out")
         weights.load(network.model, network.head)
-        change.make(network.model)
-        return network
+        return replace(network, model=change.made(network.model))
     changed = replace(change, init="fresh").made(network.model)
     if not (after := weights.misfits(changed, network.head)):
         if change.init not in (None, "loaded"):

@@ -97,9 +97,8 @@ def read_weights(file: Path, names: Sequence[str]) -> Weights:
     source += f", entry {entry!r}" if entry else ""
     source += f", names without {removed!r}" if removed else ""
     if prefix := _unknown_prefix(state, names):
-        every = "all names" if all(name.startswith(prefix) for name in state) else "names"
         raise ValueError(
-            f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
+            f"--weights {source}: names begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
     description = _description(content)

@@ -178,8 +178,8 @@ def test_what_the_network_itself_has_before_its_names_stays(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda s: {f"backbone.{k}": s[k] for k in s}, "all names begin with 'backbone.'"),
-        (lambda s: {f"module.enc.net.{k}": s[k] for k in s}, "all names begin with 'enc.net.'"),
+        (lambda s: {f"backbone.{k}": s[k] for k in s}, "names begin with 'backbone.'"),
+        (lambda s: {f"module.enc.net.{k}": s[k] for k in s}, "names begin with 'enc.net.'"),
         (
             lambda s: {"fc.weight": torch.ones(7, 9), **{f"encoder.{k}": s[k] for k in s}},
             "names begin with 'encoder.'",
