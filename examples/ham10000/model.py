@@ -23,8 +23,7 @@ from examples.ham10000.weights import Weights, beside, blocks_of, read_weights
 class CosineClassifier(nn.Module):
     """Features (N, in_features) to logits (N, num_classes): ``scale`` times cosines with weights.
 
-    Their softmax are the probabilities, whatever the loss. Features shorter than 1e-12 give
-    zeros, in the gradient too.
+    Features shorter than 1e-12 give zeros, in the gradient too.
     """
 
     def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
@@ -109,10 +108,7 @@ def build_network(
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
-    """Make a training step on a copy; ValueError if it fails at this size or returns no logits.
-
-    So what cannot work fails before the data are read.
-    """
+    """Make a training step on a copy: ValueError for what cannot work, before data are read."""
     model, count = copy.deepcopy(network.model).train(), min(2, batch_size)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -153,10 +149,7 @@ def _from_file(network: Network, file: Path, change: Change) -> Network:
 
 
 def _inserted(changed: nn.Module, weights: Weights) -> tuple[str, str] | None:
-    """Which inserted blocks a file has, and the options for them; None for those that are there.
-
-    Nor is there an option for several kinds.
-    """
+    """Which inserted blocks a file has, and the options for them; None if no options would help."""
     names = {name for name, _ in changed.named_modules()}
     found = {e["after"]: e["block"] for e in weights.blocks or () if e.get("after") in names}
     own = {e.get("after"): e["block"] for e in blocks_of(recipe(changed))}
