@@ -6,6 +6,7 @@ import math
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -199,9 +200,9 @@ def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
     if imagenet and not timm.is_model_pretrained(name):
         raise ValueError(f"timm has no ImageNet weights for {name!r}: use --weights none or FILE")
     try:
-        model = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
+        model: Any = timm.create_model(name, pretrained=imagenet, num_classes=num_classes)
     except OSError as error:
-        source = timm.get_pretrained_cfg(name)
+        source: Any = timm.get_pretrained_cfg(name)
         hub = f"model.safetensors from https://huggingface.co/{source.hf_hub_id}"
         raise FileNotFoundError(
             f"cannot download the ImageNet weights of timm/{name} ({error}): fetch "
