@@ -63,7 +63,7 @@ def hold_means(model: nn.Module, original: nn.Module, images: Sequence[Tensor]) 
     for name, found in totals.items():
         block = model.get_submodule(name)
         assert isinstance(block, Constant)
-        block.gate.copy_(sum(found) / count)
+        block.gate.copy_(sum(found, torch.zeros_like(found[0])) / count)
 
 
 @dataclass(frozen=True)
