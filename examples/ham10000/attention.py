@@ -1,43 +1,36 @@
 """The attention of a network: blocks in the place of its SE blocks, or inserted."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attnblocks import (
-    AttentionBlock,
-    find_places,
-    find_se,
-    insert,
-    list_blocks,
-    replace_se,
-)
+from attnblocks import AttentionBlock, find_places, find_se, insert, list_blocks, replace_se
 from examples.ham10000.config import ATTENTION
+
+KINDS = ("residual", "stages", "depthwise")
+"""Words for places, which ``--insert`` takes beside patterns of names."""
+
+
+def some(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Constant(AttentionBlock):
-    """A fixed gate for each channel, which is not trained; 1 until :func:`hold_means` sets it.
-
-    Args:
-        channels: channels C of the map.
-        device: where to create the gates.
-        dtype: their type.
-    """
+    """A fixed gate for each channel, which is not trained; 1 until :func:`hold_means` sets it."""
 
     gate_names = ("channel",)
     gate: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.register_buffer("gate", torch.ones(1, channels, 1, 1, device=device, dtype=dtype))
+        self.register_buffer("gate", torch.ones(1, channels, 1, 1))
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """The gates, (1, C, 1, 1)."""
@@ -48,65 +41,41 @@ class Constant(AttentionBlock):
 def hold_means(model: nn.Module, original: nn.Module, images: Sequence[Tensor]) -> None:
     """Set the :class:`Constant` gates of a network to the mean gates of its SE blocks on images.
 
-    Args:
-        model: with :class:`Constant` at all sites; changed in place.
-        original: the network with its SE blocks, in whose eval mode the gates are read.
-        images: batches as the networks see them, on the device of ``original``.
-
-    Raises:
-        ValueError: an SE block whose gate function is no module of its own, or an empty batch.
+    ``original`` has the SE blocks, whose gates are read in eval mode, and is on the device of the
+    batches. ValueError for an SE block whose gate function is no module of its own, or no images.
     """
-    sums: dict[str, Tensor] = {}
-    count = sum(len(batch) for batch in images)
-    if not count:
+    if not (count := sum(map(len, images))):
         raise ValueError("mean gates need images: there are none")
+    totals: defaultdict[str, list[Tensor]] = defaultdict(list)  # of each batch, (1, C, 1, 1)
+    with ExitStack() as stack:
+        for site in find_se(original):
+            if site.layers.gate is None:
+                raise ValueError(f"the SE block {site.name} has no gate function to read")
 
-    def adds_to(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def add(gate: nn.Module, logits: tuple[Tensor], gates: Tensor) -> None:
-            total = gates.double().sum(dim=0, keepdim=True)
-            sums[name] = sums[name] + total if name in sums else total
+            def keep(_: nn.Module, __: object, gates: Tensor, name: str = site.name) -> None:
+                totals[name].append(gates.double().sum(dim=0, keepdim=True))
 
-        return add
-
-    handles = []
-    for site in find_se(original):
-        if site.layers.gate is None:
-            raise ValueError(f"the SE block {site.name} has no gate function to read")
-        handles.append(site.layers.gate.register_forward_hook(adds_to(site.name)))
-    training = original.training
-    try:
+            stack.callback(site.layers.gate.register_forward_hook(keep).remove)
+        stack.callback(original.train, original.training)
         original.eval()
         for batch in images:
             original(batch)
-    finally:
-        original.train(training)
-        for handle in handles:
-            handle.remove()
-    for name, total in sums.items():
+    for name, found in totals.items():
         block = model.get_submodule(name)
         assert isinstance(block, Constant)
-        block.gate.copy_(total / count)
-
-
-KINDS = ("residual", "stages", "depthwise")
-"""Words for places, which ``--insert`` takes beside patterns of names."""
-
-MOST_NAMES = 3
+        block.gate.copy_(sum(found, torch.zeros_like(found[0])) / count)
 
 
 @dataclass(frozen=True)
 class Change:
     """What becomes of the attention of a network.
 
-    Attributes:
-        attention: a block of attnblocks; ``SE`` keeps the network's own, if it is not inserted;
-            ``none`` takes the network as it is; ``identity`` takes the SE blocks out;
-            ``Constant`` puts a fixed gate for each channel in their place.
-        init: how the blocks start. Of replaced ones ``fitted`` begins as ``inherit``, and None is
-            ``fresh``; of inserted ones None is ``identity``.
-        insert: behind which modules the block is put: patterns or :data:`KINDS`, with spaces
-            between; None to replace the SE blocks.
-        image_size: of the images that show what the modules return.
+    ``attention`` is a block of attnblocks; or ``SE``, which keeps the network's own if it is not
+    inserted, ``none``, which takes the network as it is, ``identity``, which takes the SE blocks
+    out, or ``Constant``. ``insert`` says behind which modules the block is put, patterns or
+    :data:`KINDS` with spaces between, or None to replace the SE blocks. ``init`` is how blocks
+    start: of replaced ones ``fitted`` begins as ``inherit``, and None is ``fresh``; of inserted
+    ones None is ``identity``. Images of ``image_size`` show what the modules return.
     """
 
     attention: str
@@ -120,24 +89,25 @@ class Change:
 
     def check(self, name: str, model: nn.Module) -> None:
         """Raise ValueError for an unknown block, or a network that has no SE blocks to change."""
-        if self.attention not in ATTENTION:
+        attention, blocks = self.attention, list_blocks()
+        if attention not in ATTENTION:
             known = ", ".join(ATTENTION)
-            raise ValueError(f"--attention must be one of {known}; got {self.attention!r}")
-        if self.insert is not None:
-            if self.attention not in list_blocks():
-                raise ValueError(
-                    f"--insert puts a block behind modules: give --attention one of "
-                    f"{', '.join(list_blocks())}, not {self.attention}"
-                )
-        elif self.attention != "none" and not find_se(model):
+            raise ValueError(f"--attention must be one of {known}; got {attention!r}")
+        if self.insert is not None and attention not in blocks:
+            raise ValueError(
+                f"--insert puts a block behind modules: give --attention one of "
+                f"{', '.join(blocks)}, not {attention}"
+            )
+        if self.insert is None and attention != "none" and not find_se(model):
             wrong = f"{name} has no SE blocks to replace or keep: use --attention none"
-            if self.attention in list_blocks():
-                wrong += f", or --insert PATTERN, which puts {self.attention} behind modules. "
+            if attention in blocks:
+                wrong += f", or --insert PATTERN, which puts {attention} behind modules. "
                 wrong += self._places(model)
             raise ValueError(wrong)
 
-    def make(self, model: nn.Module) -> None:
-        """Change a network, in place; raise ValueError where a block cannot be inserted."""
+    def made(self, model: nn.Module) -> nn.Module:
+        """A changed copy of a network; ValueError where a block cannot be inserted."""
+        model = copy.deepcopy(model)
         # What is drawn afterwards, such as a new head, is as without the blocks.
         with torch.random.fork_rng(devices=[]):
             if self.insert is not None:
@@ -149,6 +119,7 @@ class Change:
             elif self.attention not in ("none", "SE"):
                 init = "fresh" if self.init in (None, "fresh") else "inherit"
                 replace_se(model, self.attention, init=init)
+        return model
 
     def _insert(self, model: nn.Module, after: list[str]) -> None:
         init = "fresh" if self.init == "fresh" else "identity"
@@ -174,9 +145,3 @@ class Change:
         kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
         listed = [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
         return f"Places: {', '.join(listed) or some([p.name for p in found]) or 'none'}"
-
-
-def some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

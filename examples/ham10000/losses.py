@@ -13,13 +13,8 @@ from examples.ham10000.config import LOSSES
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """Class weights n / (k n_j), scikit-learn's ``balanced``; float32 of shape (k,).
-
-    Example:
-        >>> balanced_weights([1, 3])
-        tensor([2.0000, 0.6667])
-    """
-    counts = checked_counts(class_counts)
+    """Class weights n / (k n_j), scikit-learn's ``balanced``; float32 of shape (k,)."""
+    counts = _checked_counts(class_counts)
     return (counts.sum() / (len(counts) * counts)).float()
 
 
@@ -30,20 +25,27 @@ def drw_weights(class_counts: Sequence[int], beta: float = 0.9999) -> Tensor:
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be at least 0 and below 1, got {beta}")
-    weights = (1 - beta) / (1 - beta ** checked_counts(class_counts))
+    weights = (1 - beta) / (1 - beta ** _checked_counts(class_counts))
     return (weights * len(weights) / weights.sum()).float()
 
 
-def checked_counts(class_counts: Sequence[int]) -> Tensor:
-    """The counts in float64; ValueError for one that is no int above 0."""
+def check_numbers(*, zero: bool = False, **values: float) -> None:
+    """Raise ValueError, with the name, for a number that is not finite and above 0, or 0."""
+    for name, value in values.items():
+        if not (value > 0 or (zero and value == 0)) or value == math.inf:
+            least = "at least 0" if zero else "above 0"
+            raise ValueError(f"{name} must be finite and {least}, got {value}")
+
+
+def _checked_counts(class_counts: Sequence[int]) -> Tensor:
+    """The counts in float64."""
     counts = list(class_counts)  # an array too
     if not counts or not all(isinstance(n, Integral) and n > 0 for n in counts):
         raise ValueError(f"class_counts must be ints above 0, one per class; got {counts}")
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def check_weight(weight: Tensor | None, classes: int | None) -> None:
-    """Raise ValueError for class weights of a wrong shape or out of range; None is fine."""
+def _check_weight(weight: Tensor | None, classes: int | None) -> None:
     if weight is None:
         return
     if weight.ndim != 1 or classes not in (None, len(weight)):
@@ -52,30 +54,28 @@ def check_weight(weight: Tensor | None, classes: int | None) -> None:
         raise ValueError(f"weight must be finite and above 0, got {weight.tolist()}")
 
 
-def check_number(name: str, value: float, *, zero: bool = False) -> None:
-    """Raise ValueError, with the name, for a number out of range."""
-    if not (value > 0 or (zero and value == 0)) or value == math.inf:
-        least = "at least 0" if zero else "above 0"
-        raise ValueError(f"{name} must be finite and {least}, got {value}")
+def _checked(logits: Tensor, labels: Tensor, classes: int | None) -> Tensor:
+    """The logits, if their shape fits; margins and powers need more digits than 16 bits have."""
+    if logits.ndim != 2 or classes not in (None, logits.shape[1]):
+        raise ValueError(f"logits must be (N, {classes or 'k'}), got {tuple(logits.shape)}")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"labels must be ({len(logits)},), got {tuple(labels.shape)}")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class Focal(nn.Module):
     """(1 - p)^gamma times cross entropy, p the unweighted probability of the label.
 
     Lin et al. 2017, https://arxiv.org/abs/1708.02002. Logits (N, k) and labels (N,) give the mean
-    over the batch, with class weights a weighted one: gamma 0 is ``nn.CrossEntropyLoss(weight)``.
-
-    Args:
-        gamma: at least 0.
-        weight: class weights (k,), or None.
+    over the batch, with class weights (k,) a weighted one: gamma 0 is cross entropy.
     """
 
     weight: Tensor | None
 
     def __init__(self, gamma: float = 2.0, weight: Tensor | None = None) -> None:
         super().__init__()
-        check_number("gamma", gamma, zero=True)
-        check_weight(weight, None)
+        check_numbers(gamma=gamma, zero=True)
+        _check_weight(weight, None)
         self.gamma = gamma
         self.register_buffer("weight", weight, persistent=False)
 
@@ -96,14 +96,9 @@ class LDAM(nn.Module):
     """Cross entropy with a margin at the true class, the larger the rarer the class.
 
     Cao et al. 2019, https://arxiv.org/abs/1906.07413. Logits (N, k) and labels (N,) give the mean
-    over the batch. The logits must be those of a :class:`CosineClassifier` of the same scale: the
-    logits of a linear layer have no bound, and training on them is reported to end in NaN.
-
-    Args:
-        class_counts: training images of each of the k classes.
-        max_margin: margin of the rarest class, as a cosine; that of class j goes with n_j^(-1/4).
-        scale: that of the classifier.
-        weight: class weights (k,) or None; :class:`DeferredReweighting` replaces them later.
+    over the batch. The logits must be those of a cosine classifier of the same scale: the logits
+    of a linear layer have no bound, and training on them is reported to end in NaN. ``max_margin``
+    is that of the rarest class, as a cosine; that of class j goes with n_j^(-1/4).
     """
 
     margins: Tensor
@@ -118,10 +113,9 @@ class LDAM(nn.Module):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__()
-        counts = checked_counts(class_counts)
-        check_number("max_margin", max_margin)
-        check_number("scale", scale)
-        check_weight(weight, len(counts))
+        counts = _checked_counts(class_counts)
+        check_numbers(max_margin=max_margin, scale=scale)
+        _check_weight(weight, len(counts))
         self.scale = scale
         margins = max_margin * (counts.min() / counts) ** 0.25
         self.register_buffer("margins", margins.float(), persistent=False)
@@ -140,20 +134,13 @@ class Joint(nn.Module):
 
     The exact form of the CaCo paper's joint loss is not known: the section that defines it cannot
     be read in the copy at hand. This is the reading taken.
-
-    Args:
-        focal: the first term.
-        ldam: the second term, which needs the logits of a :class:`CosineClassifier`.
-        focal_weight: factor of the first term.
-        ldam_weight: factor of the second term.
     """
 
     def __init__(
-        self, focal: Focal, ldam: LDAM, *, focal_weight: float = 1.0, ldam_weight: float = 1.0
+        self, focal: Focal, ldam: LDAM, focal_weight: float = 1.0, ldam_weight: float = 1.0
     ) -> None:
         super().__init__()
-        check_number("focal_weight", focal_weight, zero=True)
-        check_number("ldam_weight", ldam_weight, zero=True)
+        check_numbers(focal_weight=focal_weight, ldam_weight=ldam_weight, zero=True)
         if focal_weight == ldam_weight == 0:
             raise ValueError("focal_weight and ldam_weight are both 0: one must be above 0")
         self.focal, self.ldam = focal, ldam
@@ -161,22 +148,16 @@ class Joint(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar; ValueError where shapes do not fit."""
-        focal: Tensor = self.focal(logits, labels)
-        ldam: Tensor = self.ldam(logits, labels)
-        return self.focal_weight * focal + self.ldam_weight * ldam
+        focal, ldam = self.focal(logits, labels), self.ldam(logits, labels)
+        loss: Tensor = self.focal_weight * focal + self.ldam_weight * ldam
+        return loss
 
 
 class DeferredReweighting(L.Callback):
-    """Give LDAM its class weights from some epoch on, and none before.
-
-    Args:
-        ldam: the loss, or that part of :class:`Joint`.
-        weight: class weights (k,), such as :func:`drw_weights`.
-        start: first epoch with weights, counted from 0.
-    """
+    """Give LDAM class weights (k,) from the epoch ``start`` on, counted from 0, and none before."""
 
     def __init__(self, ldam: LDAM, weight: Tensor, start: int) -> None:
-        check_weight(weight, len(ldam.margins))
+        _check_weight(weight, len(ldam.margins))
         self.ldam, self.weight, self.start = ldam, weight, start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -193,24 +174,16 @@ def build_loss(
     focal_weight: float = 1.0,
     ldam_weight: float = 1.0,
 ) -> nn.Module:
-    """Make a loss of logits (N, k) and labels (N,).
+    """Make one of :data:`LOSSES`; ``ldam`` and ``joint`` need a cosine classifier.
 
-    Args:
-        name: one of :data:`LOSSES`; ``ldam`` and ``joint`` need a :class:`CosineClassifier`.
-        class_counts: training images of each of the k classes.
-        weight: class weights (k,) for cross entropy, focal loss or the focal term of ``joint``.
-        focal_weight: factor of the focal term, for ``joint`` only.
-        ldam_weight: factor of the LDAM term, for ``joint`` only.
-
-    Raises:
-        ValueError: an unknown name, a value out of range, or one that the loss does not use.
+    ``weight`` is for cross entropy, focal loss and the focal term of ``joint``; the factors of its
+    terms are for ``joint`` alone. ValueError says what is unknown, out of range or not used.
     """
-    check_weight(weight, len(checked_counts(class_counts)))
+    _check_weight(weight, len(_checked_counts(class_counts)))
     if name not in LOSSES:
         raise ValueError(f"the loss must be one of {', '.join(LOSSES)}; got {name!r}")
     if name == "joint":
-        terms = Focal(weight=weight), LDAM(class_counts)
-        return Joint(*terms, focal_weight=focal_weight, ldam_weight=ldam_weight)
+        return Joint(Focal(weight=weight), LDAM(class_counts), focal_weight, ldam_weight)
     if (focal_weight, ldam_weight) != (1, 1):
         raise ValueError(f"focal_weight and ldam_weight are for the joint loss, not for {name}")
     if name == "ldam":
@@ -218,12 +191,3 @@ def build_loss(
             raise ValueError("ldam takes no weight: DeferredReweighting gives it class weights")
         return LDAM(class_counts)
     return Focal(weight=weight) if name == "focal" else nn.CrossEntropyLoss(weight)
-
-
-def _checked(logits: Tensor, labels: Tensor, classes: int | None) -> Tensor:
-    if logits.ndim != 2 or classes not in (None, logits.shape[1]):
-        raise ValueError(f"logits must be (N, {classes or 'k'}), got {tuple(logits.shape)}")
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels must be ({len(logits)},), got {tuple(labels.shape)}")
-    # Margins and powers need more digits than half precision has.
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

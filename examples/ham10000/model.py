@@ -3,9 +3,8 @@
 import copy
 import difflib
 import math
-from collections.abc import Mapping
+import shlex
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +15,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnblocks import find_se, list_blocks, recipe
-from attnblocks.blocks.gain import GainedStage
-from examples.ham10000.attention import Change
-from examples.ham10000.losses import check_number
+from examples.ham10000.attention import Change, some
+from examples.ham10000.losses import check_numbers
 from examples.ham10000.processes import shows_bars
-from examples.ham10000.weights import Weights, blocks_of, read_weights
+from examples.ham10000.weights import Weights, beside, blocks_of, read_weights
 
 
 class CosineClassifier(nn.Module):
-    """Features (N, in_features) to logits (N, num_classes): scaled cosines with class weights.
+    """Features (N, in_features) to logits (N, num_classes): ``scale`` times cosines with weights.
 
-    Their softmax are the probabilities, whatever the loss. Features shorter than 1e-12 give
-    zeros, in the gradient too.
-
-    Args:
-        in_features: length of a feature vector.
-        num_classes: number of classes.
-        scale: the logit of features that point in the direction of the class.
-        device: where to create the weight.
-        dtype: type of the weight.
+    Features shorter than 1e-12 give zeros, in the gradient too.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        scale: float = 30.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
         super().__init__()
-        check_number("scale", scale)
+        check_numbers(scale=scale)
         self.scale = scale
         # Uniform directions. The length does not show in the logits, but the longer a weight, the
         # less one step turns it: LDAM's authors start from length 1.
-        weight = torch.randn(num_classes, in_features, device=device, dtype=dtype)
-        self.weight = nn.Parameter(_unit(weight))
+        self.weight = nn.Parameter(_unit(torch.randn(num_classes, in_features)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits from -scale to scale."""
         return self.scale * F.linear(_unit(features), _unit(self.weight))
-
-
-def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
-    """Replace, in place, the linear layer named in ``head`` by a :class:`CosineClassifier`.
-
-    Raises:
-        ValueError: the head is not exactly one ``nn.Linear``.
-    """
-    modules = dict(model.named_modules())
-    old = modules.get(head[0]) if len(head) == 1 else None
-    if not isinstance(old, nn.Linear):
-        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
-        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
-    weight = old.weight
-    new = CosineClassifier(old.in_features, num_classes, device=weight.device, dtype=weight.dtype)
-    model.set_submodule(head[0], new)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -81,13 +46,23 @@ def _unit(x: Tensor) -> Tensor:
     return x / norm.masked_fill(norm <= 1e-12, math.inf)
 
 
+def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
+    """Replace, in place, the one ``nn.Linear`` named in ``head``; ValueError if it is not that."""
+    modules = dict(model.named_modules())
+    old = modules.get(head[0]) if len(head) == 1 else None
+    if not isinstance(old, nn.Linear):
+        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
+        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
+    model.set_submodule(head[0], CosineClassifier(old.in_features, num_classes).to(old.weight))
+
+
 @dataclass(frozen=True)
 class Network:
     """A classifier, and how its input is normalised: (pixels / 255 - mean) / std.
 
     ``head`` names its classifier layers, which pre-trained weights leave out. ``source`` is the
-    file that its weights are from, and ``loaded`` says whether those of its blocks are, too.
-    ``of_run`` says whether a run of this example wrote it.
+    file of its weights, ``loaded`` whether those of its blocks are from it, too, and ``of_run``
+    whether a run of this example wrote it.
     """
 
     model: nn.Module
@@ -109,23 +84,14 @@ def build_network(
     insert: str | None = None,
     image_size: int = 224,
 ) -> Network:
-    """Build a network, load its weights, then change its attention.
+    """Build ``tv/...`` of torchvision or ``timm/...``, load weights, then change its attention.
 
-    Args:
-        name: ``tv/...`` for torchvision, ``timm/...`` for timm.
-        num_classes: width of the classifier, which is always new.
-        weights: ``none``; ``imagenet`` for those of the library; or a file that
-            :func:`read_weights` reads, with everything but the classifier.
-        attention: see :class:`Change`, as are ``insert`` and ``image_size``.
-        init: ``loaded`` takes the block from the file; None too, if the file has it. Else see
-            :class:`Change`.
-        insert: patterns of the modules behind which the block is put; None to replace SE blocks.
-        image_size: of the images that the network will see.
-
-    Raises:
-        ValueError: an unknown name, weights that do not fit, blocks in them that are not those
-            asked for, no SE blocks to replace or keep, or no place to insert the block.
-        FileNotFoundError: there is no such file of weights, or they cannot be downloaded.
+    ``weights`` are ``none``; ``imagenet``, those of the library; or a file that
+    :func:`read_weights` reads, with everything but the classifier, which is always new. For
+    ``attention``, ``insert`` and ``image_size`` see :class:`Change`, for ``init`` too; ``loaded``,
+    or None if the file has the blocks, takes them from it. ValueError for an unknown name, weights
+    that do not fit, blocks in them that are not those asked for, or no place for the blocks;
+    FileNotFoundError for weights that are not there.
     """
     library, _, model_name = name.partition("/")
     builders = {"tv": _torchvision_network, "timm": _timm_network}
@@ -137,15 +103,13 @@ def build_network(
     network = builders[library](model_name, num_classes, weights == "imagenet")
     change = Change(attention, init, insert, image_size)
     change.check(name, network.model)
-    return _changed(network, change) if file is None else _from_file(network, file, change)
+    if file is not None:
+        return _from_file(network, file, change)
+    return replace(network, model=change.made(network.model))
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:
-    """Make one training step on a copy, so that what cannot work fails before the data are read.
-
-    Raises:
-        ValueError: the network fails at this size, or does not return logits.
-    """
+    """Make a training step on a copy: ValueError for what cannot work, before data are read."""
     model, count = copy.deepcopy(network.model).train(), min(2, batch_size)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -160,103 +124,62 @@ def check_trains(network: Network, num_classes: int, image_size: int, batch_size
         ) from error
 
 
-def misfits(network: Network, weights: Weights) -> list[str]:
-    """What keeps weights from being loaded into a network, beside its head."""
-    found, own = (_backbone(s, network.head) for s in (weights.state, network.model.state_dict()))
-    for name, stage in network.model.named_modules():
-        gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
-        if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
-            own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
-    # Files of old versions of PyTorch do not count batches, and it needs no count.
-    lacking = [k for k in own if k not in found and not k.endswith(".num_batches_tracked")]
-    blocks = [] if weights.blocks is None else blocks_of(recipe(network.model))
-    kinds = (
-        [f"{block} is in the file alone" for block in weights.blocks or () if block not in blocks],
-        [f"{k} is missing" for k in lacking],
-        [f"{k} is unknown" for k in found if k not in own],
-        [
-            f"{k} has shape {tuple(found[k].shape)}, not {tuple(own[k].shape)}"
-            for k in own
-            if k in found and found[k].shape != own[k].shape
-        ],
-    )
-    return [problem for some in zip_longest(*kinds) for problem in some if problem is not None]
-
-
-def load_backbone(network: Network, weights: Weights) -> None:
-    """Load everything but the head, in place; raise ValueError on any misfit, NaN or infinity."""
-    if problems := misfits(network, weights):
-        raise _misfit(weights, problems)
-    state = _backbone(weights.state, network.head)
-    if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"the weights of {weights.source} have NaN or inf in {wrong[0]}")
-    network.model.load_state_dict(state, strict=False)
-
-
-def _misfit(weights: Weights, problems: list[str]) -> ValueError:
-    listed = "; ".join(problems[:5])
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return ValueError(f"the weights of {weights.source} do not fit the network: {listed}{more}")
-
-
-def _backbone(state: Mapping[str, Tensor], head: tuple[str, ...]) -> dict[str, Tensor]:
-    outside = tuple(f"{name}." for name in head)
-    return {k: v for k, v in state.items() if not k.startswith(outside)}
-
-
 def _from_file(network: Network, file: Path, change: Change) -> Network:
     """Load a file before the change, or after it where the file has the blocks asked for."""
-    weights = read_weights(file, list(_backbone(network.model.state_dict(), network.head)))
+    weights = read_weights(file, list(beside(network.head, network.model.state_dict())))
     network = replace(network, source=weights.source, of_run=weights.of_run)
-    problems, attention = misfits(network, weights), change.attention
-    if not problems:
+    if not (before := weights.misfits(network.model, network.head)):
         if change.init == "loaded":
-            raise ValueError(f"--init loaded: {file} has no block {attention}: leave --init out")
-        load_backbone(network, weights)
-        return _changed(network, change)
-    changed = _changed(network, replace(change, init="fresh"), copied=True)
-    if not (after := misfits(changed, weights)):
+            none = f"{file} has no block {change.attention}"
+            raise ValueError(f"--init loaded: {none}: leave --init out")
+        weights.load(network.model, network.head)
+        return replace(network, model=change.made(network.model))
+    changed = replace(change, init="fresh").made(network.model)
+    if not (after := weights.misfits(changed, network.head)):
         if change.init not in (None, "loaded"):
             raise ValueError(
-                f"--init {change.init}: {file} has blocks {attention} already, which begin as they "
-                "are: leave --init out"
+                f"--init {change.init}: {file} has blocks {change.attention} already, which begin "
+                "as they are: leave --init out"
             )
-        load_backbone(changed, weights)
-        return replace(changed, loaded=True)
-    there = weights.inserted(changed.model) or _swapped(network, weights)
-    if there is None:
-        raise _misfit(weights, min(problems, after, key=len))
-    give = f"give {there[1]}, or weights of the network as it is built"
-    raise ValueError(f"{file} holds {there[0]}; {change} was asked for: {give}")
+        weights.load(changed, network.head)
+        return replace(network, model=changed, loaded=True)
+    if (held := _inserted(changed, weights) or _swapped(network, weights)) is None:
+        raise weights.error(min(before, after, key=len))
+    give = f"give {held[1]}, or weights of the network as it is built"
+    raise ValueError(f"{file} holds {held[0]}; {change} was asked for: {give}")
+
+
+def _inserted(changed: nn.Module, weights: Weights) -> tuple[str, str] | None:
+    """Which inserted blocks a file has, and the options for them; None if no options would help."""
+    names = {name for name, _ in changed.named_modules()}
+    found = {e["after"]: e["block"] for e in weights.blocks or () if e.get("after") in names}
+    own = {e.get("after"): e["block"] for e in blocks_of(recipe(changed))}
+    if len(kinds := set(found.values())) != 1 or found == own:
+        return None
+    block = kinds.pop()
+    after = " ".join(map(shlex.quote, weights.asked.split() or found))
+    return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
 
 
 def _swapped(network: Network, weights: Weights) -> tuple[str, str] | None:
     """Which blocks a file has at the SE sites, and the option for them; None where none fit."""
     count = len(find_se(network.model))
     for block in (*list_blocks(), "identity") if count else ():
-        if not misfits(_changed(network, Change(block), copied=True), weights):
+        if not weights.misfits(Change(block).made(network.model), network.head):
             kind = "no" if block == "identity" else block
             return f"{kind} blocks at {count} SE sites", f"--attention {block}"
     return None
 
 
-def _changed(network: Network, change: Change, *, copied: bool = False) -> Network:
-    """The network with the attention that is asked for, in place or as a copy."""
-    model = copy.deepcopy(network.model) if copied else network.model
-    change.make(model)
-    return replace(network, model=model)
-
-
 def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network:
-    known = torchvision.models.list_models(module=torchvision.models)
-    _check_name(name, known, "torchvision")
+    _check_name(name, torchvision.models.list_models(module=torchvision.models), "torchvision")
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     # Its classifier is the last layer, and a convolution in SqueezeNet.
     head = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
     # The first weights are those of the paper's time; later ones come from other recipes.
     weights = next(iter(torchvision.models.get_model_weights(name)))
-    preset = weights.transforms()
-    network = Network(model, tuple(preset.mean), tuple(preset.std), tuple(head))
+    mean, std = (tuple(of) for of in (weights.transforms().mean, weights.transforms().std))
+    network = Network(model, mean, std, tuple(head))
     if imagenet:
         target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         try:
@@ -268,7 +191,7 @@ def _torchvision_network(name: str, num_classes: int, imagenet: bool) -> Network
             ) from error
         except Exception as error:  # a damaged file has many kinds
             raise ValueError(f"{target} is damaged ({error}): delete it") from error
-        load_backbone(network, Weights(dict(state), weights.url))
+        Weights(dict(state), weights.url).load(network.model, network.head)
     return network
 
 
@@ -287,12 +210,8 @@ def _timm_network(name: str, num_classes: int, imagenet: bool) -> Network:
         ) from error
     config = model.pretrained_cfg
     head = config["classifier"] or ()
-    return Network(
-        model,
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        (head,) if isinstance(head, str) else tuple(head),
-    )
+    head = (head,) if isinstance(head, str) else tuple(head)
+    return Network(model, tuple(config["mean"]), tuple(config["std"]), head)
 
 
 def _check_name(name: str, known: list[str], library: str) -> None:

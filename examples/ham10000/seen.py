@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from examples.ham10000 import processes
+from examples.ham10000.attention import some
 from examples.ham10000.config import Config, read_options
 from examples.ham10000.data.index import Image, join, read_pairs
 from examples.ham10000.data.splits import COLUMNS, Split
@@ -18,11 +19,8 @@ def of_lesions_seen(
 ) -> list[str]:
     """Ids of the images that show a lesion of some parts of a split, under any of its ids.
 
-    Args:
-        images: which may be in the split, or not.
-        rows: of the split file.
-        parts: of the split.
-        tables: of images that show one lesion, see :func:`read_pairs`.
+    The images may be in the split, whose rows are given, or not; ``tables`` are of images that
+    show one lesion, see :func:`read_pairs`.
     """
     images = list(images)
     lesion_ids = {image.image_id: image.lesion_id for image in images}
@@ -36,21 +34,12 @@ def of_lesions_seen(
 
 
 def check_unseen(config: Config, images: Sequence[Image], split: Split, *, of_run: bool) -> None:
-    """Check that a run does not validate or test on what its weights were trained with.
+    """Raise ValueError if a run validates or tests on what its weights were trained with.
 
-    Also with what the weights of that earlier run were trained with, and so on. A lesion that is
-    also among the run's own training images is no reason to refuse: the leak of the run counts it.
-
-    Args:
-        config: the options of the run.
-        images: the index.
-        split: positions in it.
-        of_run: whether ``--weights`` is the checkpoint of a run.
-
-    Raises:
-        ValueError: it does.
+    Also on what the weights of that earlier run were trained with, and so on. ``of_run`` says that
+    ``--weights`` is the checkpoint of a run.
     """
-    weights, checked = config.weights, set()
+    weights, checked = config.weights, set[Path]()
     while weights not in ("none", "imagenet"):
         run = Path(weights).resolve().parent
         if run in checked:  # it was trained anew in its place
@@ -73,6 +62,7 @@ def _check_run(run: Path, config: Config, images: Sequence[Image], split: Split)
     copy = run / "same_lesion.csv"
     tables = [copy if copy.is_file() else None, config.same_lesion]
     for part, parts in (("test", ("train", "val")), ("val", ("train",))):
+        # A lesion that is among the run's own training images too is counted as its leak instead.
         own = {images[i].lesion for name in parts for i in split[name]}
         there = {row["image_id"] for row in rows if row["split"] in parts}
         tested = [images[i] for i in split[part]]
@@ -81,7 +71,6 @@ def _check_run(run: Path, config: Config, images: Sequence[Image], split: Split)
             raise ValueError(
                 f"{len(known)} of the {len(tested)} {part} images show lesions of the "
                 f"{' or '.join(parts)} part of {run}, from which --weights {config.weights} has "
-                f"learned: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. Their "
-                "figures would be too good: give the best.ckpt of a run with the same split (seed, "
-                "folds and fold), or weights from elsewhere"
+                f"learned: {some(known, 5)}. Their figures would be too good: give the best.ckpt "
+                "of a run with the same split (seed, folds and fold), or weights from elsewhere"
             )

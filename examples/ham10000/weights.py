@@ -1,10 +1,10 @@
 """Files of weights, as torchvision, timm, Lightning and this library write them."""
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnblocks import list_blocks, recipe
+from attnblocks.blocks.gain import GainedStage
 from examples.ham10000.attention import some
 from examples.ham10000.checkpoint import read_checkpoint
 
@@ -22,95 +23,96 @@ over the training before the last weights."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What parallel, averaged, compiled and Lightning's networks put before every name."""
 
-SITES = list[dict[str, Any]]
+UNCOUNTED = ".num_batches_tracked"
+
+Sites = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds of a network.
+    """What a file holds of a network: ``state``, tensors by the names that the network gives them.
 
-    Attributes:
-        state: tensors, by the names that the network gives them.
-        source: the file, and what was read of it.
-        blocks: the library's blocks as ``attnblocks.recipe`` lists them, of a run inserted ones;
-            None where the file does not say, and names and shapes have to.
-        of_run: whether it is a checkpoint of a run of this example.
-        asked: the ``--insert`` of that run; "" where there is none.
+    ``source`` is the file, and what was read of it. ``blocks`` are the library's blocks as
+    ``attnblocks.recipe`` lists them, of a run inserted ones; None where the file does not say, and
+    names and shapes have to. ``of_run`` is whether it is a checkpoint of a run of this example,
+    and ``asked`` its ``--insert``, or "".
     """
 
     state: dict[str, Tensor]
     source: str
-    blocks: SITES | None = None
+    blocks: Sites | None = None
     of_run: bool = False
     asked: str = ""
 
-    def inserted(self, model: nn.Module) -> tuple[str, str] | None:
-        """Which inserted blocks the file has, and the options of ``train`` that insert them.
+    def misfits(self, model: nn.Module, head: tuple[str, ...]) -> list[str]:
+        """What keeps the weights from being loaded into a network, beside its head."""
+        found, own = (beside(head, state) for state in (self.state, model.state_dict()))
+        for name, stage in model.named_modules():
+            gain = found.get(f"{name}.gain") if isinstance(stage, GainedStage) else None
+            if gain is not None and gain.shape in ((), (getattr(stage, "channels", None),)):
+                own[f"{name}.gain"] = gain  # the stage takes it, whatever it has
+        blocks = blocks_of(recipe(model)) if self.blocks else []
+        shapes = [(k, tuple(found[k].shape), tuple(own[k].shape)) for k in own if k in found]
+        kinds = (
+            [f"{each} is in the file alone" for each in self.blocks or () if each not in blocks],
+            # Files of old versions of PyTorch do not count batches, and it needs no count.
+            [f"{k} is missing" for k in own if k not in found and not k.endswith(UNCOUNTED)],
+            [f"{k} is unknown" for k in found if k not in own],
+            [f"{k} has shape {has}, not {needs}" for k, has, needs in shapes if has != needs],
+        )
+        return [problem for row in zip_longest(*kinds) for problem in row if problem is not None]
 
-        Args:
-            model: the network, with the blocks that it was asked to have.
+    def error(self, problems: Sequence[str]) -> ValueError:
+        """What to raise for misfits."""
+        listed = some(problems, 5, "; ")
+        return ValueError(f"the weights of {self.source} do not fit the network: {listed}")
 
-        Returns:
-            None where the file lists no blocks in this network, those asked for, or several kinds,
-            which ``train`` cannot insert.
-        """
-        names = {name for name, _ in model.named_modules()}
-        found = {e["after"]: e["block"] for e in self.blocks or () if e.get("after") in names}
-        own = {e.get("after"): e["block"] for e in blocks_of(recipe(model))}
-        kinds = set(found.values())
-        if len(kinds) != 1 or found == own:
-            return None
-        block = kinds.pop()
-        after = " ".join(map(shlex.quote, self.asked.split() or found))
-        return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
+    def load(self, model: nn.Module, head: tuple[str, ...]) -> None:
+        """Load all but the head, in place; raise ValueError on any misfit, NaN or infinity."""
+        if problems := self.misfits(model, head):
+            raise self.error(problems)
+        state = beside(head, self.state)
+        if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(f"the weights of {self.source} have NaN or inf in {wrong[0]}")
+        model.load_state_dict(state, strict=False)
+
+
+def beside(head: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a state dict is in none of the layers of a head."""
+    layers = tuple(f"{name}." for name in head)
+    return {name: value for name, value in state.items() if not name.startswith(layers)}
 
 
 def read_weights(file: Path, names: Sequence[str]) -> Weights:
-    """Read a file, and take off what was put before the names. Nothing in it is executed.
+    """Read a file, safetensors by its suffix or from ``torch.save``; nothing in it is executed.
 
-    Args:
-        file: safetensors by its suffix, or what ``torch.save`` wrote.
-        names: of tensors that the network has, whatever its head and its blocks.
-
-    Raises:
-        ValueError: the file is damaged, holds more than plain values, has no state dict where one
-            is looked for, or an unknown prefix before its names.
+    What wrappers put before ``names``, tensors that the network has whatever its head and blocks,
+    is taken off. ValueError for a damaged file, one that holds more than plain values or no state
+    dict where one is looked for, or an unknown prefix before its names.
     """
-    blocks = None
-    if file.suffix == ".safetensors":
-        content, blocks = _read_safetensors(file)
-    else:
-        try:
-            content = read_checkpoint(file)
-        except ValueError as error:
-            raise ValueError(
-                f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
-            ) from error
-        blocks = _blocks_of_run(content, file)
+    content, blocks = (_read_safetensors if file.suffix == ".safetensors" else _read_saved)(file)
     entry, state = _state_dict(content, file)
     state, removed = _unwrapped(state, names, of_module="pytorch-lightning_version" in content)
     source = str(file)
     source += f", entry {entry!r}" if entry else ""
     source += f", names without {removed!r}" if removed else ""
     if prefix := _unknown_prefix(state, names):
-        every = "all names" if all(name.startswith(prefix) for name in state) else "names"
         raise ValueError(
-            f"--weights {source}: {every} begin with {prefix!r}, which those of the network do "
+            f"--weights {source}: names begin with {prefix!r}, which those of the network do "
             f"not. Save the state dict without it, with name.removeprefix({prefix!r}) for each name"
         )
     description = _description(content)
     options = description.get("options")
     asked = options.get("insert") if isinstance(options, Mapping) else None
-    asked = asked if isinstance(asked, str) else ""
-    return Weights(state, source, blocks, bool(description), asked)
+    return Weights(state, source, blocks, bool(description), str(asked or ""))
 
 
-def blocks_of(entries: SITES) -> SITES:
+def blocks_of(entries: Sites) -> Sites:
     """The blocks of the library in a recipe, as JSON has them; their gains are in the weights."""
-    ours: SITES = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
+    ours: Sites = json.loads(json.dumps([e for e in entries if e["block"] in list_blocks()]))
     for entry in ours:
-        arguments = entry["arguments"]
-        entry["arguments"] = {k: v for k, v in arguments.items() if not k.endswith("gain")}
+        arguments = entry["arguments"].items()
+        entry["arguments"] = {k: v for k, v in arguments if not k.endswith("gain")}
     return ours
 
 
@@ -121,22 +123,27 @@ def _description(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) and "images_sha256" in config else {}
 
 
-def _blocks_of_run(content: Mapping[str, Any], file: Path) -> SITES | None:
-    """The blocks of a checkpoint of a run that has inserted them."""
+def _read_saved(file: Path) -> tuple[Mapping[str, Any], Sites | None]:
+    """What ``torch.save`` wrote, and the blocks that it says a run has inserted."""
+    try:
+        content = read_checkpoint(file)
+    except ValueError as error:
+        raise ValueError(
+            f"--weights {error}. Save the state dict alone: torch.save(model.state_dict(), ...)"
+        ) from error
     entries = _description(content).get("recipe")
     try:
-        return None if entries is None else blocks_of(entries)
+        return content, None if entries is None else blocks_of(entries)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"--weights {file} is damaged: it has no recipe of its blocks") from error
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], SITES | None]:
+def _read_safetensors(file: Path) -> tuple[Mapping[str, Any], Sites | None]:
     """All tensors, and the blocks of a file of ``attnblocks.save_model``."""
     try:
         with safe_open(file, "pt") as stream:
             header = json.loads((stream.metadata() or {}).get("attnblocks", "null"))
-            names: list[str] = stream.keys()
-            state = {name: stream.get_tensor(name) for name in names}
+            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         if header is None:
             return state, None
         state |= {name: state[kept] for name, kept in header["shared"].items()}
@@ -185,14 +192,9 @@ def _unknown_prefix(state: dict[str, Tensor], names: Sequence[str]) -> str:
     known = set(names)
     if state.keys() & known:
         return ""
-    before = Counter(
-        name.removesuffix(own) for name in state for own in _ends(name) if own in known
-    )
+    before: Counter[str] = Counter()
+    for parts in (name.split(".") for name in state):
+        ends = (".".join(parts[start:]) for start in range(1, len(parts)))
+        before.update(".".join(parts).removesuffix(end) for end in ends if end in known)
     prefix, count = max(before.items(), key=lambda item: item[1], default=("", 0))
     return prefix if 2 * count >= len(names) else ""
-
-
-def _ends(name: str) -> list[str]:
-    """What is left of a name without its first parts."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(1, len(parts))]

@@ -1,4 +1,4 @@
-"""Blocks that are inserted into a network without SE, from the options to the results of a run."""
+"""Blocks that are inserted, from the options to the results of a run; and fixed gates."""
 
 import csv
 import json
@@ -9,17 +9,24 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
-from attnblocks import apply_recipe, insert, recipe, save_model
+from attnblocks import SE, apply_recipe, find_se, insert, recipe, save_model
+from examples.ham10000.attention import Constant, hold_means
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_options, train_config
+from examples.ham10000.config import read_description, read_options, train_config
+from examples.ham10000.data.batches import center_crop
+from examples.ham10000.data.index import read_index
+from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluate import load_best
 from examples.ham10000.model import build_network
 from examples.ham10000.options import parse
 from examples.ham10000.run import new_network
+from tests.ham10000.runs import QUICK
 from tests.ham10000.undrawn import undrawn
 
-MODEL = "timm/test_resnet"
+MODEL, SMALL = "timm/test_resnet", "timm/mobilenetv3_small_050"
 OPTIONS = ["--model", MODEL, "--image-size", "32", "--loss", "ldam"]  # whose head is drawn last
 INSERT = ["--attention", "CoordAtt", "--insert", "residual", "layer[12]"]
 PLACES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn3", "layer4.0.bn2", "layer1", "layer2"]
@@ -65,22 +72,12 @@ def test_inserted_blocks_change_nothing_at_the_start():
     assert not torch.allclose(fresh(images), plain(images))
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_before_the_first_step_the_figures_are_those_of_the_network_alone(data, inserted, tmp_path):
-    plain = train(data, tmp_path / "plain", "--attention", "none")
-    for name in ("metrics.csv", "test.csv"):
-        assert (inserted / name).read_bytes() == (plain / name).read_bytes()
-    counts = [json.loads((r / "config.json").read_text())["parameters"] for r in (plain, inserted)]
-    assert counts[0] < counts[1]
-
-
 def test_a_run_says_what_was_inserted_where(inserted):
-    description = json.loads((inserted / "config.json").read_text())
+    description = read_description(inserted)
     assert description["options"]["insert"] == "residual layer[12]"
     assert description["options"]["init"] == "identity"
-    assert {entry["after"]: entry["site"] for entry in description["recipe"]} == dict(
-        zip(PLACES, BLOCKS, strict=True)
-    )
+    sites = {entry["after"]: entry["site"] for entry in description["recipe"]}
+    assert sites == dict(zip(PLACES, BLOCKS, strict=True))
     checkpoint = torch.load(inserted / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["config"]["recipe"] == description["recipe"]
     title = f"{MODEL}, attention CoordAtt behind residual layer[12] (identity)"
@@ -98,14 +95,19 @@ def test_the_network_of_a_run_is_built_from_what_it_says(inserted, tmp_path):
     again = new_network(read_options(inserted), empty=True).model
     assert [n for n, _ in again.named_parameters()] == [n for n, _ in network.named_parameters()]
     shutil.copytree(inserted, tmp_path / "run")
-    file = tmp_path / "run" / "config.json"
-    description = json.loads(file.read_text())
+    description, names = read_description(inserted), [*load_best(inserted).state_dict()]
     description["options"]["insert"] = "depthwise"
-    file.write_text(json.dumps(description))
-    assert [*load_best(tmp_path / "run").state_dict()] == [*load_best(inserted).state_dict()]
-    for said, problem in ((None, "got None"), ([{"site": "a"}], "an entry of a recipe has")):
-        file.write_text(json.dumps(description | {"recipe": said}))
-        with pytest.raises(ValueError, match=rf"config\.json does not say which .*: .*{problem}"):
+    for said, problem in (
+        (description["recipe"], None),
+        (None, "got None"),
+        ([{"site": "a"}], "an entry of a recipe has"),
+    ):
+        (tmp_path / "run" / "description.json").unlink(missing_ok=True)  # older runs have none
+        (tmp_path / "run" / "config.json").write_text(json.dumps(description | {"recipe": said}))
+        if problem is None:
+            assert [*load_best(tmp_path / "run").state_dict()] == names
+            continue
+        with pytest.raises(ValueError, match=rf"json does not say which blocks .*: .*{problem}"):
             load_best(tmp_path / "run")
 
 
@@ -173,31 +175,17 @@ def test_inserted_blocks_of_no_run_are_asked_for_by_their_places(tmp_path):
     save_model(model, file)
     with pytest.raises(ValueError, match=r"do not fit .*'CBAM'.* is in the file alone"):
         build_network(MODEL, 7, str(file), "none", image_size=32)
-
-
-def test_inserted_blocks_of_other_arguments_are_named(tmp_path):
-    """They stand where they were asked for: to ask for them again would not help."""
+    # They stand where they were asked for: to ask for them again would not help.
     model = timm.create_model("test_resnet")
-    example = torch.rand(1, 3, 32, 32)
     insert(model, "Eca", after="layer1", example=example, kernel_size=7)
-    save_model(model, tmp_path / "w.safetensors")
+    save_model(model, file)
     with pytest.raises(ValueError, match=r"'kernel_size': 7.* is in the file alone"):
-        build_network(
-            MODEL, 7, str(tmp_path / "w.safetensors"), "Eca", insert="layer1", image_size=32
-        )
-
-
-def test_a_network_without_se_needs_insert_or_attention_none():
-    with pytest.raises(ValueError, match="use --attention none, or --insert PATTERN") as caught:
-        build_network(MODEL, 7, "none", "CaCo", image_size=32)
-    assert "residual (layer1.0.bn2, layer2.0.bn2, layer3.0.bn3 and 1 more)" in str(caught.value)
-    assert "stages (act1, layer1, layer2 and 2 more)" in str(caught.value)
+        build_network(MODEL, 7, str(file), "Eca", insert="layer1", image_size=32)
 
 
 def test_blocks_are_inserted_beside_the_se_blocks_of_a_network():
-    name = "timm/mobilenetv3_small_050"
-    plain = build_network(name, 7, "none", "none").model
-    found = build_network(name, 7, "none", "SE", insert="depthwise").model
+    plain = build_network(SMALL, 7, "none", "none").model
+    found = build_network(SMALL, 7, "none", "SE", insert="depthwise").model
     keys = plain.state_dict().keys()
     assert keys < found.state_dict().keys()
     assert {key.partition(".attention")[0] for key in found.state_dict().keys() - keys} == {
@@ -211,12 +199,11 @@ def test_blocks_are_inserted_beside_the_se_blocks_of_a_network():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (
-            {"insert": "layer9.*"},
-            r"'layer9\.\*' names no module that returns a map\. Places: resid",
-        ),
+        ({"insert": "l9*"}, r"'l9\*' names no module that returns a map\. Places: residual \(lay"),
         ({"insert": "fc"}, "--insert fc: no block can be put behind 'fc'.* it returns a tensor"),
         ({"insert": "layer1", "attention": "none"}, "--insert puts .* one of CBAM.*, not none"),
+        ({}, r"use --attention none, or --insert PATTERN, .* stages \(act1, layer1, layer2 and 2 "),
+        ({}, r"Places: residual \(layer1.0.bn2, layer2.0.bn2, layer3.0.bn3 and 1 more\)"),
     ],
 )
 def test_what_cannot_be_inserted_is_said(asked, message):
@@ -237,3 +224,64 @@ def test_what_cannot_be_inserted_is_said(asked, message):
 def test_options_that_contradict_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         config(*options).check()
+
+
+def test_the_gates_are_the_means_of_those_of_se():
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Conv2d(3, 8, 1), SE(8), nn.BatchNorm2d(8), SE(8)).train()
+    for parameter in original.parameters():
+        nn.init.normal_(parameter)
+    model = nn.Sequential(original[0], Constant(8), original[2], Constant(8))
+    images = torch.randn(7, 3, 5, 6)
+    hold_means(model, original, images.split(3))  # of unequal batches
+    assert original.training
+
+    def by_hand(block, x):
+        layers = block.se_layers()
+        (w1, b1), (w2, b2) = (
+            (p.weight.flatten(1), p.bias) for p in (layers.squeeze, layers.expand)
+        )
+        logits = [w2 @ (w1 @ image.mean((1, 2)) + b1).relu() + b2 for image in x]
+        return ((torch.stack(logits) + 3) / 6).clip(0, 1)
+
+    with torch.no_grad():
+        original.eval()
+        x = original[0](images)
+        first = by_hand(original[1], x)
+        second = by_hand(original[3], original[2](x * first[..., None, None]))
+    for block, gates in ((model[1], first), (model[3], second)):
+        torch.testing.assert_close(block.gate.flatten(), gates.mean(0))
+        y = torch.randn(2, 8, 3, 3)
+        torch.testing.assert_close(block(y), y * gates.mean(0)[:, None, None])
+    assert gates.std(0).max() > 0.01  # they do differ between images
+    assert not list(model[1].parameters())  # none is trained
+    with pytest.raises(ValueError, match="mean gates need images"):
+        hold_means(model, original, [])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_holds_the_means_on_its_training_images(run, tmp_path, capsys):
+    torch.manual_seed(0)
+    file = tmp_path / "w.safetensors"
+    save_file(build_network(SMALL, 7, "none", "SE").model.state_dict(), file)
+    options = [*QUICK, "--model", SMALL, "--batch-size", "64", "--attention", "Constant"]
+    options += ["--data", str(run / "synthetic")]
+    assert main([*options, "--out", str(tmp_path / "none")]) == 2
+    assert "give --weights" in capsys.readouterr().err
+    assert main([*options, "--weights", str(file), "--out", str(tmp_path / "run")]) == 0
+    trained = load_best(tmp_path / "run").model
+    assert read_options(tmp_path / "run").init is None
+    # The weights before the training are known, so that the gates of the first site are.
+    own = build_network(SMALL, 7, str(file), "SE")
+    module = load_best(tmp_path / "run")
+    module.model = own.model.eval()
+    images = read_index(run / "synthetic")
+    data = load_data(images, tmp_path / "run" / "split.csv", 32, tmp_path / "ham10000-cache")
+    pixels = center_crop(torch.from_numpy(data.pixels[data.split["train"]]), 32)
+    site = find_se(own.model)[0]
+    seen = []
+    site.layers.gate.register_forward_hook(lambda *of: seen.append(of[2]))
+    with torch.no_grad():
+        module(pixels)
+    gate = trained.get_submodule(site.name).gate
+    torch.testing.assert_close(gate, seen[0].mean(0, keepdim=True), rtol=1e-4, atol=1e-5)

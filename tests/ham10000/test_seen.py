@@ -103,8 +103,8 @@ def test_of_a_checkpoint_without_its_run_it_is_said(run, check, tmp_path, capsys
     file = tmp_path / "best.ckpt"
     shutil.copyfile(run / "best.ckpt", file)
     split = draw_split(IMAGES, 0, "lesion")
-    network = build_network(MODEL, 7, str(file), "CaCo")
-    check(split, split, weights=file, of_run=network.of_run)
+    assert build_network(MODEL, 7, str(file), "CaCo").of_run
+    check(split, split, weights=file)
     said = f"Weights: it cannot be checked whether {file} has learned from images that are tested"
     assert capsys.readouterr().out.startswith(said)
     check(split, split, weights=file, of_run=False)  # any other file
