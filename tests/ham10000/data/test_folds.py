@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.ham10000.cli import main
-from examples.ham10000.config import PARTS, read_options, train_config
+from examples.ham10000.config import PARTS, read_options
 from examples.ham10000.data.index import CLASSES, Image, read_index
 from examples.ham10000.data.splits import by_fold, deal
+from examples.ham10000.given import train_config
 from tests.ham10000.finished import begin
 
 FOLDS = 5

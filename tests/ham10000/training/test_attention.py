@@ -11,11 +11,12 @@ import timm
 import torch
 
 from attnblocks import apply_recipe, insert, recipe, save_model
+from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_options, train_config
+from examples.ham10000.config import read_options
 from examples.ham10000.evaluate import load_best
+from examples.ham10000.given import train_config
 from examples.ham10000.model import build_network
-from examples.ham10000.options import parse
 from examples.ham10000.run import new_network
 from tests.ham10000.undrawn import undrawn
 
