@@ -107,12 +107,7 @@ def _train(options: Namespace) -> int:
     from examples.ham10000.evaluate import format_summary
     from examples.ham10000.pipeline import complete
 
-    try:
-        summary = complete(config, resumed=resumed)
-    except FloatingPointError as error:
-        _complain(error)
-        return 1
-    processes.say(format_summary(summary))
+    processes.say(format_summary(complete(config, resumed=resumed)))
     processes.say(f"Figures, pictures and checkpoints are in {config.out}")
     return 0
 
@@ -147,8 +142,8 @@ def _reproduce(options: Namespace) -> int:
 
 
 def _evaluate(options: Namespace) -> int:
+    _check_new(options.out, "folder")
     if options.out is not None:
-        _check_new(options.out, "folder")
         check_outside(options.out, options.data)
     from examples.ham10000.evaluate import evaluate_ground_truth, evaluate_run, format_summary
     from examples.ham10000.report.results import write_results
@@ -168,8 +163,7 @@ def _evaluate(options: Namespace) -> int:
 
 
 def _compare(options: Namespace) -> int:
-    if options.out is not None:
-        _check_new(options.out, "folder")
+    _check_new(options.out, "folder")
     from examples.ham10000.paper.compare import compare
     from examples.ham10000.paper.forest import write_comparison
     from examples.ham10000.paper.words import format_comparison
@@ -219,14 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.disable(logging.INFO)  # Lightning's bar says enough
     try:
-        _check_ranges(options)
+        numbers = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
+        in_range({"out": Path(), **{k: v for k, v in numbers.items() if k in FIELDS}})
         processes.join()
         return COMMANDS[options.command](options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         _complain(error)
-        return 2
+        return 1 if isinstance(error, FloatingPointError) else 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not known and "DefaultCPUAllocator" not in str(error):  # which PyTorch says on the CPU
             raise
         _complain(f"a smaller --batch-size or --image-size needs less memory: {error}")
         return 2
@@ -239,21 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes.leave()
 
 
-def _check_ranges(options: Namespace) -> None:
-    """Refuse what no run could have, before anything is imported."""
-    given = {k: v for k, v in vars(options).items() if k in FIELDS and isinstance(v, int | float)}
-    in_range({"out": Path(), **given})
-
-
-def _check_new(out: Path, kind: str) -> None:
-    if out.exists():
+def _check_new(out: Path | None, kind: str) -> None:
+    if out is not None and out.exists():
         raise FileExistsError(f"--out {out} exists: name a new {kind}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether numpy, or PyTorch on a GPU or on the CPU, could not get memory."""
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or "DefaultCPUAllocator" in str(error)
 
 
 def _complain(error: object) -> None:
