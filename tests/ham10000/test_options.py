@@ -12,9 +12,10 @@ import pytest
 from examples.ham10000 import given
 from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
-from examples.ham10000.config import MONITORS, gates_with_rate
+from examples.ham10000.config import MONITORS
 from examples.ham10000.data.index import read_index
 from examples.ham10000.given import train_config
+from examples.ham10000.rules import gates_with_rate
 from examples.ham10000.run import IMAGES
 from tests.ham10000.runs import MODEL, QUICK
 
