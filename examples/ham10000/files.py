@@ -13,12 +13,19 @@ from typing import Any, TextIO
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
-    """Give a temporary name for a file or folder, ``path`` when the block has ended well."""
+    """Give a temporary name for a file or folder, ``path`` when the block has ended well.
+
+    A file is on the disk before it is moved: after a crash there is the old one or the whole new
+    one. A folder takes the place of nothing but an empty one.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         yield partial
+        if not partial.is_dir():
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
         os.replace(partial, path)
     except BaseException:
         if partial.is_dir():

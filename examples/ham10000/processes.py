@@ -7,44 +7,52 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeVar
 
-import torch
-from torch import distributed
 from tqdm import tqdm
 
 T = TypeVar("T")
 
 
+def _launched() -> bool:
+    """Whether torchrun has started this process; asking needs no torch."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def join() -> None:
     """Meet the other processes, if torchrun has started this one."""
-    if distributed.is_available() and distributed.is_torchelastic_launched():
+    if _launched():
+        import torch
+
         cuda = torch.cuda.is_available()
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
 
 
 def leave() -> None:
     """Part from the other processes."""
-    if _joined():
-        distributed.destroy_process_group()
+    if _launched():
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def count() -> int:
     """How many processes work on the run."""
-    return distributed.get_world_size() if _joined() else 1
+    return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
 def count_here() -> int:
     """How many of them are on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if _joined() else 1
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
 
 
 def rank() -> int:
     """The number of this process; 0 is the one that writes files and prints."""
-    return distributed.get_rank() if _joined() else 0
+    return int(os.environ["RANK"]) if _launched() else 0
 
 
 def rank_here() -> int:
     """The number of this process among those on this machine, and of its GPU."""
-    return int(os.environ["LOCAL_RANK"]) if _joined() else 0
+    return int(os.environ["LOCAL_RANK"]) if _launched() else 0
 
 
 def say(text: str) -> None:
@@ -54,27 +62,21 @@ def say(text: str) -> None:
 
 
 def once(work: Callable[[], T]) -> T:
-    """Do ``work`` in process 0 and give its result, or its error, to all of them.
-
-    Raises:
-        Exception: what ``work`` raised.
-    """
-    if not _joined():
+    """Do ``work`` in process 0 and give its result, or raise its error, in all of them."""
+    if not _launched():
         return work()
+    from torch import device, distributed
+
     outcome: list[T | Exception | None] = [None]
     if rank() == 0:
         try:
             outcome[0] = work()
         except Exception as error:
             outcome[0] = error
-    distributed.broadcast_object_list(outcome, 0, device=torch.device("cpu"))
+    distributed.broadcast_object_list(outcome, 0, device=device("cpu"))
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]  # type: ignore[return-value]
-
-
-def _joined() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def shows_bars() -> bool:
@@ -87,12 +89,9 @@ def shows_bars() -> bool:
 
 @contextmanager
 def bar(name: str, total: int, unit: str = "images") -> Iterator[tqdm]:
-    """A bar to be updated; where none is shown, a line at the end says how long it took.
+    """A bar for ``total`` steps; where none is shown, a line at the end says how long it took.
 
-    Args:
-        name: of what is done.
-        total: how many steps there are.
-        unit: what is counted; ``B`` for bytes.
+    ``unit`` is what is counted, ``B`` for bytes.
     """
     start, shown = perf_counter(), shows_bars()
     scaled = unit == "B"

@@ -21,13 +21,7 @@ from attnblocks import WarmStart, apply_recipe, recipe, warm_start
 from examples.ham10000 import processes
 from examples.ham10000.attention import hold_means
 from examples.ham10000.callbacks import batch_norms, statistics_lag
-from examples.ham10000.config import (
-    COSINE_LOSSES,
-    NOTICE,
-    Config,
-    options_for_json,
-    read_description,
-)
+from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
 from examples.ham10000.data.batches import FACTORS, SkinLesions, canvas_size, center_crop
 from examples.ham10000.data.images import damage, map_files
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
@@ -37,6 +31,7 @@ from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.model import Network, build_network, check_trains, use_cosine_classifier
 from examples.ham10000.processes import shows_bars
+from examples.ham10000.rules import COSINE_LOSSES
 from examples.ham10000.seen import check_unseen
 
 IMAGES = 2048

@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler
 from examples.ham10000 import processes
 from examples.ham10000.callbacks import EpochLog, RecomputeBatchNorm
 from examples.ham10000.checkpoint import WholeCheckpointIO, read_checkpoint
-from examples.ham10000.config import MONITORS, PARTS, Config, gates_with_rate
+from examples.ham10000.config import MONITORS, PARTS, Config
 from examples.ham10000.data.batches import evaluation_loader, training_loader
 from examples.ham10000.data.load import Data
 from examples.ham10000.evaluate import (
@@ -30,6 +30,7 @@ from examples.ham10000.losses import (
 )
 from examples.ham10000.model import Network
 from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
+from examples.ham10000.rules import gates_with_rate
 from examples.ham10000.run import describe
 from examples.ham10000.throughput import Throughput
 

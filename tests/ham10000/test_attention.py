@@ -13,15 +13,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attnblocks import SE, apply_recipe, find_se, insert, recipe, save_model
+from examples.ham10000.arguments import parse
 from examples.ham10000.attention import Constant, hold_means
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_description, read_options, train_config
+from examples.ham10000.config import read_description, read_options
 from examples.ham10000.data.batches import center_crop
 from examples.ham10000.data.index import read_index
 from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluate import load_best
+from examples.ham10000.given import train_config
 from examples.ham10000.model import build_network
-from examples.ham10000.options import parse
 from examples.ham10000.run import new_network
 from tests.ham10000.runs import QUICK
 from tests.ham10000.undrawn import undrawn

@@ -1,25 +1,22 @@
-"""Options: defaults, errors before anything is trained, images that are left out."""
+"""Options: defaults, errors before anything is imported or trained, images that are left out."""
 
 import csv
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from examples.ham10000 import given
+from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
-from examples.ham10000.config import (
-    gates_with_rate,
-    options_for_json,
-    read_description,
-    read_options,
-    train_config,
-)
+from examples.ham10000.config import MONITORS
 from examples.ham10000.data.index import read_index
-from examples.ham10000.options import parse
+from examples.ham10000.given import train_config
+from examples.ham10000.rules import gates_with_rate
 from examples.ham10000.run import IMAGES
-from tests.ham10000.finished import finish
 from tests.ham10000.runs import MODEL, QUICK
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -37,67 +34,49 @@ def test_defaults_are_the_papers_with_data_and_small_without():
     assert synthetic.image_size < 100
     assert config("--epochs", "3").epochs == 3
     assert config("--model", "ShuffleNetV2").model == "tv/shufflenet_v2_x2_0"
-
-
-def test_blocks_start_fitted_where_there_are_weights():
-    assert config("--weights", "imagenet").init == "fitted"
-    assert config("--weights", "imagenet", "--init", "inherit").init == "inherit"
-    assert config("--init", "inherit").init == "inherit"
-    assert config().init == "fresh"
-    assert config("--weights", "imagenet", "--attention", "SE").init is None
     assert config("--attention", "identity").network_name.endswith("attention identity")
     assert config("--weights", "imagenet").network_name.endswith("attention CaCo (fitted)")
 
 
-def test_gates_have_the_rate_of_the_rest_unless_one_is_given():
-    plain = config("--lr", "1e-3", "--weight-decay", "0.2")
-    assert (plain.gate_lr, plain.gate_weight_decay) == (1e-3, 0.2)
-    own = config("--attention", "SE", "--gate-lr", "0.01", "--gate-weight-decay", "0")
-    assert (own.gate_lr, own.gate_weight_decay) == (0.01, 0.0)
-    for attention in ("none", "identity", "Eca"):
-        without = config("--attention", attention)
-        assert (without.gate_lr, without.gate_weight_decay) == (None, None)
-        without.check()
-
-
 IMAGENET = ["--weights", "imagenet"]
 INSERT = ["--insert", "layer1"]
+SE, NONE = ["--attention", "SE"], ["--attention", "none"]
 
 
 @pytest.mark.parametrize(
-    ("options", "gate_lr", "warmup", "clip"),
+    ("options", "init", "gate_lr", "warmup", "clip"),
     [
-        ([], 1e-3, 0, None),
-        (["--init", "inherit"], 1e-3, 0, None),
-        (["--attention", "SE"], 1e-3, 0, None),
-        ([*INSERT], 1e-3, 0, None),
-        (["--attention", "none"], None, 0, None),
-        ([*IMAGENET], 1e-2, 1, 1),
-        ([*IMAGENET, "--init", "fitted"], 1e-2, 1, 1),
-        ([*IMAGENET, "--init", "inherit"], 1e-2, 1, 1),
-        ([*IMAGENET, "--init", "fresh"], 1e-3, 1, 1),
-        ([*IMAGENET, *INSERT], 1e-2, 1, 1),
-        ([*IMAGENET, *INSERT, "--init", "fresh"], 1e-3, 1, 1),
-        ([*IMAGENET, "--attention", "SE"], 1e-3, 1, 1),
-        ([*IMAGENET, *INSERT, "--attention", "SE"], 1e-3, 1, 1),
-        ([*IMAGENET, "--attention", "Eca"], None, 1, 1),
-        ([*IMAGENET, "--attention", "none"], None, 1, 1),
-        ([*IMAGENET, "--epochs", "4"], 1e-2, 0.5, 1),
-        ([*IMAGENET, "--epochs", "1"], 1e-2, 0.125, 1),
-        ([*IMAGENET, "--epochs", "100"], 1e-2, 1, 1),
-        ([*IMAGENET, "--gate-lr", "3e-3"], 3e-3, 1, 1),
-        ([*IMAGENET, "--warmup", "0"], 1e-2, 0, 1),
-        ([*IMAGENET, "--warmup", "2"], 1e-2, 2, 1),
-        ([*IMAGENET, "--clip-grad-norm", "none"], 1e-2, 1, None),
-        ([*IMAGENET, "--clip-grad-norm", "5"], 1e-2, 1, 5),
+        ([], "fresh", 1e-3, 0, None),
+        (["--init", "inherit"], "inherit", 1e-3, 0, None),
+        (SE, None, 1e-3, 0, None),
+        ([*SE, "--gate-lr", "0.01"], None, 0.01, 0, None),
+        (INSERT, "identity", 1e-3, 0, None),
+        (NONE, None, None, 0, None),
+        (["--attention", "identity"], None, None, 0, None),
+        (IMAGENET, "fitted", 1e-2, 1, 1),
+        ([*IMAGENET, "--init", "inherit"], "inherit", 1e-2, 1, 1),
+        ([*IMAGENET, "--init", "fresh"], "fresh", 1e-3, 1, 1),
+        ([*IMAGENET, *INSERT], "identity", 1e-2, 1, 1),
+        ([*IMAGENET, *INSERT, "--init", "fresh"], "fresh", 1e-3, 1, 1),
+        ([*IMAGENET, *SE], None, 1e-3, 1, 1),
+        ([*IMAGENET, *INSERT, *SE], "identity", 1e-3, 1, 1),
+        ([*IMAGENET, "--attention", "Eca"], "fitted", None, 1, 1),
+        ([*IMAGENET, *NONE], None, None, 1, 1),
+        ([*IMAGENET, "--epochs", "4"], "fitted", 1e-2, 0.5, 1),
+        ([*IMAGENET, "--epochs", "100"], "fitted", 1e-2, 1, 1),
+        ([*IMAGENET, "--gate-lr", "3e-3"], "fitted", 3e-3, 1, 1),
+        ([*IMAGENET, "--warmup", "0"], "fitted", 1e-2, 0, 1),
+        ([*IMAGENET, "--warmup", "2"], "fitted", 1e-2, 2, 1),
+        ([*IMAGENET, "--clip-grad-norm", "none"], "fitted", 1e-2, 1, None),
+        ([*IMAGENET, "--clip-grad-norm", "5"], "fitted", 1e-2, 1, 5),
     ],
 )
-def test_rates_warm_up_and_clipping_go_by_weights_and_start(options, gate_lr, warmup, clip):
-    made = config("--lr", "1e-3", "--epochs", "8", *options)
+def test_start_rates_warm_up_and_clipping_go_by_weights(options, init, gate_lr, warmup, clip):
+    made = config("--lr", "1e-3", "--weight-decay", "0.2", "--epochs", "8", *options)
     made.check()
+    assert (made.init, made.warmup, made.clip_grad_norm) == (init, warmup, clip)
     assert made.gate_lr == (gate_lr if gate_lr is None else pytest.approx(gate_lr))
-    assert (made.warmup, made.clip_grad_norm) == (warmup, clip)
-    assert options_for_json(made)["warmup"] == warmup  # not an option that is found out later
+    assert made.gate_weight_decay == (None if gate_lr is None else 0.2)
 
 
 def test_blocks_of_a_file_have_the_rate_of_the_rest(run):
@@ -105,125 +84,115 @@ def test_blocks_of_a_file_have_the_rate_of_the_rest(run):
     assert (made.init, made.gate_lr, made.warmup, made.clip_grad_norm) == ("loaded", 1e-3, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("attention", "gates"),
-    [
-        ("CBAM", ("positions",)),
-        ("CaCo", ("rows", "columns")),
-        ("CoordAtt", ("rows", "columns")),
-        ("Eca", ()),
-        ("SE", ("channel",)),
-        ("SeCo", ("rows", "columns")),
-        ("identity", ()),
-        ("none", ()),
-    ],
-)
-def test_gates_with_a_rate_of_their_own_are_those_of_places(attention, gates):
-    state = torch.get_rng_state()
-    assert gates_with_rate(attention) == gates
-    assert torch.equal(torch.get_rng_state(), state)
+def test_gates_with_a_rate_of_their_own_are_those_of_places():
+    places = dict.fromkeys(("CaCo", "CoordAtt", "SeCo"), ("rows", "columns"))
+    places |= {"CBAM": ("positions",), "SE": ("channel",)}
+    names = (*places, "Eca", "Constant", "identity", "none")
+    assert {name: gates_with_rate(name) for name in names if gates_with_rate(name)} == places
 
 
 def test_the_help_says_the_defaults_with_weights_and_without(capsys):
-    def said(command: str, option: str) -> str:
+    starts = f"--lr times {given.FASTER} ({', '.join(given.FASTER_STARTS)})"
+    share, most, norm = given.WARMUP_SHARE, given.MOST_WARMUP, given.CLIP_GRAD_NORM
+    both = "--lr LR learning rate of AdamW; default: 0.0005 as in the paper; 0.002 if synthetic --"
+    texts = {
+        "train": (
+            f"SE blocks; default: with --weights {starts}; else --lr --gate-w",
+            f"default: with --weights {share} of the epochs, at most {most:g}; else 0 --schedule",
+            f"default: with --weights {norm:g}; else none --precision",
+            f"on {IMAGES:,} training images",
+            "processes that load data; default: 0 network:",
+            both,
+        ),
+        "reproduce": (
+            "of the SE blocks; default: --lr --gate-weight-decay",
+            "0: none; default: 0 --schedule",
+            "or none; default: none --precision",
+            both,
+        ),
+    }
+    for command, expected in texts.items():
         with pytest.raises(SystemExit):
             parse([command, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
-        return re.search(rf" {option} [A-Z_]+ .*?default: (.*?) --[a-z-]+ [A-Z{{]", shown)[1]
-
-    assert said("train", "--gate-lr") == (
-        "with --weights --lr times 10 (inherit), 10 (fitted), 10 (identity); else --lr"
-    )
-    assert said("train", "--warmup") == "with --weights 0.125 of the epochs, at most 1; else 0"
-    assert said("train", "--clip-grad-norm") == "with --weights 1; else none"
-    with pytest.raises(SystemExit):
-        parse(["train", "--help"])
-    assert f"on {IMAGES:,} training images" in " ".join(capsys.readouterr().out.split())
-    rows = [said("reproduce", f"--{name}") for name in ("gate-lr", "warmup", "clip-grad-norm")]
-    assert rows == ["--lr", "0", "none"]
+        assert [text for text in expected if text not in shown] == []
 
 
-def test_clipping_can_be_left_out():
-    assert config().clip_grad_norm is config("--clip-grad-norm", "none").clip_grad_norm is None
-    assert config("--clip-grad-norm", "2").clip_grad_norm == 2.0
+def test_what_can_choose_the_checkpoint_can_be_asked_for():
+    assert [config("--monitor", name).monitor for name in MONITORS] == list(MONITORS)
 
 
-def test_a_run_of_version_0_1_0_says_inherit(tmp_path, capsys):
-    """It called that warm, which is no word of the command line any more."""
-    finish(tmp_path, attention="CaCo", init="warm")
-    assert read_options(tmp_path).init == "inherit"
-    assert read_description(tmp_path)["options"]["init"] == "inherit"
-    with pytest.raises(SystemExit):
-        main(["train", "--init", "warm"])
-    assert "invalid choice: 'warm' (choose from fresh, inherit, fitted, identity, loaded)" in (
-        re.sub("'([a-z]+)'([,)])", r"\1\2", capsys.readouterr().err)
-    )
+def test_what_is_mistyped_or_out_of_range_is_said_before_anything_heavy_is_imported():
+    """Importing PyTorch, Lightning and what else a run needs takes seconds."""
+    program = """
+import sys
+from examples.ham10000.cli import main
+for words in (
+    "--help", "train --help", "reproduce --help", "evaluate --help", "train --lrr 1",
+    "train --lr 0", "train --init fitted", "train --fold 3", "train --drw-start 0.5",
+    "reproduce --table 5 --data x --epochs 0", "reproduce --table 5 --minutes 3",
+    "evaluate --run x --data x --workers -1", "split --data x --out y --fold 3",
+):
+    try:
+        code = main(words.split())
+    except SystemExit as stop:
+        code = stop.code
+    assert code == (0 if "--help" in words else 2), (words, code)
+assert not {"torch", "lightning", "numpy", "PIL"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for message in ("unrecognized arguments: --lrr 1", "--lr must be above 0, got 0.0"):
+        assert message in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--init", "fitted"], "--init fitted keeps what weights have learned: give --weights"),
-        (["--init", "loaded"], "--init loaded takes blocks from a file: give --weights FILE"),
-        (
-            ["--init", "inherit", "--attention", "SE"],
-            "--init is for swapped blocks, not for --attent",
-        ),
-        (["--data", "nowhere"], "nowhere: give the HAM10000 folder"),
-        (["--model", "tv/resnet18"], "use --attention none"),
-        (["--weights", "nowhere.pth"], "nowhere.pth: no such file"),
-        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--image-size", "-1"], "--image-size must be at least 1, got -1"),
-        (["--image-size", "1000000000"], "--image-size must be at most 4096, got 1000000000"),
-        (["--workers", "-1"], "--workers must not be negative, nor above 256, got -1"),
-        (["--workers", "1000000000"], "--workers must not be negative, nor above 256, got 1000"),
-        (["--seed", "4294967296"], "--seed must be below 2**32"),
-        (["--clip-grad-norm", "nan"], "--clip-grad-norm must be above 0 and finite, got nan"),
-        (["--weight-decay", "inf"], "--weight-decay must be finite and not below 0: inf"),
-        (["--gate-lr", "0"], "--gate-lr must be above 0 and finite, got 0"),
-        (["--gate-lr", "nan"], "--gate-lr must be above 0 and finite, got nan"),
-        (
-            ["--gate-lr", "1", "--attention", "Eca"],
-            "--gate-lr is for gates of rows, columns or pos",
-        ),
-        (["--gate-lr", "1", "--attention", "none"], "--attention none has none of them"),
-        (
-            ["--gate-weight-decay", "0", "--attention", "identity"],
-            "--gate-weight-decay is for gates",
-        ),
-        (["--gate-weight-decay", "-1"], "--gate-weight-decay must be finite and not below 0: -1"),
-        (["--warmup", "-1"], "--warmup must be finite and not below 0: -1"),
-        (["--warmup", "inf"], "--warmup must be finite and not below 0: inf"),
-        (["--warmup", "3", "--epochs", "3"], "--warmup must be below the 3 epochs, got 3"),
-        (["--drw-start", "nan", "--loss", "ldam"], "--drw-start is a share of the epochs"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--lr", "0"], "--lr must be above 0"),
-        (["--lr", "nan"], "--lr must be above 0"),
-        (["--lr", "inf"], "--lr must be above 0 and finite"),
-        (["--weight-decay", "-1"], "--weight-decay must be finite and not below 0"),
-        (["--batch-size", "1", "--image-size", "32"], "cannot be trained at --image-size 32"),
-        (["--seed", "-1"], "--seed must not be negative"),
-        (["--clip-grad-norm", "0"], "--clip-grad-norm must be above 0"),
-        (["--drw-start", "2", "--loss", "ldam"], "--drw-start is a share of the epochs"),
-        (["--drw-start", "0.5"], "--drw-start is for --loss ldam, joint, not for cross-entropy"),
-        (["--class-weights", "balanced", "--loss", "ldam"], "--class-weights is for --loss"),
-        (["--ldam-weight", "2", "--loss", "ldam"], "--ldam-weight is for --loss joint"),
-        (
-            ["--loss", "joint", "--focal-weight", "0", "--ldam-weight", "0"],
-            "--focal-weight and --ldam-weight are both 0",
-        ),
-        (["--loss", "ldam", "--model", "tv/squeezenet1_0", "--attention", "none"], "one Linear"),
-        (["--split-file", "nowhere.csv"], "nowhere.csv: write one with the split command"),
-        (
-            ["--recompute-bn", "yes", "--model", "tv/convnext_tiny", "--attention", "none"],
-            "no batch",
-        ),
-        (["--precision", "16-mixed"], "needs a GPU"),
+        ("--init fitted", "--init fitted keeps what weights have learned: give --weights"),
+        ("--init loaded", "--init loaded takes blocks from a file: give --weights FILE"),
+        ("--init inherit --attention SE", "--init is for swapped blocks, not for --attention SE"),
+        ("--init identity", "--init identity is for blocks of --insert, not for swapped ones"),
+        ("--attention Constant", "is the mean of what weights have learned: give --weights"),
+        ("--data nowhere", "nowhere: give the HAM10000 folder"),
+        ("--model tv/resnet18", "use --attention none"),
+        ("--weights nowhere.pth", "nowhere.pth: no such file"),
+        ("--epochs 0", "--epochs must be at least 1, got 0"),
+        ("--image-size -1", "--image-size must be at least 1, got -1"),
+        ("--image-size 1000000000", "--image-size must be at most 4096, got 1000000000"),
+        ("--batch-size 0", "--batch-size must be at least 1"),
+        ("--workers -1", "--workers must be at least 0, got -1"),
+        ("--workers 1000", "--workers must be at most 256, got 1000"),
+        ("--seed -1", "--seed must be at least 0"),
+        ("--seed 4294967296", "--seed must be below 4294967296, got 4294967296"),
+        ("--lr 0", "--lr must be above 0, got 0.0"),
+        ("--lr nan", "--lr must be a finite number, got nan"),
+        ("--lr inf", "--lr must be a finite number, got inf"),
+        ("--weight-decay -1", "--weight-decay must be at least 0"),
+        ("--clip-grad-norm 0", "--clip-grad-norm must be above 0"),
+        ("--gate-lr 0", "--gate-lr must be above 0, got 0"),
+        ("--gate-lr 1 --attention Eca", "--gate-lr is for gates of rows, columns or positions"),
+        ("--gate-lr 1 --attention none", "--attention none has none of them"),
+        ("--gate-weight-decay 0 --attention identity", "--gate-weight-decay is for gates"),
+        ("--gate-weight-decay -1", "--gate-weight-decay must be at least 0, got -1"),
+        ("--warmup -1", "--warmup must be at least 0, got -1"),
+        ("--warmup 3 --epochs 3", "--warmup must be below the 3 epochs, got 3"),
+        ("--drw-start 2 --loss ldam", "--drw-start must be at most 1, got 2"),
+        ("--drw-start 0.5", "--drw-start is for --loss ldam, joint, not for cross-entropy"),
+        ("--class-weights balanced --loss ldam", "--class-weights is for --loss"),
+        ("--ldam-weight 2 --loss ldam", "--ldam-weight is for --loss joint"),
+        ("--loss joint --focal-weight 0 --ldam-weight 0", "are both 0: one must be above 0"),
+        ("--loss ldam --model tv/squeezenet1_0 --attention none", "one Linear"),
+        ("--split-file nowhere.csv", "nowhere.csv: write one with the split command"),
+        ("--split-file x.csv --folds 2 --fold 0", "both say what is tested: leave out one"),
+        ("--recompute-bn yes --model tv/convnext_tiny --attention none", "no batch"),
+        ("--batch-size 1 --image-size 32", "cannot be trained at --image-size 32"),
+        ("--precision 16-mixed", "needs a GPU"),
     ],
 )
 def test_unusable_input_ends_before_training(options, message, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", *options, "--out", str(out)]) == 2
+    assert main(["train", *options.split(), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.glob("*run*")) == []
 
@@ -281,6 +250,9 @@ def test_a_path_that_no_report_can_hold_is_refused(option, capsys):
     assert f"argument {option}: 'caf\\udce9' is not UTF-8: rename it" in capsys.readouterr().err
 
 
-def test_options_are_not_abbreviated():
-    with pytest.raises(SystemExit):
-        parse(["train", "--split", "paper"])
+@pytest.mark.parametrize("words", ["--split paper", "--skip", "--init warm", "--protoco lesion"])
+def test_options_are_not_abbreviated_nor_renamed(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["train", *words.split()])
+    assert stopped.value.code == 2
+    assert words.split()[-1] in capsys.readouterr().err

@@ -16,11 +16,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attnblocks import Eca, find_se, replace_se, save_model
+from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
-from examples.ham10000.config import read_options, train_config
+from examples.ham10000.config import read_options
 from examples.ham10000.evaluate import load_best
+from examples.ham10000.given import train_config
 from examples.ham10000.model import build_network
-from examples.ham10000.options import parse
 from tests.ham10000.runs import MODEL, QUICK
 from tests.helpers import randomized
 

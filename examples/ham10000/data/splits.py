@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.ham10000.config import PARTS, check_folds
+from examples.ham10000.config import PARTS
 from examples.ham10000.data.index import CLASSES, Image
 from examples.ham10000.data.tables import read_table
 from examples.ham10000.files import write_csv
+from examples.ham10000.rules import check_folds
 
 COLUMNS = ("image_id", "lesion_id", "dx", "split")
 ORDER = 0  # seed of the order in which lesions of one size are dealt

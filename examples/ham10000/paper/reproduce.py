@@ -1,5 +1,6 @@
 """Run the rows of a table, each once, and write what came out beside the paper's figures."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from examples.ham10000.paper.runs import (
     run_shared,
 )
 from examples.ham10000.paper.table import write_numbers, write_table
-from examples.ham10000.pipeline import complete
 
 
 def reproduce(
     *,
     data: Path,
+    begin: Callable[..., object],
     table: int | None = None,
     figure: int | None = None,
     out: Path = Path("runs", "paper"),
@@ -41,6 +42,7 @@ def reproduce(
 
     Args:
         data: HAM10000 folder.
+        begin: does a run, called as ``begin(config, resumed=...)``.
         table: one of :data:`TABLES`, or
         figure: one of :data:`FIGURES`.
         out: folder for runs and results.
@@ -65,7 +67,7 @@ def reproduce(
             if name in failures:
                 continue
             try:
-                trained = run_shared(name, config, wait, complete)
+                trained = run_shared(name, config, wait, begin)
             except (ValueError, OSError, FloatingPointError) as error:
                 if processes.count() > 1:  # the others may wait for this one
                     raise

@@ -9,16 +9,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from examples.ham10000 import processes
-from examples.ham10000.config import (
-    LOSSES_WITH,
-    OWN_START,
-    Config,
-    gates_with_rate,
-    read_description,
-    read_options,
-    train_config,
-)
+from examples.ham10000.config import Config, read_description, read_options
+from examples.ham10000.given import train_config
 from examples.ham10000.paper.rows import BACKBONE, Row
+from examples.ham10000.rules import LOSSES_WITH, OWN_START, gates_with_rate
 
 
 def finished(run: Path) -> bool:

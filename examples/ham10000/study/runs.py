@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.ham10000.config import Config, train_config
+from examples.ham10000.config import Config
+from examples.ham10000.given import train_config
 from examples.ham10000.study.arms import Arm, Study
 
 FREE = (

@@ -1,6 +1,7 @@
 """Run a study, alone or beside other processes, and keep what its arms predict."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from filelock import FileLock
 from examples.ham10000 import processes
 from examples.ham10000.data.index import Image, read_index
 from examples.ham10000.paper.runs import Outcome, check_same_options, finished, one_line, run_shared
-from examples.ham10000.pipeline import complete
 from examples.ham10000.study.arms import STUDIES, Study
 from examples.ham10000.study.predictions import gather, write_predictions
 from examples.ham10000.study.report import write_facts, write_study
@@ -21,6 +21,7 @@ def run_study(
     *,
     data: Path,
     study: str,
+    begin: Callable[..., object],
     out: Path = Path("runs", "study"),
     rows: list[str] | None = None,
     fold: list[int] | None = None,
@@ -33,12 +34,13 @@ def run_study(
 
     In the end tables and picture are written of all that is there, if both references are.
 
-    Several of these may share a folder: each takes runs that no other one is at. So each run is
-    crowded, as :func:`complete` has it.
+    Several of these may share a folder: each takes runs that no other one is at. So each run
+    should be crowded, as :func:`complete` has it.
 
     Args:
         data: HAM10000 folder.
         study: one of :data:`STUDIES`.
+        begin: does a run, called as ``begin(config, resumed=...)``.
         out: folder for runs and predictions.
         rows: names of the arms to run; None for all.
         fold: the folds to test; None for those of the study.
@@ -62,7 +64,6 @@ def run_study(
     images = read_index(data, allow_missing=True, same_lesion=options.get("same_lesion"))
     out.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    begin = partial(complete, crowded=True)
     for run in runs:
         if fold is not None and run.fold not in fold:
             continue

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from examples.ham10000.config import options_for_json, train_config
+from examples.ham10000.arguments import parse
+from examples.ham10000.config import options_for_json
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import ISIC_CLASSES
+from examples.ham10000.given import train_config
 from examples.ham10000.metrics import summarise
-from examples.ham10000.options import parse
 
 OPTIONS = train_config(vars(parse(["train", "--data", "x"])))
 

@@ -10,12 +10,17 @@ import pooch
 import pytest
 
 from examples.ham10000 import cli
-from examples.ham10000.data.download import DATAVERSE, FILES, TEST_FILES, download
+from examples.ham10000.arguments import parse
+from examples.ham10000.data.download import (
+    DATAVERSE,
+    FILES,
+    TEST_FILES,
+    download,
+)
 from examples.ham10000.data.folders import look
 from examples.ham10000.data.ground_truth import read_ground_truth
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, read_index
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS, METADATA
-from examples.ham10000.options import parse
 from tests.ham10000.challenge import write_metadata
 from tests.ham10000.data.dataverse import (
     PART_1,
@@ -59,8 +64,9 @@ def test_the_test_set_lands_where_evaluate_reads_it(
         "ISIC2018_Task3_Test_GroundTruth.csv": (tmp_path / "t.csv").read_bytes(),
     }
     server.announce = announce
-    monkeypatch.setattr(cli, "TEST_FILES", server.publish(contents))
-    monkeypatch.setattr(cli, "download", partial(download, server=server.url))
+    monkeypatch.setattr("examples.ham10000.data.download.TEST_FILES", server.publish(contents))
+    dataverse = partial(download, server=server.url)
+    monkeypatch.setattr("examples.ham10000.data.download.download", dataverse)
     assert cli.main(["download", "--test", "--out", str(out)]) == 0
     assert server.requests == list(TARGETS.values())[4:]
     printed = capsys.readouterr().out

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.ham10000.cli import main
-from examples.ham10000.config import PARTS, train_config
+from examples.ham10000.config import PARTS
 from examples.ham10000.data.check import check
 from examples.ham10000.data.index import CLASSES, SHIPPED, Image, Pair, join, read_index, read_pairs
 from examples.ham10000.data.splits import by_image, by_lesion
+from examples.ham10000.given import train_config
 from examples.ham10000.run import create_run, prepare
 from tests.ham10000.runs import MODEL
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.index import main as measure
 from examples.ham10000.cli import main
-from examples.ham10000.config import PARTS, read_options, train_config
+from examples.ham10000.config import PARTS, read_options
 from examples.ham10000.data.index import CLASSES, SHIPPED, Image, read_index
 from examples.ham10000.data.splits import (
     PROTOCOLS,
@@ -24,6 +24,7 @@ from examples.ham10000.data.splits import (
     read_split,
     write_split,
 )
+from examples.ham10000.given import train_config
 from tests.ham10000.finished import begin
 
 
