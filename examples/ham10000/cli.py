@@ -220,7 +220,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 0
     if "data" not in given:
         raise ValueError("give the HAM10000 folder: --data DIR")
-    outcome = run_study(**given) if "study" in given else reproduce(**given)
+    outcome = run_study(**given) if "study" in given else reproduce(**given, begin=complete)
     for row, problem in outcome.failures.items():
         _complain(f"{row} could not be run: {problem}")
     processes.say(f"{outcome.name}: {', '.join(map(str, outcome.files))}")
