@@ -133,14 +133,12 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     resamples = RESAMPLES * len(others)
     level = 1 - 0.05 / len(others)  # Bonferroni
     of_first, *of_others = (_resampled(run, resamples) for run in runs)
-    comparisons = [
-        _against(first, other, of_first, drawn, level)
-        for other, drawn in zip(others, of_others, strict=True)
-    ]
+    pairs = zip(others, of_others, strict=True)
+    comparisons = [_against(first, other, of_first, drawn, level) for other, drawn in pairs]
     adjusted = holm([comparison["mcnemar"]["p"] for comparison in comparisons])
-    for number, (comparison, p) in enumerate(zip(comparisons, adjusted, strict=True), start=2):
+    for number, comparison in enumerate(comparisons, start=2):
         comparison["run"] = number
-        comparison["mcnemar"]["p_holm"] = p
+        comparison["mcnemar"]["p_holm"] = adjusted[number - 2]
         comparison["verdict"] = verdict(comparison)
     names = run_names([run.folder for run in runs])
     folds = first.config.folds
@@ -196,7 +194,7 @@ def _against(
     return {
         "differences": differences,
         "same_prediction": int((first.predicted == other.predicted).sum()),
-        "images": len(first.images),
+        "images": len(first.truth),
         "mcnemar": {
             "only_first_right": only_first,
             "only_other_right": only_other,

@@ -30,19 +30,11 @@ def reproduce(
     """Run what is not finished yet, and write the table or figure from all that is.
 
     It is written after every run. Several of these may share a folder: each takes rows that no
-    other one is at. ValueError: an unknown row, an option out of range, or a run in ``out`` that
-    has others; FileNotFoundError: there is no such data folder.
-
-    Args:
-        begin: does a run, called with its options and ``resumed``.
-        data: HAM10000 folder.
-        table: one of :data:`TABLES`, or
-        figure: one of :data:`FIGURES`.
-        out: folder for runs and results.
-        rows: names of the rows to run; None for all.
-        seeds: every row is run with the seeds 0 to ``seeds`` - 1.
-        **options: of ``train``, for all rows; ``model`` takes the place of MobileNetV3-Small, and
-            ``weights`` are those of it.
+    other one is at. ``begin(config, resumed=...)`` does a run; every row is run with ``seeds``
+    seeds from 0, or only the rows that are named. The options are of ``train``, for all rows;
+    ``model`` takes the place of MobileNetV3-Small, and ``weights`` are those of it. ValueError: an
+    unknown row, an option out of range, or a run in ``out`` that has others; FileNotFoundError:
+    there is no such data folder.
     """
     wanted = FIGURES[figure] if table is None and figure is not None else TABLES[table or 0]
     todo, failures = _plan(wanted, out, data, rows, seeds, options)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +25,11 @@ class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
 
     Or several runs, one for each fold, with the images of one fold after those of the other.
-    ``same_lesion`` is the digest of the run's own table of lesions with several ids, ``is_older``
-    whether the run is from before such lesions were joined, ``digest`` of the files of the images,
-    ``leak`` the share of them whose lesion is in the training part, ``lesions`` the lesion of every
-    image, under the smallest of its ids, and ``folds`` the fold, where several are pooled. Labels
-    are (N,), probabilities (N, 7); ``gates`` has an entry for each network that recorded them.
+    ``truth`` is the lesion of every image, under the smallest of its ids, and its class,
+    ``probabilities`` are (N, 7), ``leak`` is the share whose lesion is in the training part,
+    ``digest`` of the files of the images, ``same_lesion`` of the run's own table of lesions with
+    several ids. ``is_older`` says that the run is from before such lesions were joined, ``folds``
+    the fold of every image, and ``gates`` has an entry for each network that recorded them.
     """
 
     folder: Path
@@ -41,9 +40,7 @@ class Tested:
     digest: str
     leak: float
     parameters: int
-    images: list[str]
-    lesions: list[str]
-    labels: Tensor
+    truth: dict[str, tuple[str, int]]
     probabilities: Tensor
     summary: dict[str, Any]
     gates: Sequence[RecordedGates]
@@ -55,6 +52,16 @@ class Tested:
         table = "" if self.same_lesion is None else ", --same-lesion"
         older = ", split before lesions with two ids were joined" if self.is_older else ""
         return f"{self.config.split_name}, seed {self.config.seed}{table}{older}"
+
+    @property
+    def lesions(self) -> list[str]:
+        """The lesion of every image."""
+        return [lesion for lesion, _ in self.truth.values()]
+
+    @property
+    def labels(self) -> Tensor:
+        """True classes, (N,)."""
+        return torch.tensor([label for _, label in self.truth.values()])
 
     @property
     def predicted(self) -> Tensor:
@@ -92,15 +99,15 @@ def read_run(folder: Path) -> Tested:
             f"images of the split.csv beside it are missing, and {len(rows.keys() - truth.keys())} "
             "others are in it"
         )
-    images, found = sorted(truth), []
-    for place, row in (rows[image] for image in images):
+    found = []
+    for image in truth:
+        place, row = rows[image]
         with damaged(f"{place} is"):
             found.append([float(row[name.upper()]) for name in CLASSES])
     probabilities = torch.tensor(found, dtype=torch.float64)
-    lesions = [truth[image][0] for image in images]
-    labels = torch.tensor([CLASSES.index(truth[image][1]) for image in images])
+    lesions, labels = zip(*truth.values(), strict=True)
     with damaged(f"{table} or split.csv beside it is"):
-        summary = summarise(probabilities, labels, lesions)
+        summary = summarise(probabilities, torch.tensor(labels), lesions)
     if summary["confusion_counts"] != counts:
         raise ValueError(f"{table} and {report} have other figures: they are not of one test")
     gates = read_gates(folder)
@@ -113,17 +120,15 @@ def read_run(folder: Path) -> Tested:
         digest=digest,
         leak=leak,
         parameters=parameters,
-        images=images,
-        lesions=lesions,
-        labels=labels,
+        truth=truth,
         probabilities=probabilities,
         summary=summary,
         gates=[] if gates is None else [gates],
     )
 
 
-def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
-    """Lesion and diagnosis of every test image, and the share whose lesion is in training."""
+def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, int]], float]:
+    """Lesion and class of every test image, and the share whose lesion is in training."""
     rows = _by_image(split, COLUMNS)
     lesion_ids = {image: row["lesion_id"] for image, (_, row) in rows.items()}
     left_out = split.with_name("left_out.csv")
@@ -132,14 +137,14 @@ def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[
             lesion_ids.setdefault(row["image_id"], row["lesion_id"])
     joined = join(lesion_ids, read_pairs(same_lesion, lesion_ids, complete=False))
     truth, trained = {}, set()
-    for image, (place, row) in rows.items():
+    for image, (place, row) in sorted(rows.items()):
         lesion = joined.get(row["lesion_id"], row["lesion_id"])
         if row["split"] == "train":
             trained.add(lesion)
         elif row["split"] == "test":
             if row["dx"] not in CLASSES:
                 raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
-            truth[image] = lesion, row["dx"]
+            truth[image] = lesion, CLASSES.index(row["dx"])
     if not truth:
         raise ValueError(f"{split} is damaged: it has no test images")
     return truth, sum(lesion in trained for lesion, _ in truth.values()) / len(truth)
@@ -165,27 +170,25 @@ def pool(arm: Sequence[Tested]) -> Tested:
                 f"{first.folder} and {other.folder} are no folds of one arm: they are of "
                 f"{first.data} and {other.data}"
             )
-    images = [image for run in arm for image in run.images]
-    image, times = Counter(images).most_common(1)[0]
-    if times > 1:
-        raise ValueError(
-            f"the folds of {first.folder} are not of one division of the data: image {image} "
-            "is tested in two of them"
-        )
-    lesions = [lesion for run in arm for lesion in run.lesions]
-    folds = [number for number, run in enumerate(arm) for _ in run.images]
-    labels = torch.cat([run.labels for run in arm])
+    truth: dict[str, tuple[str, int]] = {}
+    for run in arm:
+        if twice := truth.keys() & run.truth.keys():
+            raise ValueError(
+                f"the folds of {first.folder} are not of one division of the data: image "
+                f"{min(twice)} is tested in two of them"
+            )
+        truth |= run.truth
+    lesions, labels = zip(*truth.values(), strict=True)
+    folds = [number for number, run in enumerate(arm) for _ in run.truth]
     probabilities = torch.cat([run.probabilities for run in arm])
     return replace(
         first,
         config=replace(first.config, fold=None),
-        leak=sum(run.leak * len(run.images) for run in arm) / len(images),
-        images=images,
-        lesions=lesions,
-        labels=labels,
+        leak=sum(run.leak * len(run.truth) for run in arm) / len(truth),
+        truth=truth,
         probabilities=probabilities,
         folds=folds,
-        summary=summarise(probabilities, labels, lesions, strata=folds),
+        summary=summarise(probabilities, torch.tensor(labels), lesions, strata=folds),
         gates=[gates for run in arm for gates in run.gates],
     )
 
@@ -195,10 +198,7 @@ def check_same_images(first: Tested, other: Tested) -> None:
     both = f"{first.folder} and {other.folder}"
     if first.data.startswith("SYNTHETIC") != other.data.startswith("SYNTHETIC"):
         raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
-    truth, others = (
-        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
-        for run in (first, other)
-    )
+    truth, others = first.truth, other.truth
     if truth.keys() != others.keys():
         ours, theirs = len(truth.keys() - others.keys()), len(others.keys() - truth.keys())
         raise ValueError(

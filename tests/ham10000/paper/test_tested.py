@@ -130,7 +130,7 @@ def test_lesions_are_joined_by_the_runs_own_table(case, joined):
     run = read_runs(joined)[0]
     members = sum(of_image == lesion for _, of_image, _ in case[0])
     assert run.leak == pytest.approx(members / len(case[0]))
-    assert run.lesions[run.images.index(nevus)] == min(lesion, "other")
+    assert run.truth[nevus][0] == min(lesion, "other")
     write_pairs(joined[1:], f"{nevus},{other}", f"{nevus},ISIC_9999")
     with pytest.raises(ValueError, match=r"another lesion .* with the same --same-lesion\?"):
         read_runs(joined)
@@ -147,9 +147,8 @@ def test_images_that_were_left_out_join_lesions_too(case, joined):
         for folder in joined:
             (folder / "left_out.csv").write_text(text)
         run = read_runs(joined)[0]
-        of = dict(zip(run.images, run.lesions, strict=True))
         expected = [min(lesion, alone)] * 2 if joins else [lesion, alone]
-        assert [of[nevus], of[other]] == expected
+        assert [run.truth[nevus][0], run.truth[other][0]] == expected
 
 
 def test_the_shipped_pairs_are_one_lesion_in_every_run(case, tmp_path):
@@ -157,5 +156,5 @@ def test_the_shipped_pairs_are_one_lesion_in_every_run(case, tmp_path):
     truth = [("ISIC_0033421", "z1", 5), ("ISIC_0033481", "z2", 5), *case[0]]
     runs = [write_run(tmp_path / n, truth, [5, 5, *case[1][n]]) for n in ("first", "alike")]
     for run in read_runs(runs):
-        assert run.lesions[run.images.index("ISIC_0033481")] == "z1"
+        assert run.truth["ISIC_0033481"][0] == "z1"
         assert run.summary["lesions"] == len({lesion for _, lesion, _ in truth}) - 1
