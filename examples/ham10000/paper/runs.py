@@ -150,12 +150,5 @@ def damaged(what: str) -> Iterator[None]:
     """Say what is damaged, such as ``a.json is``, where its content is not as it has to be."""
     try:
         yield
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{what} damaged: {error!r}") from error
