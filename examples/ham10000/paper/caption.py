@@ -19,77 +19,77 @@ _STATED = {
 }
 """Options that the paper gives; its values are our defaults."""
 
-_CHOSEN = ("init", "schedule", "monitor", "recompute_bn")
-"""Options that it does not give and that always have a say in the figures."""
-
-_FURTHER = (
-    "class_weights",
-    "focal_weight",
-    "ldam_weight",
-    "drw_start",
-    "warmup",
-    "clip_grad_norm",
-    "precision",
-)
-"""Options that it does not give; named where they are not our defaults."""
+_UNSAID = {
+    **dict.fromkeys(("init", "schedule", "monitor", "recompute_bn")),
+    **{
+        name: DEFAULTS[name]
+        for name in (
+            *("class_weights", "focal_weight", "ldam_weight", "drw_start"),
+            *("warmup", "clip_grad_norm", "precision"),
+        )
+    },
+}
+"""Options that it does not give, with the value that need not be named."""
 
 _OF_GATES = {"gate_lr": "lr", "gate_weight_decay": "weight_decay"}
 """Options for the layers that make gates; named where they are not those of the other layers."""
 
 
 def caption(results: Results) -> list[str]:
-    """What the figures come from, one paragraph for each: data, differences, and what is unknown.
-
-    Args:
-        results: of a table or figure.
-    """
+    """Paragraphs on what the figures come from: the data, what differs, and what is unknown."""
     runs = results.runs
     if not runs:
         return ["No run is finished."]
     images, data = (_listed(run.test[name] for run in runs) for name in ("images", "data"))
-    differ = "; ".join(differences(results))
+    differ = "; ".join(_differences(results))
     return [
         f"{data}, split {SPLITS[results.protocol]} (leak {_leak(runs)}), test part of {images} "
         "images.",
         f"Not as in the paper: {differ}. So the two are not comparable as equals."
         if differ
         else "All settings that can be read in the paper are as there.",
-        choices(runs),
+        _choices([run.config for run in runs]),
     ]
 
 
-def differences(results: Results) -> list[str]:
+def _differences(results: Results) -> list[str]:
     """The settings that differ from those that the paper gives, with both values."""
-    runs = results.runs
+    runs, paper = results.runs, DEFAULTS | PAPER
     own = [r.config for row, found in results.rows.items() for r in found if row.model == BACKBONE]
+    models = [BACKBONE if c.model == PAPER_MODELS[BACKBONE] else c.model for c in own]
     files = [Path(c.weights).name for c in own if c.weights not in ("none", "imagenet")]
     splits = [f"by lesion, leak {_leak(runs)}"] if results.protocol == "lesion" else []
-    paper = DEFAULTS | PAPER
-    stated = [
-        _difference(text, [f"{getattr(run.config, name):g}" for run in runs], f"{paper[name]:g}")
-        for name, text in _STATED.items()
+    counts = [sum(sum(of.values()) for of in run.description["images"].values()) for run in runs]
+    settings = [
+        ("", [run.test["data"] for run in runs], "HAM10000 at 600x450"),
+        ("images", [f"{count:,}" for count in counts], "10,015"),
+        *(
+            (text, [f"{getattr(run.config, name):g}" for run in runs], f"{paper[name]:g}")
+            for name, text in _STATED.items()
+        ),
+        ("network", models, BACKBONE),
+        ("weights from", files, "those of PyTorch"),
+        ("split", splits, "most likely by image, leak 0.39"),
     ]
-    found = [
-        _difference("", [run.test["data"] for run in runs], "HAM10000 at 600x450"),
-        _difference("images", [f"{_images(run):,}" for run in runs], "10,015"),
-        *stated,
-        _difference("network", [c.model for c in own], PAPER_MODELS[BACKBONE], BACKBONE),
-        _difference("weights from", files, said="those of PyTorch"),
-        _difference("split", splits, said="most likely by image, leak 0.39"),
+    return [
+        f"{name} {_listed(ours)} (paper: {papers})".strip()
+        for name, ours, papers in settings
+        if set(ours) - {papers}
     ]
-    return [text for text in found if text]
 
 
-def choices(runs: list[Finished]) -> str:
+def _choices(configs: list[Config]) -> str:
     """The settings that the paper does not give, as options of ``train``."""
-    configs = [run.config for run in runs]
-    said = [_option(name, configs, None) for name in _CHOSEN]
-    said += [_option(name, configs, DEFAULTS[name]) for name in _FURTHER]
-    for name, rest in _OF_GATES.items():
-        said.append(
-            _option(name, [c for c in configs if getattr(c, name) != getattr(c, rest)], None)
-        )
-    sentences = [f"Chosen here, because the paper does not say: {', '.join(filter(None, said))}."]
+    said = []
+    for name in (*_UNSAID, *_OF_GATES):
+        others = [
+            getattr(c, _OF_GATES[name]) if name in _OF_GATES else _UNSAID[name] for c in configs
+        ]
+        values = [getattr(config, name) for config in configs]
+        named = [v for v, other in zip(values, others, strict=True) if v not in (None, other)]
+        if named:
+            said.append(f"--{name.replace('_', '-')} {_listed(named)}")
+    sentences = [f"Chosen here, because the paper does not say: {', '.join(said)}."]
     if any(config.init == "fitted" for config in configs):
         sentences.append("Fitted blocks start as near to the network's own SE as they get.")
     if any(config.loss == "joint" for config in configs):
@@ -123,26 +123,9 @@ def notes(results: Results) -> list[str]:
     ]
 
 
-def _images(run: Finished) -> int:
-    counts: dict[str, dict[str, int]] = run.description["images"]
-    return sum(sum(part.values()) for part in counts.values())
-
-
 def _leak(runs: list[Finished]) -> str:
     leaks = [run.test["leak"] for run in runs]
     return " to ".join(dict.fromkeys(f"{leak:.3f}" for leak in (min(leaks), max(leaks))))
-
-
-def _difference(text: str, ours: list[str], papers: str = "", said: str = "") -> str:
-    """Name and values of a setting; empty where no run differs from the paper."""
-    if set(ours) <= {papers}:
-        return ""
-    return f"{text} {_listed(ours)} (paper: {said or papers})".strip()
-
-
-def _option(name: str, configs: list[Config], unsaid: object) -> str:
-    values = [getattr(config, name) for config in configs if getattr(config, name) != unsaid]
-    return f"--{name.replace('_', '-')} {_listed(values)}" if values else ""
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -1,37 +1,28 @@
 """The differences between runs, and what the test images say about them."""
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from examples.ham10000.config import NOTICE, options_for_json
-from examples.ham10000.metrics import HEADLINES, figures, interval, lesion_bootstrap, summarise
+from examples.ham10000.metrics import HEADLINES, figures, interval, lesion_bootstrap
 from examples.ham10000.paper.gates import describe_gates
-from examples.ham10000.paper.tested import Tested, only, read_run
+from examples.ham10000.paper.tested import Tested, check_same_images, pool, read_run
 from examples.ham10000.paper.words import notes, verdict
 
+NO_MATTER = ("data", "out", "workers")
+"""Options that make no difference: where data and run lie, and who loads the images."""
 
-def mcnemar(only_first: int, only_other: int) -> float:
-    """The exact two-sided p-value.
+SEED = 0
+"""Of the bootstrap: the same lesions are drawn for every run."""
 
-    If both networks are right equally often, an image that only one of them has right is the
-    first's or the other's like heads or tails.
-
-    Args:
-        only_first: images that only the first network has right.
-        only_other: images that only the other one has right.
-    """
-    tosses = only_first + only_other
-    ways = sum(math.comb(tosses, heads) for heads in range(min(only_first, only_other) + 1))
-    both_tails: float = 2 * ways / 2**tosses
-    return min(1.0, both_tails)  # where they meet in the middle, it was counted twice
+RESAMPLES = 2000
+"""For each comparison: the more there are, the further out in the tails their intervals end."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -44,30 +35,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-NO_MATTER = ("data", "out", "workers")
-"""Options that make no difference: where data and run lie, and who loads the images."""
-
-
 def read_runs(folders: Sequence[Path]) -> list[Tested]:
     """Read runs that were tested on the same images.
 
     Runs of folds are pooled: those that differ in nothing but the fold are an arm, which has the
-    test images of all its folds.
-
-    Raises:
-        FileNotFoundError: a folder has no run, or one that is not finished.
-        ValueError: there are fewer than two runs or arms, a run is given twice, its files are
-            damaged, the test images of two runs differ, or an arm lacks a fold.
+    test images of all its folds. FileNotFoundError: a folder has no run, or one that is not
+    finished. ValueError: there are fewer than two runs or arms, a run is given twice, its files
+    are damaged, the test images of two runs differ, or an arm lacks a fold.
     """
     if len(folders) < 2:
         raise ValueError("give at least two runs to compare")
     places: dict[Path, Path] = {}
     for folder in folders:
-        if folder.resolve() in places:
+        if places.setdefault(folder.resolve(), folder) is not folder:
             raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
-        places[folder.resolve()] = folder
-    arms = _arms([read_run(folder) for folder in folders])
-    first, *others = arms
+    first, *others = arms = _arms([read_run(folder) for folder in folders])
     if not others:
         raise ValueError(
             f"all {len(folders)} runs are folds of one arm, that of {folders[0]}: give the folds "
@@ -80,8 +62,8 @@ def read_runs(folders: Sequence[Path]) -> list[Tested]:
                 f"{len(first)} and {len(other)} of them"
             )
         for one, same in zip(first, other, strict=True):
-            _check_same_images(one, same)
-    return [_pool(arm) if arm[0].config.folds is not None else arm[0] for arm in arms]
+            check_same_images(one, same)
+    return [pool(arm) if arm[0].config.folds is not None else arm[0] for arm in arms]
 
 
 def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
@@ -97,98 +79,31 @@ def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
         )
     arms: dict[str, list[Tested]] = {}
     for run in runs:
-        arms.setdefault(str(_of_arm(run)), []).append(run)
+        # Of a file of weights, one for each fold, the name is what they have alike.
+        alike = {"fold": None, "weights": Path(run.config.weights).name}
+        arms.setdefault(str({**_options(run), **alike}), []).append(run)
+    differ = [name for name in differing_options(runs) if name != "fold"]
     for arm in arms.values():
-        given = [run.config.fold for run in arm]
-        wanted = range(arm[0].config.folds or 0)
-        missing = [str(fold) for fold in wanted if fold not in given]
-        twice = [str(fold) for fold in wanted if given.count(fold) > 1]
-        if missing or twice:
-            faults = [
-                f"fold(s) {', '.join(folds)} {words}"
-                for folds, words in ((missing, "missing"), (twice, "given twice"))
-                if folds
-            ]
-            differ = [name for name in differing_options(runs) if name != "fold"]
-            others = f". The runs given differ in {', '.join(differ)}" if differ else ""
-            raise ValueError(
-                f"the arm of {arm[0].folder} ({arm[0].config.network_name}, {arm[0].config.loss}, "
-                f"seed {arm[0].config.seed}) has {' and '.join(faults)}: give each of its "
-                f"{len(wanted)} folds once, with the same options{others}"
-            )
+        _check_folds(arm, f". The runs given differ in {', '.join(differ)}" if differ else "")
     return [sorted(arm, key=lambda run: run.config.fold or 0) for arm in arms.values()]
 
 
-def _pool(arm: Sequence[Tested]) -> Tested:
-    """The predictions of all folds as one test."""
-    first = arm[0]
-    for other in arm[1:]:
-        if other.data != first.data:
-            raise ValueError(
-                f"{first.folder} and {other.folder} are no folds of one arm: they are of "
-                f"{first.data} and {other.data}"
-            )
-    images = [image for run in arm for image in run.images]
-    twice = [image for image, times in Counter(images).items() if times > 1]
-    if twice:
+def _check_folds(arm: Sequence[Tested], hint: str) -> None:
+    """Raise ValueError unless each fold is there once."""
+    config, given = arm[0].config, Counter(run.config.fold for run in arm)
+    missing = [str(fold) for fold in range(config.folds or 0) if given[fold] == 0]
+    twice = [str(fold) for fold in range(config.folds or 0) if given[fold] > 1]
+    faults = [
+        f"fold(s) {', '.join(folds)} {words}"
+        for folds, words in ((missing, "missing"), (twice, "given twice"))
+        if folds
+    ]
+    if faults:
         raise ValueError(
-            f"the folds of {first.folder} are not of one division of the data: image {twice[0]} "
-            "is tested in two of them"
+            f"the arm of {arm[0].folder} ({config.network_name}, {config.loss}, seed "
+            f"{config.seed}) has {' and '.join(faults)}: give each of its {config.folds} folds "
+            f"once, with the same options{hint}"
         )
-    lesions = [lesion for run in arm for lesion in run.lesions]
-    folds = [number for number, run in enumerate(arm) for _ in run.images]
-    labels = torch.cat([run.labels for run in arm])
-    probabilities = torch.cat([run.probabilities for run in arm])
-    return replace(
-        first,
-        config=replace(first.config, fold=None),
-        leak=sum(run.leak * len(run.images) for run in arm) / len(images),
-        images=images,
-        lesions=lesions,
-        labels=labels,
-        probabilities=probabilities,
-        folds=folds,
-        summary=summarise(probabilities, labels, lesions, strata=folds),
-        gates=[gates for run in arm for gates in run.gates],
-    )
-
-
-def _check_same_images(first: Tested, other: Tested) -> None:
-    """Raise ValueError that says what differs."""
-    both = f"{first.folder} and {other.folder}"
-    if first.synthetic != other.synthetic:
-        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
-    truth, others = (
-        dict(zip(run.images, zip(run.lesions, run.labels.tolist(), strict=True), strict=True))
-        for run in (first, other)
-    )
-    if truth.keys() != others.keys():
-        raise ValueError(
-            f"{both} have other test images: {only(truth, others)} of {len(truth)} are only in "
-            f"the first ({first.split_name}), {only(others, truth)} of {len(others)} only in the "
-            f"second ({other.split_name})"
-        )
-    differ = [image for image in truth if truth[image] != others[image]]
-    if differ:
-        raise ValueError(
-            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
-            f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
-        )
-    if first.digest != other.digest:
-        raise ValueError(
-            f"{both} were tested on other files of the same images ({first.data} and "
-            f"{other.data}): images_sha256 in their config.json differs"
-        )
-
-
-def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
-    """The options that are not the same in all runs, with the value of each run."""
-    options = [_options(run) for run in runs]
-    return {
-        name: [of_run[name] for of_run in options]
-        for name in options[0]
-        if len({of_run[name] for of_run in options}) > 1
-    }
 
 
 def _options(run: Tested) -> dict[str, Any]:
@@ -197,48 +112,33 @@ def _options(run: Tested) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in NO_MATTER}
 
 
-def _of_arm(run: Tested) -> dict[str, Any]:
-    """What all folds of an arm have alike; of a file of weights, one for each fold, the name."""
-    return {**_options(run), "fold": None, "weights": Path(run.config.weights).name}
-
-
-SEED = 0
-"""Of the bootstrap: the same lesions are drawn for every run."""
-
-RESAMPLES = 2000
-"""For each comparison: the more there are, the further out in the tails their intervals end."""
+def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
+    """The options that are not the same in all runs, with the value of each run."""
+    options = [_options(run) for run in runs]
+    values = {name: [of_run[name] for of_run in options] for name in options[0]}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 
 def compare(folders: Sequence[Path]) -> dict[str, Any]:
     """Compare runs with the first of them, on the test images that they share.
 
     The runs of folds are pooled: a run of the result is then an arm, with the images of all folds.
-
-    Args:
-        folders: of the runs.
-
-    Returns:
-        A dict for JSON: ``runs`` with their figures, ``comparisons`` of the others with the first,
-        and what is needed to read them. A ``difference`` is that of the figures, other minus
-        first; its ``interval`` is from a bootstrap that draws the same lesions for both.
-
-    Raises:
-        FileNotFoundError, ValueError: as of
-            :func:`examples.ham10000.paper.compare.read_runs`.
+    The result is for JSON: ``runs`` with their figures, ``comparisons`` of the others with the
+    first, and what is needed to read them. A ``difference`` is that of the figures, other minus
+    first; its ``interval`` is from a bootstrap that draws the same lesions for both. Errors are
+    those of :func:`read_runs`.
     """
     runs = read_runs(folders)
     first, *others = runs
     resamples = RESAMPLES * len(others)
     level = 1 - 0.05 / len(others)  # Bonferroni
-    drawn = [_resampled(run, resamples) for run in runs]
-    comparisons = [
-        _against(first, other, drawn[0], of_other, level)
-        for other, of_other in zip(others, drawn[1:], strict=True)
-    ]
+    of_first, *of_others = (_resampled(run, resamples) for run in runs)
+    pairs = zip(others, of_others, strict=True)
+    comparisons = [_against(first, other, of_first, drawn, level) for other, drawn in pairs]
     adjusted = holm([comparison["mcnemar"]["p"] for comparison in comparisons])
-    for number, (comparison, p) in enumerate(zip(comparisons, adjusted, strict=True), start=2):
+    for number, comparison in enumerate(comparisons, start=2):
         comparison["run"] = number
-        comparison["mcnemar"]["p_holm"] = p
+        comparison["mcnemar"]["p_holm"] = adjusted[number - 2]
         comparison["verdict"] = verdict(comparison)
     names = run_names([run.folder for run in runs])
     folds = first.config.folds
@@ -268,16 +168,8 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 def _resampled(run: Tested, resamples: int) -> dict[str, Tensor]:
     """The figures of every resample; the draws depend on labels and lesions, not on the run."""
-    return figures(
-        lesion_bootstrap(
-            run.labels,
-            run.predicted,
-            run.lesions,
-            strata=run.folds,
-            seed=SEED,
-            resamples=resamples,
-        )
-    )
+    of_run = (run.labels, run.predicted, run.lesions)
+    return figures(lesion_bootstrap(*of_run, strata=run.folds, seed=SEED, resamples=resamples))
 
 
 def _against(
@@ -298,14 +190,15 @@ def _against(
     first_right, other_right = first.predicted == first.labels, other.predicted == other.labels
     only_first = int((first_right & ~other_right).sum())
     only_other = int((other_right & ~first_right).sum())
+    tosses = only_first + only_other  # heads or tails, were both right equally often
     return {
         "differences": differences,
         "same_prediction": int((first.predicted == other.predicted).sum()),
-        "images": len(first.images),
+        "images": len(first.truth),
         "mcnemar": {
             "only_first_right": only_first,
             "only_other_right": only_other,
-            "p": mcnemar(only_first, only_other),
+            "p": float(binomtest(only_first, tosses, 0.5).pvalue) if tosses else 1.0,
         },
     }
 

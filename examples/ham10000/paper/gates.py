@@ -6,7 +6,6 @@ from typing import Any
 
 from attnblocks import GateReport
 from attnblocks.swap.table import lay_out
-from attnblocks.visualize import GateStatistics
 from examples.ham10000.gates import RecordedGates
 
 NOTE = (
@@ -20,52 +19,50 @@ HEADER = ["gate", "mean", "spread at the start", "spread", "between classes", "m
 
 
 def describe_gates(recorded: Sequence[RecordedGates], networks: int = 1) -> dict[str, Any] | None:
-    """Figures of the gates of a run, or of all folds of an arm, for JSON.
+    """Figures of the gates of a run, or of all folds of an arm, for JSON; None without any.
 
-    Args:
-        recorded: of each network that has recorded them.
-        networks: how many the run or arm has.
-
-    Returns:
-        ``blocks`` of all networks, how many of them ``do_nothing``, and ``did_nothing`` at the
-        start, None unless each of them has kept it; ``kinds`` of gates with the medians of
-        their figures. None where nothing was recorded.
+    ``recorded`` are those of the ``networks`` that have recorded them. Blocks are counted over all
+    of these; ``did_nothing`` at the start is None unless each of them has kept it. Of every kind
+    of gate there are medians, None where nothing is known.
     """
     if not recorded:
         return None
     ends = [gates.end for gates in recorded]
     starts = [gates.start for gates in recorded if gates.start is not None]
-    of_start = _by_kind(starts)
+    idle = sum(len(start.idle) for start in starts)
     return {
         "images": ends[0].images,
         "networks": len(ends),
         "of_networks": networks,
         "blocks": sum(len(end.sites) for end in ends),
         "do_nothing": sum(len(end.idle) for end in ends),
-        "did_nothing": (
-            sum(len(start.idle) for start in starts) if len(starts) == len(ends) else None
-        ),
+        "did_nothing": idle if len(starts) == len(ends) else None,
         "kinds": {
             kind: {
-                "mean": _median([gate.mean for gate in gates]),
-                "spread_at_start": _median([gate.spread for gate in of_start.get(kind, [])]),
-                "spread": _median([gate.spread for gate in gates]),
-                "between_classes": _median([gate.between_classes for gate in gates]),
-                "moved": _median([gate.moved for gate in gates]),
+                "mean": _median(ends, kind, "mean"),
+                "spread_at_start": _median(starts, kind, "spread"),
+                "spread": _median(ends, kind, "spread"),
+                "between_classes": _median(ends, kind, "between_classes"),
+                "moved": _median(ends, kind, "moved"),
             }
-            for kind, gates in _by_kind(ends).items()
+            for kind in dict.fromkeys(gate.gate for end in ends for gate in end.gates)
         },
     }
 
 
+def _median(reports: Sequence[GateReport], kind: str, name: str) -> float | None:
+    """Of a figure, as far as it is known; None where it is not."""
+    gates = [gate for report in reports for gate in report.gates if gate.gate == kind]
+    known = [value for gate in gates if (value := getattr(gate, name)) is not None]
+    return median(known) if known else None
+
+
 def gate_rows(gates: dict[str, Any] | None) -> list[list[str]]:
     """The kinds of gates of a run as cells below :data:`HEADER`; none where none are recorded."""
-    if gates is None:
-        return []
+    kinds = {} if gates is None else gates["kinds"]
     return [
-        [kind, f"{row['mean']:.3f}"]
-        + ["-" if v is None else f"{v:.4f}" for name, v in row.items() if name != "mean"]
-        for kind, row in gates["kinds"].items()
+        [kind, f"{mean:.3f}", *("-" if value is None else f"{value:.4f}" for value in values)]
+        for kind, (mean, *values) in ((kind, row.values()) for kind, row in kinds.items())
     ]
 
 
@@ -89,17 +86,3 @@ def format_gates(runs: Sequence[dict[str, Any]]) -> list[str]:
     table = lay_out([["run", *HEADER], *rows], words={"run", "gate"})
     idle = "; ".join(f"{name}: {idle_blocks(gates)}" for name, gates in known.items())
     return ["Gates", *(f"  {line}" for line in table.splitlines()), f"  {idle}"]
-
-
-def _by_kind(reports: Sequence[GateReport]) -> dict[str, list[GateStatistics]]:
-    kinds: dict[str, list[GateStatistics]] = {}
-    for report in reports:
-        for gate in report.gates:
-            kinds.setdefault(gate.gate, []).append(gate)
-    return kinds
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    """Of what is known; None where nothing is."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

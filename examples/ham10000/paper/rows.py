@@ -12,17 +12,10 @@ BACKBONE = "MobileNetV3-Small"
 
 @dataclass(frozen=True)
 class Row:
-    """One network of a table, and what the paper says of it.
+    """A network of a table: what the paper says of it, and its options.
 
-    Attributes:
-        name: of the row.
-        accuracy: the paper's, in percent.
-        bacc: the paper's "BACC", in percent; most likely the mean recall of the classes.
-        parameters: the paper's, in millions.
-        model: one of the paper's networks.
-        attention: as ``--attention`` takes it.
-        loss: as ``--loss`` takes it.
-        pretrained: whether it begins with ImageNet weights.
+    Accuracy and "BACC", most likely the mean recall of the classes, are in percent, parameters in
+    millions.
     """
 
     name: str
@@ -37,14 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of the paper.
-
-    Attributes:
-        kind: ``table`` or ``figure``.
-        number: in the paper.
-        title: what it compares.
-        rows: its networks.
-    """
+    """A table or figure of the paper, its kind, with what it compares as its title."""
 
     kind: str
     number: int

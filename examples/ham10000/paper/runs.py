@@ -1,10 +1,11 @@
 """The runs of a table: options, folders, and how processes share them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -29,56 +30,41 @@ def row_config(
     *,
     read_weights: bool = False,
 ) -> Config:
-    """The options of the run of a row, in a folder that is named after them.
+    """The options of the run of a row, from those of all rows that it has a use for.
 
     How blocks start depends on what a file of weights holds. Runs that are begun say it, too, so
-    that the file need not be there, nor fit the rows that are not asked for.
-
-    Args:
-        row: of a table.
-        seed: of the run.
-        out: where its folder is.
-        data: HAM10000 folder.
-        options: of ``train``, for all rows; what a row does not use is left out.
-        read_weights: read the file where no run of the row is begun.
-
-    Raises:
-        ValueError: an option is out of range, or the file does not fit the row.
+    that the file need not be there, nor fit the rows that are not asked for: it is read with
+    ``read_weights``, where no run of the row is begun. ValueError: an option is out of range, or
+    the file does not fit the row.
     """
-    own = row.model == BACKBONE
-    given = {k: v for k, v in options.items() if row.loss in LOSSES_WITH.get(k, (row.loss,))}
-    given["model"] = options.get("model", BACKBONE) if own else row.model
-    given["weights"] = "none"
-    if row.pretrained:
-        given["weights"] = options.get("weights", "imagenet") if own else "imagenet"
+    given = {"model": BACKBONE, "weights": "imagenet", **options}
+    if row.model != BACKBONE:
+        given |= {"model": row.model, "weights": "imagenet"}
+    if not row.pretrained:
+        given["weights"] = "none"
+    unused = {name for name, losses in LOSSES_WITH.items() if row.loss not in losses}
     if row.attention in OWN_START:
-        given.pop("init", None)
+        unused.add("init")
     if not gates_with_rate(row.attention):
-        given = {k: v for k, v in given.items() if k not in ("gate_lr", "gate_weight_decay")}
+        unused |= {"gate_lr", "gate_weight_decay"}
+    given = {name: value for name, value in given.items() if name not in unused}
     given |= {"attention": row.attention, "loss": row.loss, "seed": seed, "data": data, "out": out}
-    from_file = given["weights"] not in ("none", "imagenet")
-    if from_file and "init" not in given and row.attention not in OWN_START:
-        for init in ("loaded", "fitted"):
-            config = _named({**given, "init": init}, row)
-            if begun_seeds(config):
-                return config
-        if not read_weights:
+    if given["weights"] in ("none", "imagenet") or "init" in given or row.attention in OWN_START:
+        return _named(given, row)
+    for init in ("loaded", "fitted"):
+        config = _named({**given, "init": init}, row)
+        if begun_seeds(config):
             return config
-    return _named(given, row)
+    return _named(given, row) if read_weights else config
 
 
 def _named(given: dict[str, Any], row: Row) -> Config:
+    """Checked options, with a folder that is named after them."""
     config = train_config(given, as_paper=True)
-    parts = [
-        config.model.partition("/")[2],
-        *(["pretrained"] if row.pretrained else []),
-        config.attention,
-        *([config.init] if config.init else []),
-        config.loss,
-        config.protocol,
-        f"seed{config.seed}",
-    ]
-    config = replace(config, out=config.out / "-".join(parts))
+    pretrained = "pretrained" if row.pretrained else None
+    parts = [config.model.partition("/")[2], pretrained, config.attention, config.init]
+    parts += [config.loss, config.protocol, f"seed{config.seed}"]
+    config = replace(config, out=config.out / "-".join(filter(None, parts)))
     config.check()
     return config
 
@@ -110,15 +96,8 @@ def check_same_options(config: Config) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was run, and written of it.
-
-    Attributes:
-        name: of the table, figure or study.
-        files: where it was written.
-        failures: what went wrong, by row or run.
-    """
+class Outcome(NamedTuple):
+    """The name of what was run, the files that were written, and what went wrong, by row or run."""
 
     name: str
     files: list[Path]
@@ -126,16 +105,10 @@ class Outcome:
 
 
 def run_shared(name: str, config: Config, wait: bool, begin: Callable[..., object]) -> bool:
-    """Do one run, unless it is finished or another process is at it.
+    """Do one run by ``begin(config, resumed=...)``, and say whether it was done here.
 
-    Args:
-        name: to call it in messages.
-        config: its options.
-        wait: for another process that is at it, in case that it does not finish it.
-        begin: does it, called as :func:`complete`.
-
-    Returns:
-        Whether it was done here.
+    It is not where it is finished or another process is at it; ``wait`` for that one, in case that
+    it does not finish it.
     """
     # One process looks, for all: between two looks a run may begin or end.
     if processes.once(partial(finished, config.out)):
@@ -156,13 +129,20 @@ def run_shared(name: str, config: Config, wait: bool, begin: Callable[..., objec
 
 
 def _acquire(lock: FileLock, wait: bool) -> bool:
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        return False
-    return True
+    return lock.is_locked
 
 
 def one_line(error: Exception) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())
+
+
+@contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Say what is damaged, such as ``a.json is``, where its content is not as it has to be."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{what} damaged: {error!r}") from error

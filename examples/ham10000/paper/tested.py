@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from examples.ham10000.data.splits import COLUMNS
 from examples.ham10000.data.tables import read_header, read_table
 from examples.ham10000.gates import RecordedGates, read_gates
 from examples.ham10000.metrics import summarise
+from examples.ham10000.paper.runs import damaged
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,11 @@ class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
 
     Or several runs, one for each fold, with the images of one fold after those of the other.
-
-    Attributes:
-        folder: of the run.
-        config: its options.
-        same_lesion: digest of its own table of lesions with several ids, if it has one.
-        is_older: whether it is from before such lesions were joined.
-        data: the name of the data.
-        digest: of the files of the test images.
-        leak: share of the test images whose lesion is in the training part.
-        parameters: of the network.
-        images: ids.
-        lesions: the lesion of every image, under the smallest of its ids.
-        labels: true classes, (N,).
-        probabilities: of the classes, (N, 7).
-        summary: see :func:`examples.ham10000.metrics.summarise`.
-        folds: the fold of every image, where those of several runs are pooled.
-        gates: what the gates of each network did in training, where it was recorded.
+    ``truth`` is the lesion of every image, under the smallest of its ids, and its class,
+    ``probabilities`` are (N, 7), ``leak`` is the share whose lesion is in the training part,
+    ``digest`` of the files of the images, ``same_lesion`` of the run's own table of lesions with
+    several ids. ``is_older`` says that the run is from before such lesions were joined, ``folds``
+    the fold of every image, and ``gates`` has an entry for each network that recorded them.
     """
 
     folder: Path
@@ -51,13 +40,11 @@ class Tested:
     digest: str
     leak: float
     parameters: int
-    images: list[str]
-    lesions: list[str]
-    labels: Tensor
+    truth: dict[str, tuple[str, int]]
     probabilities: Tensor
     summary: dict[str, Any]
+    gates: Sequence[RecordedGates]
     folds: list[int] | None = None
-    gates: Sequence[RecordedGates] = ()
 
     @property
     def split_name(self) -> str:
@@ -67,62 +54,60 @@ class Tested:
         return f"{self.config.split_name}, seed {self.config.seed}{table}{older}"
 
     @property
+    def lesions(self) -> list[str]:
+        """The lesion of every image."""
+        return [lesion for lesion, _ in self.truth.values()]
+
+    @property
+    def labels(self) -> Tensor:
+        """True classes, (N,)."""
+        return torch.tensor([label for _, label in self.truth.values()])
+
+    @property
     def predicted(self) -> Tensor:
         """Predicted classes, (N,)."""
         return self.probabilities.argmax(dim=1)
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether its images were drawn by this example."""
-        return self.data.startswith("SYNTHETIC")
 
 
 def read_run(folder: Path) -> Tested:
     """Read a run that was tested.
 
-    Raises:
-        FileNotFoundError: the folder has no run, or one that is not finished.
-        ValueError: its files are damaged.
+    FileNotFoundError: the folder has no run, or one that is not finished. ValueError: its files
+    are damaged.
     """
     config, description = read_options(folder), read_description(folder)
-    report, table = folder / "test.json", folder / "test.csv"
-    for file in (report, table):
+    report, table, split = (folder / name for name in ("test.json", "test.csv", "split.csv"))
+    for file in (report, table, split):
         if not file.is_file():
             raise FileNotFoundError(
                 f"the run {folder} is not finished, there is no {file}: train --resume it"
             )
-    try:
+    with damaged(f"{folder / 'config.json'} or description.json beside it is"):
         digest = description["images_sha256"]["test"]
         parameters = int(description["parameters"])
-    except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: it lacks {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder / 'config.json'} is damaged: images_sha256 or parameters ({error})"
-        ) from error
-    try:
+    with damaged(f"{report} is"):
         tested = json.loads(report.read_text(encoding="utf-8"))
         data, counts = tested["data"], tested["confusion_counts"]
         if not isinstance(data, str):
             raise TypeError(f"data is {data!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{report} is damaged: {error}") from error
     own = config.same_lesion_copy
-    truth, leak = _read_truth(folder, own)
-    rows = _read_probabilities(table)
+    truth, leak = _read_truth(split, own)
+    rows = _by_image(table, ("image", *ISIC_CLASSES))
     if truth.keys() != rows.keys():
         raise ValueError(
-            f"{table} is damaged: {only(truth, rows)} of the {len(truth)} test images of the "
-            f"split.csv beside it are missing, and {only(rows, truth)} others are in it"
+            f"{table} is damaged: {len(truth.keys() - rows.keys())} of the {len(truth)} test "
+            f"images of the split.csv beside it are missing, and {len(rows.keys() - truth.keys())} "
+            "others are in it"
         )
-    images = sorted(truth)
-    lesions = [truth[image][0] for image in images]
-    labels = torch.tensor([CLASSES.index(truth[image][1]) for image in images])
-    probabilities = torch.tensor([rows[image] for image in images], dtype=torch.float64)
-    try:
-        summary = summarise(probabilities, labels, lesions)
-    except ValueError as error:
-        raise ValueError(f"{table} or split.csv beside it is damaged: {error}") from error
+    found = []
+    for image in truth:
+        place, row = rows[image]
+        with damaged(f"{place} is"):
+            found.append([float(row[name.upper()]) for name in CLASSES])
+    probabilities = torch.tensor(found, dtype=torch.float64)
+    lesions, labels = zip(*truth.values(), strict=True)
+    with damaged(f"{table} or split.csv beside it is"):
+        summary = summarise(probabilities, torch.tensor(labels), lesions)
     if summary["confusion_counts"] != counts:
         raise ValueError(f"{table} and {report} have other figures: they are not of one test")
     gates = read_gates(folder)
@@ -135,53 +120,100 @@ def read_run(folder: Path) -> Tested:
         digest=digest,
         leak=leak,
         parameters=parameters,
-        images=images,
-        lesions=lesions,
-        labels=labels,
+        truth=truth,
         probabilities=probabilities,
         summary=summary,
         gates=[] if gates is None else [gates],
     )
 
 
-def _read_truth(run: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, str]], float]:
-    """Lesion and diagnosis of every test image, and the share whose lesion is in training."""
-    file, left_out = run / "split.csv", run / "left_out.csv"
-    if not file.is_file():
-        raise FileNotFoundError(f"no {file}: the run is not whole")
-    rows: dict[str, dict[str, str]] = {}
-    for place, row in read_table(file, COLUMNS):
-        if row["split"] == "test" and row["dx"] not in CLASSES:
-            raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
-        if row["image_id"] in rows:
-            raise ValueError(f"{place}: image {row['image_id']} stands there twice")
-        rows[row["image_id"]] = row
-    lesion_ids = {image: row["lesion_id"] for image, row in rows.items()}
+def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, int]], float]:
+    """Lesion and class of every test image, and the share whose lesion is in training."""
+    rows = _by_image(split, COLUMNS)
+    lesion_ids = {image: row["lesion_id"] for image, (_, row) in rows.items()}
+    left_out = split.with_name("left_out.csv")
     if "lesion_id" in read_header(left_out):  # images of --skip-bad may join lesions of others
         for _, row in read_table(left_out, ("image_id", "lesion_id")):
             lesion_ids.setdefault(row["image_id"], row["lesion_id"])
     joined = join(lesion_ids, read_pairs(same_lesion, lesion_ids, complete=False))
-    lesions = {name: joined.get(row["lesion_id"], row["lesion_id"]) for name, row in rows.items()}
-    trained = {lesions[name] for name, row in rows.items() if row["split"] == "train"}
-    truth = {n: (lesions[n], row["dx"]) for n, row in rows.items() if row["split"] == "test"}
+    truth, trained = {}, set()
+    for image, (place, row) in sorted(rows.items()):
+        lesion = joined.get(row["lesion_id"], row["lesion_id"])
+        if row["split"] == "train":
+            trained.add(lesion)
+        elif row["split"] == "test":
+            if row["dx"] not in CLASSES:
+                raise ValueError(f"{place}: unknown diagnosis {row['dx']!r}")
+            truth[image] = lesion, CLASSES.index(row["dx"])
     if not truth:
-        raise ValueError(f"{file} is damaged: it has no test images")
+        raise ValueError(f"{split} is damaged: it has no test images")
     return truth, sum(lesion in trained for lesion, _ in truth.values()) / len(truth)
 
 
-def _read_probabilities(file: Path) -> dict[str, list[float]]:
-    """Probabilities of every image, in the order of :data:`CLASSES`."""
-    rows: dict[str, list[float]] = {}
-    for place, row in read_table(file, ("image", *ISIC_CLASSES)):
-        if row["image"] in rows:
-            raise ValueError(f"{place}: image {row['image']} stands there twice")
-        try:
-            rows[row["image"]] = [float(row[name.upper()]) for name in CLASSES]
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+def _by_image(file: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict[str, str]]]:
+    """The rows of a table, with their places, by the image in the first of the columns."""
+    rows: dict[str, tuple[str, dict[str, str]]] = {}
+    for place, row in read_table(file, columns):
+        image = row[columns[0]]
+        if image in rows:
+            raise ValueError(f"{place}: image {image} stands there twice")
+        rows[image] = place, row
     return rows
 
 
-def only(some: dict[str, Any], others: dict[str, Any]) -> int:
-    """How many of some are not among the others."""
-    return len(some.keys() - others.keys())
+def pool(arm: Sequence[Tested]) -> Tested:
+    """The predictions of all folds as one test."""
+    first = arm[0]
+    for other in arm[1:]:
+        if other.data != first.data:
+            raise ValueError(
+                f"{first.folder} and {other.folder} are no folds of one arm: they are of "
+                f"{first.data} and {other.data}"
+            )
+    truth: dict[str, tuple[str, int]] = {}
+    for run in arm:
+        if twice := truth.keys() & run.truth.keys():
+            raise ValueError(
+                f"the folds of {first.folder} are not of one division of the data: image "
+                f"{min(twice)} is tested in two of them"
+            )
+        truth |= run.truth
+    lesions, labels = zip(*truth.values(), strict=True)
+    folds = [number for number, run in enumerate(arm) for _ in run.truth]
+    probabilities = torch.cat([run.probabilities for run in arm])
+    return replace(
+        first,
+        config=replace(first.config, fold=None),
+        leak=sum(run.leak * len(run.truth) for run in arm) / len(truth),
+        truth=truth,
+        probabilities=probabilities,
+        folds=folds,
+        summary=summarise(probabilities, torch.tensor(labels), lesions, strata=folds),
+        gates=[gates for run in arm for gates in run.gates],
+    )
+
+
+def check_same_images(first: Tested, other: Tested) -> None:
+    """Raise ValueError that says what differs."""
+    both = f"{first.folder} and {other.folder}"
+    if first.data.startswith("SYNTHETIC") != other.data.startswith("SYNTHETIC"):
+        raise ValueError(f"{both} cannot be compared: they are of {first.data} and {other.data}")
+    truth, others = first.truth, other.truth
+    if truth.keys() != others.keys():
+        ours, theirs = len(truth.keys() - others.keys()), len(others.keys() - truth.keys())
+        raise ValueError(
+            f"{both} have other test images: {ours} of {len(truth)} are only in the first "
+            f"({first.split_name}), {theirs} of {len(others)} only in the second "
+            f"({other.split_name})"
+        )
+    differ = [image for image in truth if truth[image] != others[image]]
+    if differ:
+        raise ValueError(
+            f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
+            f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
+        )
+    if first.digest != other.digest:
+        raise ValueError(
+            f"{both} were tested on other files of the same images ({first.data} and "
+            f"{other.data}): images_sha256 of what they say of themselves differs"
+        )

@@ -15,36 +15,33 @@ NAMES = {
 """What to call the headline figures in a sentence."""
 
 
-_DIFFERENCE = "the difference may be anything"
-
-
 def verdict(comparison: dict[str, Any]) -> str:
-    """Whether the test images can tell a run from the first one, in a sentence or two.
-
-    Args:
-        comparison: of two runs, see :func:`examples.ham10000.paper.compare.compare`.
-    """
-    run, differences = f"run {comparison['run']}", comparison["differences"]
+    """Whether the test images can tell a run from the first one, in a sentence or two."""
     if comparison["same_prediction"] == comparison["images"]:
         return "Both predict the same class for every test image: nothing tells them apart."
-    told = [_told(NAMES[name], row) for name, row in differences.items() if row["told_apart"]]
-    open_ = [_open(NAMES[name], row) for name, row in differences.items() if not row["told_apart"]]
+    told, others = [], []
+    for name, row in comparison["differences"].items():
+        (low, high), difference = row["interval"], row["difference"]
+        if row["told_apart"]:
+            direction, (near, far) = "higher" if low > 0 else "lower", sorted((abs(low), abs(high)))
+            told.append(
+                f"{direction} in {NAMES[name]} by {abs(difference):.3f} [{near:.3f}, {far:.3f}]"
+            )
+        else:
+            others.append(
+                f"from {low:+.3f} to {high:+.3f} in {NAMES[name]} (here {difference:+.3f})"
+            )
+    rest = f"the difference may be anything {', '.join(others)}."
     if not told:
-        return f"The test images cannot tell them apart: {_DIFFERENCE} {', '.join(open_)}."
-    sentence = f"The test images tell them apart: {run} is {', '.join(told)}."
-    if open_:
-        sentence += f" In the rest they cannot: {_DIFFERENCE} {', '.join(open_)}."
-    return sentence
+        return f"The test images cannot tell them apart: {rest}"
+    sentence = f"The test images tell them apart: run {comparison['run']} is {', '.join(told)}."
+    return f"{sentence} In the rest they cannot: {rest}" if others else sentence
 
 
 def notes(comparisons: int, level: float, resamples: int, folds: int | None) -> list[str]:
-    """What has to be known to read a comparison.
+    """What has to be known to read so many comparisons, with intervals of a level from a bootstrap.
 
-    Args:
-        comparisons: how many runs are compared with the first.
-        level: of each interval.
-        resamples: of the bootstrap.
-        folds: how many are pooled; None for a plain test part.
+    ``folds`` is how many are pooled; None for a plain test part.
     """
     together = ""
     if comparisons > 1:
@@ -71,16 +68,22 @@ def notes(comparisons: int, level: float, resamples: int, folds: int | None) -> 
     ]
 
 
-def heading(comparison: dict[str, Any]) -> str:
-    """Which images a comparison is of: ``Test part`` or ``5 folds pooled``."""
-    return "Test part" if comparison["part"] == "test" else str(comparison["part"])
+def format_p(p: float) -> str:
+    """Such as ``p = 0.042``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def format_percent(level: float) -> str:
+    """Such as ``97.5 %``."""
+    return f"{100 * level:.4g} %"
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
     """A comparison as tables for the terminal."""
+    part = "Test part" if comparison["part"] == "test" else comparison["part"]
     lines = [
-        f"{heading(comparison)}, {comparison['data']}, {comparison['images']} images of "
-        f"{comparison['lesions']} lesions; 95 % intervals from a bootstrap over lesions"
+        f"{part}, {comparison['data']}, {comparison['images']} images of {comparison['lesions']} "
+        "lesions; 95 % intervals from a bootstrap over lesions"
     ]
     for number, run in enumerate(comparison["runs"], start=1):
         lines.append(
@@ -115,26 +118,5 @@ def format_comparison(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, *(_wrapped(text, "") for text in texts), comparison["notice"]])
 
 
-def format_p(p: float) -> str:
-    """Such as ``p = 0.042``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def format_percent(level: float) -> str:
-    """Such as ``97.5 %``."""
-    return f"{100 * level:.4g} %"
-
-
 def _wrapped(text: str, indent: str) -> str:
     return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
-
-
-def _told(name: str, row: dict[str, Any]) -> str:
-    low, high = sorted(map(abs, row["interval"]))
-    direction = "higher" if row["interval"][0] > 0 else "lower"
-    return f"{direction} in {name} by {abs(row['difference']):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _open(name: str, row: dict[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"from {low:+.3f} to {high:+.3f} in {name} (here {row['difference']:+.3f})"

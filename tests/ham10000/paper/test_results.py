@@ -1,4 +1,4 @@
-"""Tables from runs made by hand, and the paper's figures typed once more."""
+"""Tables and captions from runs made by hand, and the paper's figures typed once more."""
 
 import json
 import math
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torchvision
 
-from examples.ham10000.paper.caption import notes
+from examples.ham10000.data.index import ATTRIBUTION
+from examples.ham10000.paper.caption import caption, notes
 from examples.ham10000.paper.rows import FIGURES, TABLES
-from examples.ham10000.paper.table import write_numbers, write_table
+from examples.ham10000.paper.table import write_table
 from tests.ham10000.finished import CACO, EPOCHS, SE, begin, finish
 
 PAPER = {
@@ -25,6 +27,8 @@ PAPER = {
         | CaCo 91.78 85.70 2.29 | CaCo + joint loss 93.39 86.35 2.29""",
 }
 """Name, accuracy, BACC and parameters of every row, as the paper prints them."""
+
+START = "mobilenet_v3_small-pretrained-CaCo-fitted"
 
 
 def figures_of(accuracy: float, recall: float) -> dict[str, float]:
@@ -44,7 +48,6 @@ def markdown_table(file: Path) -> list[dict[str, str]]:
 def test_the_papers_figures(number, results, tmp_path):
     expected = [row.strip().rsplit(" ", 3) for row in PAPER[number].split("|")]
     write_table(results("table", number))
-    write_numbers(results("table", number))
     columns = ("row", "accuracy %, paper", "BACC %, paper", "parameters M, paper")
     rows = markdown_table(tmp_path / f"table-{number}-lesion.md")
     assert [[row[column] for column in columns] for row in rows] == expected
@@ -55,23 +58,16 @@ def test_the_papers_figures(number, results, tmp_path):
     ]
     page = (tmp_path / f"table-{number}-lesion.html").read_text()
     assert all(f">{value}<" in page for row in expected for value in row)
-
-
-def test_the_figures_show_the_rows_of_the_tables():
     assert FIGURES[6].rows == TABLES[3].rows
     assert FIGURES[7].rows == TABLES[5].rows
 
 
 def test_one_seed_has_the_interval_of_its_test(results, tmp_path):
     intervals = {"accuracy": (0.77, 0.81234), "mean_recall": (0.6, 0.7)}
-    finish(
-        tmp_path / f"{SE}-lesion-seed0",
-        figures=figures_of(0.79158, 0.64011),
-        intervals=intervals,
-        parameters=1_525_063,
-    )
+    figures = figures_of(0.79158, 0.64011)
+    run = tmp_path / f"{SE}-lesion-seed0"
+    finish(run, figures=figures, intervals=intervals, parameters=1_525_063)
     write_table(results("table", 5))
-    write_numbers(results("table", 5))
     row, *others = markdown_table(tmp_path / "table-5-lesion.md")
     assert row == {
         "row": "SE",
@@ -88,12 +84,13 @@ def test_one_seed_has_the_interval_of_its_test(results, tmp_path):
     }
     assert {row["accuracy %, ours"] for row in others} == {"not run"}
     frame = pandas.read_csv(tmp_path / "table-5-lesion.csv").set_index("row")
-    assert frame.loc["SE", "accuracy_percent"] == pytest.approx(79.158)
-    assert frame.loc["SE", "accuracy_percent_high"] == pytest.approx(81.234)
-    assert frame.loc["SE", "mean_recall_percent_low"] == pytest.approx(60)
-    assert frame.loc["SE", "macro_f1_percent"] == pytest.approx(60.5)
-    assert frame.loc["SE", "parameters"] == 1_525_063
-    assert math.isnan(frame.loc["SE", "accuracy_percent_sd"])
+    found = frame.loc["SE"]
+    assert found["accuracy_percent"] == pytest.approx(79.158)
+    assert found["accuracy_percent_high"] == pytest.approx(81.234)
+    assert found["mean_recall_percent_low"] == pytest.approx(60)
+    assert found["macro_f1_percent"] == pytest.approx(60.5)
+    assert found["parameters"] == 1_525_063
+    assert math.isnan(found["accuracy_percent_sd"])
     assert math.isnan(frame.loc["CBAM", "accuracy_percent"])
     assert frame["seeds"].tolist() == [1, 0, 0, 0, 0, 0]
     text = " ".join(notes(results("table", 5)))
@@ -108,21 +105,19 @@ def test_several_seeds_have_mean_and_standard_deviation(results, tmp_path):
         run = tmp_path / f"{SE}-lesion-seed{seed}"
         finish(run, seed=seed, figures=figures_of(*values), log=log)
     assert "95 % interval" not in " ".join(notes(results("table", 5)))
-    joint = tmp_path / "mobilenet_v3_small-pretrained-CaCo-fitted-joint-lesion-seed10"
-    finish(joint, **CACO, loss="joint", seed=10)
+    finish(tmp_path / f"{START}-joint-lesion-seed10", **CACO, loss="joint", seed=10)
     begin(tmp_path / f"{SE}-lesion-seed3", seed=3)  # not finished
     write_table(results("table", 5))
-    write_numbers(results("table", 5))
     row, *_, other = markdown_table(tmp_path / "table-5-lesion.md")
     # By hand: deviations from 0.81333 are -0.01333, 0.01667, -0.00333; squares / 2 sum to 2.3333e-4
     assert row["accuracy %, ours"] == "81.33 ± 1.53"
     assert row["mean recall %, ours"] == "65.00 ± 4.58"
     assert row["validation %, ours"] == "70.00 ± 10.00"
     assert (row["seeds"], other["seeds"]) == ("3", "1")
-    frame = pandas.read_csv(tmp_path / "table-5-lesion.csv").set_index("row")
-    assert frame.loc["SE", "mean_recall_percent_sd"] == pytest.approx(math.sqrt(21))
-    assert frame.loc["SE", "validation_mean_recall_percent_sd"] == pytest.approx(10)
-    assert math.isnan(frame.loc["SE", "accuracy_percent_low"])
+    found = pandas.read_csv(tmp_path / "table-5-lesion.csv").set_index("row").loc["SE"]
+    assert found["mean_recall_percent_sd"] == pytest.approx(math.sqrt(21))
+    assert found["validation_mean_recall_percent_sd"] == pytest.approx(10)
+    assert math.isnan(found["accuracy_percent_low"])
     runs = pandas.read_csv(tmp_path / "table-5-lesion-runs.csv")
     assert runs["row"].tolist() == ["SE"] * 3 + ["CaCo + joint loss"]
     assert runs["seed"].tolist() == [0, 1, 2, 10]
@@ -136,26 +131,27 @@ def test_several_seeds_have_mean_and_standard_deviation(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "epoch", "recall"),
-    [("val_mean_recall", 3, 65), ("val_accuracy", 2, 55), ("val_loss", 2, 55)],
+    ("monitor", "first", "epoch", "recall"),
+    [
+        ("val_mean_recall", 0.9, 3, 65),
+        ("val_accuracy", 0.9, 2, 55),
+        ("val_loss", 0.9, 2, 55),
+        ("val_loss", math.nan, 2, 55),
+    ],
 )
-def test_the_chosen_epoch_is_that_of_the_checkpoint(monitor, epoch, recall, results, tmp_path):
-    finish(tmp_path / f"{SE}-lesion-seed0", monitor=monitor)
+def test_the_chosen_epoch_is_that_of_the_checkpoint(
+    monitor, first, epoch, recall, results, tmp_path
+):
+    log = [{**EPOCHS[0], "val_loss": first}, *EPOCHS[1:]]
+    finish(tmp_path / f"{SE}-lesion-seed0", monitor=monitor, log=log)
     (run,) = results("table", 5, monitor=monitor).runs
     assert (run.epoch, run.validation) == (epoch, pytest.approx(recall))
 
 
-def test_an_epoch_without_a_figure_is_not_chosen(results, tmp_path):
-    log = [{**EPOCHS[0], "val_loss": float("nan")}, *EPOCHS[1:]]
-    finish(tmp_path / f"{SE}-lesion-seed0", monitor="val_loss", log=log)
-    (run,) = results("table", 5, monitor="val_loss").runs
-    assert run.epoch == 2
-
-
 def test_runs_of_a_seed_have_the_same_test_images(results, tmp_path):
-    caco = tmp_path / "mobilenet_v3_small-pretrained-CaCo-fitted-cross-entropy-lesion-seed0"
     runs = [(tmp_path / f"{SE}-lesion-seed{seed}", {"seed": seed}) for seed in (0, 1)]
-    for (run, options), digest in zip([*runs, (caco, CACO)], "aba", strict=True):
+    runs.append((tmp_path / f"{START}-cross-entropy-lesion-seed0", CACO))
+    for (run, options), digest in zip(runs, "aba", strict=True):
         finish(run, **options)
         file = run / "config.json"
         content = json.loads(file.read_text()) | {"images_sha256": {"test": digest}}
@@ -164,15 +160,6 @@ def test_runs_of_a_seed_have_the_same_test_images(results, tmp_path):
     file.write_text(file.read_text().replace('{"test": "a"}', '{"test": "c"}'))
     with pytest.raises(ValueError, match=r"were tested with other images .*: one --out for each"):
         results("table", 5)
-
-
-def test_both_splits_share_a_folder(results, tmp_path):
-    finish(tmp_path / f"{SE}-lesion-seed0", figures=figures_of(0.7, 0.5))
-    finish(tmp_path / f"{SE}-paper-seed0", protocol="paper", figures=figures_of(0.8, 0.6))
-    for protocol, accuracy in (("lesion", "70.00"), ("paper", "80.00")):
-        write_table(results("table", 5, protocol=protocol))
-        row = markdown_table(tmp_path / f"table-5-{protocol}.md")[0]
-        assert row["accuracy %, ours"].startswith(accuracy)
 
 
 def test_runs_with_other_options_or_damaged_files_are_an_error(results, tmp_path):
@@ -184,3 +171,91 @@ def test_runs_with_other_options_or_damaged_files_are_an_error(results, tmp_path
         (run / "test.json").write_text(text)
         with pytest.raises(ValueError, match=r"the results of .*seed4 are damaged"):
             results("table", 5, epochs=12)
+
+
+def test_the_parameters_that_the_notes_correct(results):
+    network = torchvision.models.mobilenet_v3_small(num_classes=1000)
+    count = sum(p.numel() for p in network.parameters())
+    assert f"{count / 1e6:.3f} M" == "2.543 M"
+    assert "the network has 2.543 M." in " ".join(notes(results("table", 5)))
+
+
+def test_the_caption_of_the_papers_settings(results, tmp_path):
+    """The runs of the other split in the folder are of another table, other networks expected."""
+    paper = {"protocol": "paper", "leak": 0.3727}
+    finish(tmp_path / f"{SE}-lesion-seed0", figures=figures_of(0.7, 0.5))
+    finish(tmp_path / f"{SE}-paper-seed0", figures=figures_of(0.8, 0.6), **paper)
+    finish(tmp_path / f"{START}-joint-paper-seed0", **CACO, loss="joint", **paper)
+    assert caption(results("table", 5, protocol="paper")) == [
+        "HAM10000 at 600x450, split by image (leak 0.373), test part of 998 images.",
+        "All settings that can be read in the paper are as there.",
+        "Chosen here, because the paper does not say: --init fitted, --schedule cosine, "
+        "--monitor val_mean_recall, --recompute-bn auto. Fitted blocks start as near to the "
+        "network's own SE as they get. The joint loss is read as focal loss plus LDAM.",
+    ]
+    for protocol, accuracy in (("lesion", "70.00"), ("paper", "80.00")):
+        write_table(results("table", 5, protocol=protocol))
+        row = markdown_table(tmp_path / f"table-5-{protocol}.md")[0]
+        assert row["accuracy %, ours"].startswith(accuracy)
+    run = tmp_path / "resnet18-pretrained-none-cross-entropy-paper-seed0"
+    finish(run, model="tv/resnet18", attention="none", protocol="paper")
+    assert caption(results("table", 3, protocol="paper"))[1].startswith("All settings")
+
+
+def test_the_caption_names_every_setting_that_differs(results, tmp_path):
+    options = {
+        "model": "timm/tf_mobilenetv3_small_075",
+        "weights": "/some/where/own.safetensors",
+        "image_size": 112,
+        "epochs": 12,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "gate_lr": 0.02,
+        "gate_weight_decay": 0.0,
+        "warmup": 1.0,
+        "clip_grad_norm": 1.0,
+        "class_weights": "balanced",
+        "schedule": "constant",
+    }
+    run = tmp_path / "tf_mobilenetv3_small_075-pretrained-SE-cross-entropy-lesion-seed0"
+    finish(run, **options, pictures="HAM10000 at 200x150", images=9_990)
+    found = caption(results("table", 5, **options))
+    assert found[0].startswith("HAM10000 at 200x150, split by lesion (leak 0.000)")
+    start, end = "Not as in the paper: ", ". So the two are not comparable as equals."
+    assert found[1].removeprefix(start).removesuffix(end).split("; ") == [
+        "HAM10000 at 200x150 (paper: HAM10000 at 600x450)",
+        "images 9,990 (paper: 10,015)",
+        "image size 112 (paper: 224)",
+        "epochs 12 (paper: 100)",
+        "batch size 64 (paper: 128)",
+        "learning rate 0.001 (paper: 0.0005)",
+        "weight decay 0.01 (paper: 0.05)",
+        "network timm/tf_mobilenetv3_small_075 (paper: MobileNetV3-Small)",
+        "weights from own.safetensors (paper: those of PyTorch)",
+        "split by lesion, leak 0.000 (paper: most likely by image, leak 0.39)",
+    ]
+    assert found[2] == (
+        "Chosen here, because the paper does not say: --schedule constant, --monitor "
+        "val_mean_recall, --recompute-bn auto, --class-weights balanced, --warmup 1.0, "
+        "--clip-grad-norm 1.0, --gate-lr 0.02, --gate-weight-decay 0.0."
+    )
+    for file in write_table(results("table", 5, **options))[:2]:
+        text = file.read_text()
+        assert found[1] in text
+        assert "Not a medical device" in text
+        assert ATTRIBUTION in text
+        assert "/some/where" not in text
+
+
+def test_pictures_of_two_kinds_are_both_named(results, tmp_path):
+    finish(tmp_path / f"{SE}-lesion-seed0", leak=0.1)
+    run = tmp_path / f"{START}-cross-entropy-lesion-seed0"
+    finish(run, **CACO, pictures="SYNTHETIC pictures at 128x96")
+    data, differ, _ = caption(results("table", 5))
+    both = "HAM10000 at 600x450 and SYNTHETIC pictures at 128x96"
+    split = "split by lesion (leak 0.000 to 0.100), test part of 998 images."
+    assert data == f"{both}, {split}"
+    assert f"{both} (paper: HAM10000 at 600x450)" in differ
+    for file in write_table(results("table", 5))[:2]:
+        assert "SYNTHETIC pictures:" in file.read_text()  # the warning of the page

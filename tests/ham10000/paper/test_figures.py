@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 from matplotlib.figure import Figure
 
-from examples.ham10000.paper import figures
+from examples.ham10000.paper import table
 from examples.ham10000.paper.caption import caption
-from examples.ham10000.paper.figures import write_figure
+from examples.ham10000.paper.table import write_figure
 from tests.ham10000.finished import CACO, EPOCHS, SE, finish
 
 
@@ -15,7 +15,7 @@ from tests.ham10000.finished import CACO, EPOCHS, SE, finish
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that are written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_picture", lambda figure, file: kept.append(figure))
+    monkeypatch.setattr(table, "save_picture", lambda figure, file: kept.append(figure))
     return kept
 
 
@@ -58,15 +58,12 @@ def test_figure_7_has_the_matrices_of_the_rows(results, tmp_path, drawn):
 
 
 def test_nothing_in_figure_7_overlaps(results, tmp_path, drawn):
+    start = "mobilenet_v3_small-pretrained"
     finish(tmp_path / f"{SE}-lesion-seed0")
     for attention in ("CBAM", "SeCo", "Eca", "CaCo"):
-        run = (
-            tmp_path
-            / f"mobilenet_v3_small-pretrained-{attention}-fitted-cross-entropy-lesion-seed0"
-        )
+        run = tmp_path / f"{start}-{attention}-fitted-cross-entropy-lesion-seed0"
         finish(run, attention=attention, init="fitted")
-    run = tmp_path / "mobilenet_v3_small-pretrained-CaCo-fitted-joint-lesion-seed0"
-    finish(run, **CACO, loss="joint")
+    finish(tmp_path / f"{start}-CaCo-fitted-joint-lesion-seed0", **CACO, loss="joint")
     write_figure(results("figure", 7))
     (figure,) = drawn
     figure.draw_without_rendering()

@@ -8,54 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 from examples.ham10000.cli import main
-from examples.ham10000.config import Config
 from examples.ham10000.data.synthetic import write_synthetic
-from examples.ham10000.paper import reproduce as module
-from tests.ham10000.finished import begin, finish
+from examples.ham10000.model import build_network
+from tests.ham10000.finished import SE, begin, finish, make_older
 from tests.ham10000.runs import MODEL
 
 TABLE_5 = ["SE", "CBAM", "SeCo", "Eca", "CaCo", "CaCo + joint loss"]
-
-
-class Launches:
-    """Stands for the training: writes a finished run, and keeps what it was called with."""
-
-    def __init__(self):
-        self.configs: list[Config] = []
-        self.resumed: list[bool] = []
-        self.before = lambda config: None
-
-    def __call__(self, config: Config, *, resumed: bool) -> None:
-        self.configs.append(config)
-        self.resumed.append(resumed)
-        assert resumed == config.out.exists()
-        self.before(config)
-        finish(config.out, **vars(config))
-
-    @property
-    def names(self) -> list[str]:
-        return [config.out.name for config in self.configs]
-
-
-@pytest.fixture
-def launches(monkeypatch) -> Launches:
-    fake = Launches()
-    monkeypatch.setattr(module, "complete", fake)
-    return fake
-
-
-@pytest.fixture
-def call(folder, tmp_path):
-    """The exit code of ``reproduce`` on the small data folder, in ``out``."""
-
-    def reproduce(*options: str) -> int:
-        out = str(tmp_path / "out")
-        return main(["reproduce", *options, "--data", str(folder), "--out", out])
-
-    return reproduce
 
 
 def not_run(out: Path, table: str = "table-5-lesion") -> list[str]:
@@ -72,19 +34,30 @@ def locked_elsewhere(run: Path) -> FileLock:
 
 
 def test_the_command_of_the_papers_protocol_has_its_settings(launches, call):
+    """With ImageNet weights, with which ``train`` has other defaults."""
     assert call("--table", "5", "--protocol", "paper") == 0
-    for config in launches.configs:
-        assert (config.image_size, config.epochs, config.batch_size) == (224, 100, 128)
-        assert (config.lr, config.weight_decay) == (5e-4, 5e-2)
-        assert (config.model, config.weights) == ("tv/mobilenet_v3_small", "imagenet")
-        assert (config.protocol, config.seed) == ("paper", 0)
+    settings = {
+        "image_size": 224,
+        "epochs": 100,
+        "batch_size": 128,
+        "lr": 5e-4,
+        "weight_decay": 5e-2,
+        "model": "tv/mobilenet_v3_small",
+        "weights": "imagenet",
+        "protocol": "paper",
+        "seed": 0,
+        "warmup": 0.0,
+        "clip_grad_norm": None,
+    }
+    assert launches.options(*settings) == [tuple(settings.values())] * 6
+    assert {config.gate_lr for config in launches.configs} == {5e-4, None}
     assert launches.names == [
-        "mobilenet_v3_small-pretrained-SE-cross-entropy-paper-seed0",
-        "mobilenet_v3_small-pretrained-CBAM-fitted-cross-entropy-paper-seed0",
-        "mobilenet_v3_small-pretrained-SeCo-fitted-cross-entropy-paper-seed0",
-        "mobilenet_v3_small-pretrained-Eca-fitted-cross-entropy-paper-seed0",
-        "mobilenet_v3_small-pretrained-CaCo-fitted-cross-entropy-paper-seed0",
-        "mobilenet_v3_small-pretrained-CaCo-fitted-joint-paper-seed0",
+        f"mobilenet_v3_small-pretrained-{name}-paper-seed0"
+        for name in (
+            "SE-cross-entropy",
+            *(f"{block}-fitted-cross-entropy" for block in ("CBAM", "SeCo", "Eca", "CaCo")),
+            "CaCo-fitted-joint",
+        )
     ]
 
 
@@ -94,7 +67,7 @@ def test_rows_with_other_networks_have_their_own_weights(launches, call, tmp_pat
     options = ["--model", "timm/mobilenetv3_small_075", "--weights", str(weights)]
     assert call("--table", "2", *options) == 0
     assert call("--table", "3", *options) == 0
-    assert [(config.model, config.weights, config.attention) for config in launches.configs] == [
+    assert launches.options("model", "weights", "attention") == [
         ("tv/resnet18", "none", "none"),
         ("tv/resnet18", "imagenet", "none"),
         ("timm/mobilenetv3_small_075", "none", "SE"),
@@ -109,21 +82,42 @@ def test_rows_with_other_networks_have_their_own_weights(launches, call, tmp_pat
 def test_a_row_takes_the_options_that_it_has_a_use_for(launches, call):
     options = ["--ldam-weight", "2", "--drw-start", "0.5", "--class-weights", "balanced"]
     assert call("--table", "4", *options, "--init", "inherit") == 0
-    found = [(c.ldam_weight, c.drw_start, c.class_weights, c.init) for c in launches.configs]
-    assert [config.loss for config in launches.configs] == [
-        "cross-entropy",
-        "cross-entropy",
-        "focal",
-        "ldam",
-        "joint",
+    names = ("loss", "ldam_weight", "drw_start", "class_weights", "init")
+    assert launches.options(*names) == [
+        ("cross-entropy", 1, 0.8, "balanced", None),
+        ("cross-entropy", 1, 0.8, "balanced", "inherit"),
+        ("focal", 1, 0.8, "balanced", "inherit"),
+        ("ldam", 1, 0.5, "none", "inherit"),
+        ("joint", 2, 0.5, "balanced", "inherit"),
     ]
-    assert found == [
-        (1, 0.8, "balanced", None),
-        (1, 0.8, "balanced", "inherit"),
-        (1, 0.8, "balanced", "inherit"),
-        (1, 0.5, "none", "inherit"),
-        (2, 0.5, "balanced", "inherit"),
+
+
+def test_rates_of_gates_are_for_the_rows_that_have_them(launches, call):
+    options = ["--gate-lr", "0.005", "--gate-weight-decay", "0", "--warmup", "2"]
+    assert call("--table", "5", "--rows", "SE", "Eca", "CaCo", *options) == 0
+    assert call("--table", "3", "--rows", "ResNet18", *options) == 0
+    assert launches.options("attention", "gate_lr", "gate_weight_decay", "warmup") == [
+        ("SE", 5e-3, 0.0, 2.0),
+        ("Eca", None, None, 2.0),
+        ("CaCo", 5e-3, 0.0, 2.0),
+        ("none", None, None, 2.0),
     ]
+
+
+def test_weights_with_blocks_are_for_the_rows_that_have_them(launches, call, tmp_path, capsys):
+    weights = tmp_path / "w.pth"
+    torch.save(build_network(MODEL, 7, "none", "CaCo").model.state_dict(), weights)
+    options = ["--table", "5", "--model", MODEL, "--weights", str(weights)]
+    assert call(*options, "--rows", "CaCo") == 0
+    assert call(*options, "--rows", "SeCo", "CaCo + joint loss") == 1
+    error = "holds CaCo blocks at 2 SE sites; --attention SeCo was asked"
+    assert error in capsys.readouterr().err
+    assert f"SeCo: {weights} holds" in (tmp_path / "out" / "table-5-lesion.md").read_text()
+    found = launches.options("loss", "init")
+    assert found == [("cross-entropy", "loaded"), ("joint", "loaded")]
+    weights.unlink()
+    assert call(*options, "--rows", "CaCo", "CaCo + joint loss") == 0
+    assert len(launches.configs) == 2
 
 
 def test_every_row_is_run_once(launches, call, tmp_path, capsys):
@@ -174,6 +168,20 @@ def test_options_that_cannot_be_used_run_nothing(options, message, launches, cal
     assert len(launches.configs) == 1
 
 
+@pytest.mark.parametrize(("make", "seed"), [(finish, 0), (begin, 0), (finish, 3)])
+@pytest.mark.parametrize("protocol", ["lesion", "paper"])
+def test_runs_of_an_older_version_are_refused_at_once(
+    make, seed, protocol, launches, call, tmp_path, capsys
+):
+    run = tmp_path / "out" / f"{SE}-{protocol}-seed{seed}"
+    make(run, seed=seed, protocol=protocol)
+    make_older(run)
+    assert call("--table", "5", "--rows", "CaCo", "--protocol", protocol) == 2
+    error = f"{run} was begun by an older version, in which bias"
+    assert error in capsys.readouterr().err
+    assert launches.configs == []
+
+
 def test_data_that_are_not_there_run_nothing(launches, tmp_path, capsys):
     options = ["--table", "5", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "out")]
     assert main(["reproduce", *options]) == 2
@@ -192,12 +200,8 @@ def test_where_data_lie_and_who_loads_them_makes_no_difference(launches, call, f
 
 def test_some_rows_and_several_seeds(launches, call, tmp_path):
     assert call("--table", "5", "--rows", "CaCo", "SE", "--seeds", "2") == 0
-    assert [(config.seed, config.attention) for config in launches.configs] == [
-        (0, "SE"),
-        (0, "CaCo"),
-        (1, "SE"),
-        (1, "CaCo"),
-    ]
+    expected = [(0, "SE"), (0, "CaCo"), (1, "SE"), (1, "CaCo")]
+    assert launches.options("seed", "attention") == expected
     assert call("--table", "5", "--rows", "Eca") == 0
     assert len(launches.configs) == 5
     with (tmp_path / "out" / "table-5-lesion.csv").open(newline="") as file:
@@ -248,13 +252,7 @@ def test_a_row_that_another_process_is_at_is_left_to_it(launches, call, tmp_path
     launches.before = begin_the_end
     assert call("--table", "5") == 0
     assert "CBAM: another process is at it" in capsys.readouterr().out
-    assert [config.attention for config in launches.configs] == [
-        "SE",
-        "SeCo",
-        "Eca",
-        "CaCo",
-        "CaCo",
-    ]
+    assert [c.attention for c in launches.configs] == ["SE", "SeCo", "Eca", "CaCo", "CaCo"]
     assert not_run(tmp_path / "out") == []  # it was waited for
 
 
@@ -292,11 +290,8 @@ def test_from_pictures_to_the_table(tmp_path, capsys):
     options += ["--epochs", "1"]
     assert main(["reproduce", "--table", "2", "--rows", "MobileNetV3, without", *options]) == 0
     assert "Run folder" in capsys.readouterr().out
-    assert not_run(out, "table-2-lesion") == [
-        "ResNet18, without",
-        "ResNet18, with",
-        "MobileNetV3, with",
-    ]
+    others = ["ResNet18, without", "ResNet18, with", "MobileNetV3, with"]
+    assert not_run(out, "table-2-lesion") == others
     for end in ("md", "html"):
         text = (out / f"table-2-lesion.{end}").read_text()
         assert "SYNTHETIC pictures" in text

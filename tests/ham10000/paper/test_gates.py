@@ -35,29 +35,15 @@ END = report([(0.01, 0.02), (0.03, 0.2), (0.001, 0.01)], moved=0.125)
 
 
 def test_medians_over_the_sites():
-    found = describe_gates([RecordedGates(START, END)])
-    assert found == {
-        "images": 256,
-        "networks": 1,
-        "of_networks": 1,
-        "blocks": 3,
-        "do_nothing": 1,  # the third: 0.001 and 0.01 are at most 1 % of 1
-        "did_nothing": 2,
+    """The third block does nothing: 0.001 and 0.01 are at most 1 % of 1."""
+    counts = {"images": 256, "networks": 1, "of_networks": 1}
+    counts |= {"blocks": 3, "do_nothing": 1, "did_nothing": 2}
+    names = ("mean", "spread_at_start", "spread", "between_classes", "moved")
+    assert describe_gates([RecordedGates(START, END)]) == {
+        **counts,
         "kinds": {
-            "rows": {
-                "mean": 1,
-                "spread_at_start": 0.001,
-                "spread": 0.01,
-                "between_classes": 0.005,
-                "moved": 0.125,
-            },
-            "columns": {
-                "mean": 1,
-                "spread_at_start": 0.002,
-                "spread": 0.02,
-                "between_classes": 0.01,
-                "moved": 0.125,
-            },
+            "rows": dict(zip(names, (1, 0.001, 0.01, 0.005, 0.125), strict=True)),
+            "columns": dict(zip(names, (1, 0.002, 0.02, 0.01, 0.125), strict=True)),
         },
     }
 

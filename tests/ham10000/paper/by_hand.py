@@ -4,6 +4,7 @@ import csv
 import json
 from collections import defaultdict
 from dataclasses import replace
+from math import comb
 
 import numpy as np
 import torch
@@ -67,13 +68,24 @@ def write_run(folder, truth, guessed, *, data="HAM10000 at 600x450", digest="f00
         writer.writerow(("image", *ISIC_CLASSES))
         rows = zip(truth, probabilities[:, order].tolist(), strict=True)
         writer.writerows((image, *row) for (image, _, _), row in rows)
-    summary = summarise(
-        torch.from_numpy(probabilities),
-        torch.tensor([label for _, _, label in truth]),
-        [lesion for _, lesion, _ in truth],
-    )
+    _, lesions, labels = zip(*truth, strict=True)
+    summary = summarise(torch.from_numpy(probabilities), torch.tensor(labels), lesions)
     (folder / "test.json").write_text(json.dumps({"data": data, **summary}))
     return folder
+
+
+def hand_mcnemar(truth, first, other):
+    """Images that only one has right, by run, and the exact p-value from binomial coefficients."""
+    rows = list(zip(truth, first, other, strict=True))
+    only_first = sum(a == t[2] != b for t, a, b in rows)
+    only_other = sum(b == t[2] != a for t, a, b in rows)
+    return only_first, only_other, binomial(only_first, only_other)
+
+
+def binomial(heads, tails):
+    """The two-sided p-value of a fair coin."""
+    ways = sum(comb(heads + tails, k) for k in range(min(heads, tails) + 1))
+    return min(1, 2 * ways / 2 ** (heads + tails))
 
 
 def hand_figures(labels, guessed):
@@ -90,35 +102,22 @@ def hand_figures(labels, guessed):
     }
 
 
-def hand_bootstrap(truth, first, other, resamples, *, paired=True, fold_of=lambda lesion: 0):
+def hand_bootstrap(truth, first, other, resamples):
     """Differences of accuracy and mean recall, with every drawn lesion's images laid out."""
     images_of, lesions_of = defaultdict(list), defaultdict(set)
     for position, (_, lesion, label) in enumerate(truth):
         images_of[lesion].append(position)
-        lesions_of[label, fold_of(lesion)].add(lesion)
+        lesions_of[label].add(lesion)
     generator = np.random.default_rng(123)
     right = [
         np.array([g == t[2] for g, t in zip(guessed, truth, strict=True)], float)
         for guessed in (first, other)
     ]
-
-    def draw():
-        drawn = []
-        for label in range(7):
-            chosen = [
-                lesion
-                for (of_class, _), lesions in lesions_of.items()
-                if of_class == label
-                for lesion in generator.choice(sorted(lesions), len(lesions))
-            ]
-            drawn.append([i for lesion in chosen for i in images_of[lesion]])
-        return drawn
-
     values = {"accuracy": [], "mean_recall": []}
     for _ in range(resamples):
-        drawn = draw()
-        parts = (drawn, drawn if paired else draw())
-        by_class = [[r[i] for i in part] for r, part in zip(right, parts, strict=True)]
+        drawn = [generator.choice(sorted(of), len(of)) for _, of in sorted(lesions_of.items())]
+        positions = [[i for lesion in of for i in images_of[lesion]] for of in drawn]
+        by_class = [[of_run[i] for i in positions] for of_run in right]
         accuracy = [np.concatenate(hits).mean() for hits in by_class]
         recall = [np.mean([hits.mean() for hits in run]) for run in by_class]
         values["accuracy"].append(accuracy[1] - accuracy[0])
