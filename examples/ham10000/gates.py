@@ -2,9 +2,9 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,8 @@ START, GATES = "start.ckpt", "gates.json"
 """The files of a run: the weights before its first step, and the figures of its gates."""
 
 
-@dataclass(frozen=True)
-class RecordedGates:
-    """The gates before the first step, if they are known, and with the weights that validated best.
+class RecordedGates(NamedTuple):
+    """The gates before the first step, if that is known, and with the weights that validated best.
 
     ``moved`` of ``end`` is how far from the start.
     """
@@ -116,9 +115,9 @@ def _read_report(content: dict[str, Any]) -> GateReport:
         raise ValueError("it has no sites, or a site without gates")
     if type(report.images) is not int or report.images < 1:
         raise ValueError(f"images must be a whole number above 0, got {report.images!r}")
-    texts = [("name", site.name) for site in sites]
-    for name, value in texts + [item for gate in report.gates for item in vars(gate).items()]:
-        if name in ("name", "site", "gate"):
+    fields = [("site", site.name) for site in sites]
+    for name, value in fields + [field for gate in report.gates for field in vars(gate).items()]:
+        if name in ("site", "gate"):
             if not isinstance(value, str):
                 raise ValueError(f"names must be text, got {value!r}")
         elif value is None and name in ("between_classes", "moved"):

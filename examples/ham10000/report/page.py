@@ -39,23 +39,23 @@ def drawing(figure: Figure, text: str) -> Markup:
     """A figure as an SVG ``img``, letters as shapes; ``text`` is for those who do not see it."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg")
-    return _img("svg+xml", stream.getvalue(), text)
+    return _img("svg+xml", stream, text)
 
 
 def snapshot(figure: Figure, text: str) -> Markup:
     """A figure that holds photographs, as a JPEG ``img``: an SVG is far larger."""
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", dpi=120, pil_kwargs={"quality": 85})
-    return _img("jpeg", stream.getvalue(), text)
+    return _img("jpeg", stream, text)
 
 
 def photo(pixels: Tensor, text: str) -> Markup:
     """A uint8 image (3, H, W) as an ``img``."""
     stream = io.BytesIO()
     PillowImage.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=85)
-    return _img("jpeg", stream.getvalue(), text)
+    return _img("jpeg", stream, text)
 
 
-def _img(kind: str, content: bytes, text: str) -> Markup:
-    data = base64.b64encode(content).decode()
+def _img(kind: str, stream: io.BytesIO, text: str) -> Markup:
+    data = base64.b64encode(stream.getvalue()).decode()
     return Markup('<img alt="{}" src="data:image/{};base64,{}">').format(text, kind, data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -107,24 +108,26 @@ def _options(config: Config) -> dict[str, object]:
 
 
 def _count_blocks(config: Config, model: nn.Module) -> int:
-    """How many blocks the network has: new ones, or its own SE."""
-    return len(find_se(model)) if config.init is None else len(recipe(model))
+    """How many blocks were inserted; else how many SE sites there are, whatever is there now."""
+    if config.insert is None:
+        return len(find_se(model))
+    return [site["block"] for site in recipe(model)].count(config.attention)
 
 
 def _hits(summary: dict[str, Any]) -> dict[str, Any]:
-    """How many images are right, the classes of which the least are, and the one with most images.
+    """How many images are right, and classes: the most frequent one, and those that fare worst.
 
-    ``weakest`` has the name of each such class, its images that are right, and all of its images.
+    Each has its name, how many of its images are right, and how many it has.
     """
+    counts, rows = summary["confusion_counts"], summary["per_class"].items()
     classes = [
-        (name, summary["confusion_counts"][place][place], summary["per_class"][name]["images"])
-        for place, name in enumerate(summary["classes"])
+        (name, counts[place][place], row["images"]) for place, (name, row) in enumerate(rows)
     ]
     least = min(right / images for _, right, images in classes)
     return {
         "right": sum(right for _, right, _ in classes),
+        "most": max(classes, key=itemgetter(2)),
         "weakest": [entry for entry in classes if entry[1] / entry[2] == least],
-        "most": max(classes, key=lambda entry: entry[2]),
     }
 
 
