@@ -166,26 +166,30 @@ def changed(values, index, value):
     return values
 
 
+LABELS, EVEN, STRATA = np.repeat(np.arange(7), 3), np.full((21, 7), 1 / 7), [0] * 20
+
+
 @pytest.mark.parametrize(
-    ("break_one", "message"),
+    ("change", "message"),
     [
-        (lambda p, y, n: (p[y != 3], y[y != 3], n[: (y != 3).sum()]), "no images of df"),
-        (lambda p, y, n: (p[:, :6], y, n), "probabilities (21, 6) for 21 labels"),
-        (lambda p, y, n: (p[1:], y, n), "probabilities (20, 7) for 21 labels"),
-        (lambda p, y, n: (p, y, n[1:]), "20 lesions"),
-        (lambda p, y, n: (changed(p, (4, 2), np.nan), y, n), "row 4 must be finite"),
-        (lambda p, y, n: (changed(p, (4, 2), np.inf), y, n), "row 4 must be finite"),
-        (lambda p, y, n: (p * 1.01, y, n), "sum to 1"),
-        (lambda p, y, n: (p - [0.2, -0.2, 0, 0, 0, 0, 0], y, n), "not negative"),
-        (lambda p, y, n: (p, changed(y, 0, 7), n), "labels must be 0 to 6"),
-        (lambda p, y, n: (p, changed(y, 0, -1), n), "labels must be 0 to 6"),
-        (lambda p, y, n: (p, y, [n[20], *n[1:]]), "lesion L20 has images of two classes"),
+        ({"labels": changed(LABELS, slice(9, 12), 2)}, "no images of df"),
+        ({"probabilities": EVEN[:, :6]}, "probabilities (21, 6) for 21 labels"),
+        ({"probabilities": EVEN[1:]}, "probabilities (20, 7) for 21 labels"),
+        ({"lesions": range(20)}, "21 labels, 21 predictions and 20 lesions"),
+        ({"strata": STRATA}, "21 lesions, and strata for 20 images"),
+        ({"probabilities": changed(EVEN, (4, 2), np.nan)}, "row 4 must be finite"),
+        ({"probabilities": changed(EVEN, (4, 2), np.inf)}, "row 4 must be finite"),
+        ({"probabilities": EVEN * 1.01}, "sum to 1"),
+        ({"probabilities": EVEN - [0.2, -0.2, 0, 0, 0, 0, 0]}, "not negative"),
+        ({"labels": changed(LABELS, 0, 7)}, "labels must be 0 to 6"),
+        ({"labels": changed(LABELS, 0, -1)}, "labels must be 0 to 6"),
+        ({"lesions": [20, *range(1, 21)]}, "lesion L20 has images of two classes"),
+        ({"lesions": [1, *range(1, 21)], "strata": [1, *STRATA]}, "lesion L1 is in two folds"),
     ],
 )
-def test_input_that_cannot_be_summarised(break_one, message):
-    labels = np.repeat(np.arange(7), 3)
+def test_input_that_cannot_be_summarised(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        summary_of(*break_one(np.full((21, 7), 1 / 7), labels, list(range(21))))
+        summary_of(**{"probabilities": EVEN, "labels": LABELS, **change})
 
 
 def test_intervals_are_of_the_lesions_and_the_seed_that_are_given():
@@ -273,23 +277,6 @@ def test_lesions_are_drawn_within_strata():
     counts = lesion_bootstrap(labels, predicted, lesions, strata=strata, **options)
     assert counts[:, 0].tolist() == [[4, 4, 0, 0, 0, 0, 0]] * 200
     assert len(lesion_bootstrap(labels, predicted, lesions, **options)[:, 0].unique(dim=0)) > 3
-
-
-@pytest.mark.parametrize(
-    ("predicted", "lesions", "strata", "message"),
-    [
-        ([0, 0, 0], "ab", None, "3 labels, 3 predictions and 2 lesions"),
-        ([0, 0], "abc", None, "3 labels, 2 predictions and 3 lesions"),
-        ([0, 0, 0], "abc", [0, 1], "3 lesions, and strata for 2 images"),
-        ([0, 0, 0], "abb", [0, 0, 1], "lesion b is in two folds"),
-    ],
-)
-def test_images_that_do_not_fit(predicted, lesions, strata, message):
-    labels = torch.zeros(3, dtype=torch.long)
-    with pytest.raises(ValueError, match=message):
-        lesion_bootstrap(
-            labels, torch.tensor(predicted), list(lesions), strata=strata, seed=0, resamples=1
-        )
 
 
 def test_an_interval_leaves_as_much_below_as_above():

@@ -82,20 +82,6 @@ def test_isic_scores_them_as_our_report_does(run, test_part, tmp_path):
             assert area == pytest.approx(report["per_class"][name]["roc_auc"], abs=1e-6)
 
 
-def test_images_of_any_size_and_kind(test_part, tmp_path, predict):
-    """Three times as large, or as PNG: about the same probabilities."""
-    with Image.open(test_part[0].path) as picture:
-        large = picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.BICUBIC)
-        large.save(tmp_path / "large.png")
-        picture.convert("RGBA").save(tmp_path / "same.png")
-    code, rows, _ = predict(tmp_path, test_part[0].path)
-    original = rows.pop(test_part[0].image_id)
-    assert (code, set(rows)) == (0, {"large", "same"})
-    np.testing.assert_allclose(rows["same"], original, atol=1e-5)
-    np.testing.assert_allclose(rows["large"], original, atol=0.1)
-    assert all(values.sum() == pytest.approx(1) for values in rows.values())
-
-
 def test_many_batches_links_and_unreadable_images(run, test_part, tmp_path, capsys):
     """33 images in batches of 8, one of which has no readable image; folders behind links."""
     here = tmp_path / "here"

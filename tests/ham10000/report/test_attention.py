@@ -44,7 +44,7 @@ def test_what_the_gates_do_and_how_much_of_it_is_on_the_lesion(run, page, probab
     shares, rows = {site: [] for site in sites}, []
     for place, name in zip(data.split["test"], probabilities, strict=True):
         with torch.no_grad():
-            module(torch.from_numpy(data.pixels[place : place + 1, :, 4:52, 4:52]))
+            module(torch.from_numpy(data.pixels[[place]][:, :, 4:52, 4:52]))
         with Image.open(run / "synthetic" / LESION_MASKS / f"{name}_segmentation.png") as file:
             mask = square(file) >= 128
         for site in sites:
