@@ -19,9 +19,9 @@ from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.evaluate import Evaluation, isic_rows
 from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.metrics import CHALLENGE_HEADLINES, HEADLINES
-from examples.ham10000.report import plots
 from examples.ham10000.report.attention import gates_of_part, read_attention
 from examples.ham10000.report.page import drawing, photo, write_page
+from examples.ham10000.report.plots import confusion, curves, roc, save_picture
 
 LOG_PROBABILITIES = "log_probabilities_{}.npz"
 MOST_ERRORS = 12
@@ -48,8 +48,7 @@ def write_results(folder: Path, evaluation: Evaluation, *, drawn: bool = True) -
         title = f"{data.name}\n{config.network_name}"
         if summary["split"] is not None:
             title = f"{data.name}, {summary['split']}\n{config.network_name}, {part} part"
-        picture = plots.confusion(summary, title)
-        plots.save_picture(picture, folder / f"confusion_matrix_{part}.png")
+        save_picture(confusion(summary, title), folder / f"confusion_matrix_{part}.png")
         _write_report(folder / "report.html", evaluation)
     elif config.init is not None:
         write_json(folder / f"gates_{part}.json", asdict(gates_of_part(evaluation)))
@@ -91,9 +90,9 @@ def _write_report(file: Path, evaluation: Evaluation) -> None:
         paper_name={code: name for name, code in PAPER_MODELS.items()}.get(config.model),
         blocks=_count_blocks(config, evaluation.module.model),
         **_hits(summary),
-        curves=drawing(plots.curves(log, data.label, ""), "loss and validation figures by epoch"),
-        confusion=drawing(plots.confusion(summary, ""), "normalised confusion matrix"),
-        roc=drawing(plots.roc(evaluation.probabilities, labels), "ROC curve of every class"),
+        curves=drawing(curves(log, data.label, ""), "loss and validation figures by epoch"),
+        confusion=drawing(confusion(summary, ""), "normalised confusion matrix"),
+        roc=drawing(roc(evaluation.probabilities, labels), "ROC curve of every class"),
         errors=list(_errors(evaluation, labels)),
         # Of the blocks of the library, where it has any.
         attention=None if config.init is None else read_attention(evaluation),
