@@ -86,9 +86,10 @@ def draw_confusion(axes: Axes, summary: dict[str, Any]) -> AxesImage:
     picture = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
-            style = {"ha": "center", "va": "center", "fontsize": 9}
             colour = "white" if value > 0.5 else "black"
-            axes.text(column, row, f"{value:.2f}", color=colour, **style)
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9
+            )
     images = [summary["per_class"][name]["images"] for name in names]
     axes.set_xticks(range(len(names)), [f"{n}\n({i})" for n, i in zip(names, images, strict=True)])
     axes.set_yticks(range(len(names)), names)
