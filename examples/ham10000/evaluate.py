@@ -32,16 +32,10 @@ from examples.ham10000.seen import of_lesions_seen
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network, the images of a part, and what came out.
+    """A network, the images of a part of a split, and what came out.
 
-    Attributes:
-        config: the options of the run.
-        folder: where the data lie.
-        data: the images.
-        part: the key of those that were evaluated in the split of ``data``.
-        module: the network.
-        logits: of the classes, float32 (N, 7), in the order of the part.
-        summary: the figures for JSON; ``part`` says what was evaluated.
+    ``folder`` is where the data lie, ``logits`` are float32 (N, 7), in the order of the part, and
+    ``summary`` has the figures for JSON; its ``part`` says what was evaluated.
     """
 
     config: Config
@@ -54,13 +48,8 @@ class Evaluation:
 
     @property
     def probabilities(self) -> Tensor:
-        """Of the classes, float32 (N, 7)."""
+        """Of the classes, (N, 7)."""
         return self.logits.softmax(dim=1)
-
-    @property
-    def log_probabilities(self) -> Tensor:
-        """Likewise; finite where a probability is too small for its type."""
-        return self.logits.double().log_softmax(dim=1).float()
 
 
 def new_trainer(**options: Any) -> L.Trainer:
@@ -105,15 +94,10 @@ def signals_raised(trainer: L.Trainer) -> Iterator[None]:
 
 
 def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
-    """The network of a run, with the weights that validated best.
+    """The network of a run, with the weights that validated best, or those of another checkpoint.
 
-    Args:
-        run: the folder of the run.
-        name: of another checkpoint in it.
-
-    Raises:
-        FileNotFoundError: there is no run, or it has no such checkpoint yet.
-        ValueError: its files are damaged or do not fit together.
+    FileNotFoundError where there is no run, or no such checkpoint yet; ValueError where its files
+    are damaged or do not fit together.
     """
     config = read_options(run)
     file = run / name
@@ -141,22 +125,17 @@ def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
 def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation:
     """Evaluate the best checkpoint of a run on a part of its split.
 
-    Args:
-        run: the folder of the run.
-        folder: the data. Other files of the same images, such as larger ones, give a warning.
-        part: train, val or test.
-        workers: processes that load data.
-
-    Raises:
-        FileNotFoundError, ValueError: the run or the data cannot be used, or the split of the run
-            is not one of these data.
+    Other files of the same images, such as larger ones, give a warning. A run or data that cannot
+    be used, and a split that is not one of these data, are a FileNotFoundError or a ValueError.
     """
     config, module = read_options(run), load_best(run)
-    digest = _read_digest(run, part)
+    try:  # an old run may lack it
+        digest = dict(read_description(run).get("images_sha256", {})).get(part)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
     images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
     split = read_split(run / "split.csv", images, complete=False)
-    cache = run.resolve().parent / "ham10000-cache"
-    data = load_data(images, run / "split.csv", config.image_size, cache, [part])
+    data = load_data(images, run / "split.csv", config.image_size, _cache(run), [part])
     if digest != data.digests[part]:
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
@@ -164,95 +143,12 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
     return evaluate_part(module, data, part, config, folder, workers, leak(images, split))
 
 
-def _read_digest(run: Path, part: str) -> object:
-    """Digest of the images of a part, which an old run may lack."""
-    try:
-        return dict(read_description(run).get("images_sha256", {})).get(part)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
-
-
-def evaluate_part(
-    module: LesionClassifier,
-    data: Data,
-    part: str,
-    config: Config,
-    folder: Path,
-    workers: int,
-    leak: float | None,
-) -> Evaluation:
-    """Predict every image of a part once, in float32, over all processes.
-
-    Args:
-        module: the network.
-        data: the images.
-        part: train, val or test.
-        config: the options of the run.
-        folder: where the data lie.
-        workers: processes that load data.
-        leak: share of the test images whose lesion is in the training part, for the report; None
-            for images that do not come from the split of the run.
-    """
-    trainer = new_trainer()
-    batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
-    with signals_raised(trainer):
-        trainer.test(module, batches, verbose=False)
-    positions, logits = module.predictions.compute()
-    if positions != data.split[part]:
-        raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")
-    images = [data.images[i] for i in data.split[part]]
-    logits = logits.cpu()
-    summary = summarise(
-        logits.softmax(dim=1),
-        torch.tensor([image.label for image in images]),
-        [image.lesion for image in images],
-    )
-    about = {
-        "network": config.network_name,
-        "data": data.name,
-        "split": None if leak is None else config.split_name,
-        "leak": leak,
-        "part": part,
-        "bootstrap_over": "lesions" if data.has_lesions else "images",
-    }
-    summary = {**about, **summary, "notice": NOTICE}
-    if not data.has_lesions:
-        summary["lesions"] = None
-    return Evaluation(config, folder, data, part, module, logits, summary)
-
-
-def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:
-    """Rows of an ISIC 2018 Task 3 submission: image and probabilities, in the order of its classes.
-
-    Args:
-        images: ids.
-        probabilities: (N, 7), in the order of :data:`CLASSES`.
-    """
-    order = [CLASSES.index(name.lower()) for name in ISIC_CLASSES]
-    return [
-        [image, *(f"{value:.9g}" for value in row)]
-        for image, row in zip(images, probabilities[:, order].tolist(), strict=True)
-    ]
-
-
-PART = "ground truth file"
-"""What figures call the images, which are in no part of a split."""
-
-
 def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> Evaluation:
-    """Evaluate the best checkpoint of a run on images that are in no part for training.
+    """Evaluate the best checkpoint of a run on the images of a table of classes.
 
-    Images that are in the test part of its split may be among them.
-
-    Args:
-        run: the folder of the run.
-        folder: the images, see :func:`examples.ham10000.data.ground_truth.read_ground_truth`.
-        file: their classes.
-        workers: processes that load data.
-
-    Raises:
-        FileNotFoundError, ValueError: the run, the table or the images cannot be used, or the
-            network was trained or validated on lesions that the images show.
+    They may be in the test part of its split. Where the network was trained or validated on
+    lesions that they show, or the run, the table or the images cannot be used, it is a ValueError
+    or a FileNotFoundError.
     """
     config, truth = read_options(run), read_ground_truth(file, folder)
     images, rows = truth.images, [row for _, row in read_table(run / "split.csv", COLUMNS)]
@@ -269,25 +165,76 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
         processes.say(f"ignored: {truth.ignored} image files in {folder} that {file} does not list")
     # It is the log of the run that the label has to fit.
     drawn = any(row["image_id"].startswith(SYNTHETIC_ID) for row in rows)
-    label = SYNTHETIC_ID if drawn else ""
-    name = f"{file.name}, {len(images):,} images"
+    synthetic = "SYNTHETIC: " if drawn or is_synthetic(images) else ""
     data = load_images(
         images,
         {"test": list(range(len(images)))},
         config.image_size,
-        run.resolve().parent / "ham10000-cache",
-        f"SYNTHETIC: {name}" if label or is_synthetic(images) else name,
-        label,
+        _cache(run),
+        f"{synthetic}{file.name}, {len(images):,} images",
+        SYNTHETIC_ID if drawn else "",
         has_lesions=truth.has_lesions,
     )
-    evaluation = evaluate_part(load_best(run), data, "test", config, folder, workers, None)
+    found = evaluate_part(load_best(run), data, "test", config, folder, workers, None)
+    of_file = {"missing_images": truth.missing, "ignored_files": truth.ignored}
+    return replace(found, summary={**found.summary, "part": "ground truth file", **of_file})
+
+
+def _cache(run: Path) -> Path:
+    return run.resolve().parent / "ham10000-cache"
+
+
+def evaluate_part(
+    module: LesionClassifier,
+    data: Data,
+    part: str,
+    config: Config,
+    folder: Path,
+    workers: int,
+    leak: float | None,
+) -> Evaluation:
+    """Predict every image of a part once, in float32, over all processes.
+
+    ``leak`` is the share of the test images whose lesion is in the training part, for the report;
+    None for images that do not come from the split of the run.
+    """
+    trainer = new_trainer()
+    batches = evaluation_loader(data.part(part), config.batch_size, workers=workers)
+    with signals_raised(trainer):
+        trainer.test(module, batches, verbose=False)
+    positions, logits = module.predictions.compute()
+    if positions != data.split[part]:
+        raise RuntimeError(f"{len(positions)} predictions for {len(data.split[part])} images")
+    images, logits = [data.images[i] for i in positions], logits.cpu()
+    found = summarise(
+        logits.softmax(dim=1),
+        torch.tensor([image.label for image in images]),
+        [image.lesion for image in images],
+    )
     summary = {
-        **evaluation.summary,
-        "part": PART,
-        "missing_images": truth.missing,
-        "ignored_files": truth.ignored,
+        "network": config.network_name,
+        "data": data.name,
+        "split": None if leak is None else config.split_name,
+        "leak": leak,
+        "part": part,
+        "bootstrap_over": "lesions" if data.has_lesions else "images",
+        **found,
+        "lesions": found["lesions"] if data.has_lesions else None,
+        "notice": NOTICE,
     }
-    return replace(evaluation, summary=summary)
+    return Evaluation(config, folder, data, part, module, logits, summary)
+
+
+def isic_rows(images: list[str], probabilities: Tensor) -> list[list[object]]:
+    """Rows of an ISIC 2018 Task 3 submission: image and probabilities, in the order of its classes.
+
+    The probabilities, (N, 7), are in the order of :data:`CLASSES`.
+    """
+    order = [CLASSES.index(name.lower()) for name in ISIC_CLASSES]
+    return [
+        [image, *(f"{value:.9g}" for value in row)]
+        for image, row in zip(images, probabilities[:, order].tolist(), strict=True)
+    ]
 
 
 def format_summary(summary: dict[str, Any]) -> str:

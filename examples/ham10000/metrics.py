@@ -13,6 +13,46 @@ from torchmetrics.utilities import dim_zero_cat
 
 from examples.ham10000.data.index import CLASSES
 
+HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
+"""The figures of a whole part, see :func:`figures`."""
+CHALLENGE_HEADLINES = ("mean_recall", "accuracy", "bacc_formula", "macro_f1")
+"""The same, the figure that ranked the entries of ISIC 2018 Task 3 first."""
+
+
+def draw_lesions(
+    labels: NDArray[np.integer],
+    lesions: Sequence[object],
+    strata: Sequence[int],
+    *,
+    seed: int,
+    resamples: int,
+) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
+    """The row of every image among the L lesions, (N,), and how often these are drawn.
+
+    The latter is (L, resamples). Images of one lesion are alike, so it is lesions that are drawn,
+    with replacement, and all images of a drawn lesion count. They are drawn within each class and
+    test part (``strata``), as many as it has: a split is stratified by class, so its class sizes
+    are no accident, and no class can go missing. A class with a single lesion therefore never
+    varies. The order of the images makes no difference. A lesion with two labels, or in two
+    strata, is a ValueError.
+    """
+    names, first, lesion = np.unique(
+        np.array(lesions, dtype=str), return_index=True, return_inverse=True
+    )
+    groups = np.stack([np.array(strata), labels], axis=1)
+    of_lesion = groups[first]
+    differs = groups != of_lesion[lesion]
+    for column, problem in ((1, "has images of two classes"), (0, "is in two folds")):
+        if differs[:, column].any():
+            raise ValueError(f"lesion {names[lesion[differs[:, column]]][0]} {problem}")
+    generator = np.random.default_rng(seed)
+    times = np.zeros((len(names), resamples), dtype=np.int16)
+    for group in np.unique(of_lesion, axis=0):
+        members = (of_lesion == group).all(axis=1)
+        size = int(members.sum())
+        times[members] = generator.multinomial(size, np.full(size, 1 / size), size=resamples).T
+    return lesion, times
+
 
 def lesion_bootstrap(
     labels: Tensor,
@@ -23,21 +63,9 @@ def lesion_bootstrap(
     seed: int,
     resamples: int,
 ) -> Tensor:
-    """Confusion counts of resampled parts, see :func:`draw_lesions`.
+    """Confusion counts of resampled parts, see :func:`draw_lesions`: int64 (resamples, 7, 7).
 
-    Args:
-        labels: true classes, (N,).
-        predicted: predicted classes, (N,).
-        lesions: the lesion of every image; a lesion belongs to one class.
-        strata: the test part that an image is of, where there are several.
-        seed: of the draws.
-        resamples: how many.
-
-    Returns:
-        Images by true class (rows) and predicted class (columns), int64 (resamples, 7, 7).
-
-    Raises:
-        ValueError: the lengths differ, or a lesion has two labels or is in two strata.
+    Rows are true classes. ValueError where the lengths differ or a lesion is no whole.
     """
     strata = [0] * len(lesions) if strata is None else strata
     if not len(labels) == len(predicted) == len(lesions) == len(strata):
@@ -50,107 +78,59 @@ def lesion_bootstrap(
     images = np.zeros((len(times), len(CLASSES)), dtype=np.int64)  # lesion, predicted class
     np.add.at(images, (lesion, guess), 1)
     counts = np.zeros((resamples, len(CLASSES), len(CLASSES)), dtype=np.int64)
-    for label in set(truth.tolist()):
+    for label in np.unique(truth):
         members = np.unique(lesion[truth == label])
         counts[:, label] = times[members].T @ images[members]  # (resamples, size) @ (size, 7)
     return torch.from_numpy(counts)
 
 
-def draw_lesions(
-    labels: NDArray[np.integer],
-    lesions: Sequence[object],
-    strata: Sequence[int],
-    *,
-    seed: int,
-    resamples: int,
-) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
-    """How often each lesion is drawn.
-
-    Images of one lesion are alike, so it is lesions that are drawn, with replacement, and all
-    images of a drawn lesion count. They are drawn within each class and test part, as many as it
-    has: a split is stratified by class, so its class sizes are no accident, and no class can go
-    missing. A class with a single lesion therefore never varies.
-
-    The order of the images makes no difference.
-
-    Args:
-        labels: true classes, (N,).
-        lesions: the lesion of every image; a lesion belongs to one class.
-        strata: the test part that an image is of.
-        seed: of the draws.
-        resamples: how many.
-
-    Returns:
-        The row of every image, (N,), among the lesions, and how often these are drawn,
-        (lesions, resamples).
-
-    Raises:
-        ValueError: a lesion has two labels or is in two strata.
-    """
-    names, first, lesion = np.unique(
-        np.array(lesions, dtype=str), return_index=True, return_inverse=True
-    )
-    label_of = labels[first]  # by lesion
-    mixed = names[lesion[labels != label_of[lesion]]]
-    if len(mixed):
-        raise ValueError(f"lesion {mixed[0]} has images of two classes")
-    stratum = np.array(strata)
-    stratum_of = stratum[first]
-    mixed = names[lesion[stratum != stratum_of[lesion]]]
-    if len(mixed):
-        raise ValueError(f"lesion {mixed[0]} is in two folds")
-    generator = np.random.default_rng(seed)
-    times = np.zeros((len(names), resamples), dtype=np.int16)
-    for part, label in sorted(set(zip(stratum_of.tolist(), label_of.tolist(), strict=True))):
-        members = (stratum_of == part) & (label_of == label)
-        size = int(members.sum())
-        times[members] = generator.multinomial(size, np.full(size, 1 / size), size=resamples).T
-    return lesion, times
-
-
 def interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval: what lies below and above it has equal shares.
-
-    Args:
-        values: one figure of every resample, (resamples,).
-        level: share of the values inside.
-    """
+    """The percentile interval of one figure of every resample, with ``level`` of them inside."""
     tail = (1 - level) / 2
     shares = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     low, high = torch.quantile(values.double(), shares).tolist()
     return low, high
 
 
-HEADLINES = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
-"""The figures of a whole part, see :func:`figures`."""
-
-
-CHALLENGE_HEADLINES = ("mean_recall", "accuracy", "bacc_formula", "macro_f1")
-"""The same, the figure that ranked the entries of ISIC 2018 Task 3 first."""
-
-
-def figures(counts: Tensor) -> dict[str, Tensor]:
-    """The headline figures of confusion counts; ValueError where a class has no images.
+def figures(counts: Tensor, names: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Each of :data:`HEADLINES`, float64 (...) on the CPU, of confusion counts (..., k, k).
 
     ``mean_recall`` is what the ISIC challenges call balanced accuracy, and most likely what the
     paper's BACC column holds. ``bacc_formula`` is the equation that the paper prints,
     (sensitivity + specificity) / 2, here the mean over the classes: another, larger number.
     ``macro_f1`` is a mean over the classes too; a class that is never predicted has 0.
 
-    Args:
-        counts: images by true class (rows) and predicted class (columns), (..., 7, 7).
-
-    Returns:
-        A float64 tensor (...) on the CPU for each of :data:`HEADLINES`.
+    Rows of the counts are true classes. A class without images is a ValueError, with its number,
+    or with its name from ``names``.
     """
     counts = counts.cpu().double()  # in this order: not every device has float64
-    by_class = _one_against_rest(counts)
+    by_class = _one_against_rest(counts, names)
     hits = counts.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return {
         "accuracy": hits / counts.sum(dim=(-2, -1)),
         "mean_recall": by_class["sensitivity"].mean(dim=-1),
         "bacc_formula": by_class["bacc_formula"].mean(dim=-1),
         "macro_f1": by_class["f1"].mean(dim=-1),
+    }
+
+
+def _one_against_rest(counts: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Figures of every class, (..., k), from float64 counts."""
+    images, predicted = counts.sum(dim=-1), counts.sum(dim=-2)
+    empty = (images == 0).reshape(-1, images.shape[-1]).any(dim=0).tolist()
+    if any(empty):
+        number = empty.index(True)
+        raise ValueError(
+            f"no images of {names[number] if names else f'class {number}'}: every class needs some"
+        )
+    rest = images.sum(dim=-1, keepdim=True) - images
+    hits = counts.diagonal(dim1=-2, dim2=-1)  # true positives
+    sensitivity, specificity = hits / images, (rest - predicted + hits) / rest  # TN / (TN + FP)
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "bacc_formula": (sensitivity + specificity) / 2,
+        "f1": 2 * hits / (images + predicted),
     }
 
 
@@ -163,38 +143,36 @@ def summarise(
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Turn the predictions for a part into the figures of a report.
+    """The figures of a part, for JSON, from probabilities (N, 7), true classes (N,) and lesions.
 
-    Args:
-        probabilities: of the classes for every image, (N, 7).
-        labels: true classes, (N,).
-        lesions: the lesion of every image.
-        strata: as of :func:`examples.ham10000.metrics.lesion_bootstrap`.
-        seed: of the bootstrap over lesions that ``interval_95`` is read from.
-        resamples: of the bootstrap.
-
-    Returns:
-        A dict for JSON. ``calibration_error`` is the expected one of the top label, in 15 bins.
-        The columns of ``confusion_matrix`` are the true class and sum to 1, its rows the
-        prediction, both in the order of ``classes``.
-
-    Raises:
-        ValueError: a row of probabilities is none, a label is no class, a class has no images,
-            the lengths differ, or a lesion has two labels or is in two strata.
+    ``interval_95`` is read from :func:`lesion_bootstrap`, whose arguments are the others.
+    ``calibration_error`` is the expected one of the top label, in 15 bins. The columns of
+    ``confusion_matrix`` are the true class and sum to 1, its rows the prediction, both in the
+    order of ``classes``. ValueError where a row of probabilities is none, a label is no class, a
+    class has no images, or lengths, labels or strata do not fit the lesions.
     """
     probabilities, labels = probabilities.detach().cpu().double(), labels.cpu()
-    _check(probabilities, labels)
+    number = len(CLASSES)
+    # torchmetrics would fail obscurely on these, or not at all.
+    if probabilities.shape != (len(labels), number):
+        raise ValueError(f"probabilities {tuple(probabilities.shape)} for {len(labels)} labels")
+    fine = (probabilities >= 0).all(dim=1) & ((probabilities.sum(dim=1) - 1).abs() < 1e-3)
+    if not fine.all():  # so it is where one is not finite
+        row = fine.tolist().index(False)
+        raise ValueError(f"row {row} must be finite, not negative and sum to 1, within 0.001")
+    if ((labels < 0) | (labels >= number)).any():
+        raise ValueError(f"labels must be 0 to {number - 1}")
     # A rounding error above 1 would make torchmetrics take the probabilities for logits.
     probabilities = probabilities.clamp(max=1)
-    predicted, number = probabilities.argmax(dim=1), len(CLASSES)
+    predicted = probabilities.argmax(dim=1)
     counts = classification.multiclass_confusion_matrix(predicted, labels, number)
-    headlines = figures(counts)
+    headlines = figures(counts, CLASSES)
     drawn = figures(
         lesion_bootstrap(labels, predicted, lesions, strata=strata, seed=seed, resamples=resamples)
     )
     by_class = {
         "images": counts.sum(dim=1),
-        **_one_against_rest(counts.double()),
+        **_one_against_rest(counts.double(), CLASSES),
         "roc_auc": classification.multiclass_auroc(probabilities, labels, number, average=None),
     }
     # It would count confidences that are 1 in float32 in a sixteenth bin.
@@ -243,32 +221,3 @@ class Predictions(Metric):
             raise ValueError(f"image {twice[0]} was predicted twice: does the sampler fill up?")
         # A list, because torchmetrics takes the dimension from a tensor of one element.
         return positions.tolist(), dim_zero_cat(self.logits)[order]
-
-
-def _one_against_rest(counts: Tensor) -> dict[str, Tensor]:
-    """Figures of every class, (..., 7), from float64 counts."""
-    images, predicted = counts.sum(dim=-1), counts.sum(dim=-2)
-    empty = (images == 0).reshape(-1, len(CLASSES)).any(dim=0).tolist()
-    if any(empty):
-        raise ValueError(f"no images of {CLASSES[empty.index(True)]}: every class needs some")
-    rest = images.sum(dim=-1, keepdim=True) - images
-    hits = counts.diagonal(dim1=-2, dim2=-1)  # true positives
-    sensitivity, specificity = hits / images, (rest - predicted + hits) / rest  # TN / (TN + FP)
-    return {
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "bacc_formula": (sensitivity + specificity) / 2,
-        "f1": 2 * hits / (images + predicted),
-    }
-
-
-def _check(probabilities: Tensor, labels: Tensor) -> None:
-    """ValueError where torchmetrics would fail obscurely, or not at all."""
-    if probabilities.shape != (len(labels), len(CLASSES)):
-        raise ValueError(f"probabilities {tuple(probabilities.shape)} for {len(labels)} labels")
-    fine = (probabilities >= 0).all(dim=1) & ((probabilities.sum(dim=1) - 1).abs() < 1e-3)
-    if not fine.all():  # so it is where one is not finite
-        row = fine.tolist().index(False)
-        raise ValueError(f"row {row} must be finite, not negative and sum to 1, within 0.001")
-    if ((labels < 0) | (labels >= len(CLASSES))).any():
-        raise ValueError(f"labels must be 0 to {len(CLASSES) - 1}")

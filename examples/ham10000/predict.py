@@ -1,11 +1,9 @@
 """Probabilities for image files, in the format of an ISIC 2018 Task 3 submission."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +15,11 @@ from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.masks import has_two_greys
 from examples.ham10000.data.tables import has_control_characters
 from examples.ham10000.evaluate import isic_rows, load_best
-from examples.ham10000.files import whole_file
+from examples.ham10000.files import write_csv
 from examples.ham10000.processes import bar
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How many images were predicted, what was wrong with others, and which files have no row."""
 
     predicted: int
@@ -30,71 +27,54 @@ class Outcome:
     no_row: list[str]
 
 
-@torch.inference_mode()
 def predict(run: Path, inputs: Sequence[Path], out: Path, *, batch_size: int = 64) -> Outcome:
-    """Predict images with the best checkpoint of a run; those that cannot be read are left out.
+    """Predict images, and those below folders, with the best checkpoint of a run: a CSV file.
 
-    So are those that nothing but their pixels makes masks.
-
-    Args:
-        run: the folder of the run.
-        inputs: images of any size, and folders that are searched for them.
-        out: the CSV file to write, with the columns ``image,MEL,NV,BCC,AKIEC,BKL,DF,VASC``.
-        batch_size: images that are decoded and predicted at a time.
-
-    Raises:
-        FileNotFoundError: an input does not exist, or a folder has no images.
-        FileExistsError: ``out`` exists.
-        ValueError: two images have one name, or the run cannot be loaded.
+    Images that cannot be read are left out, and so are those that nothing but their pixels makes
+    masks. An input that is not there is a FileNotFoundError, an ``out`` that is a FileExistsError;
+    two images of one name, and a run that cannot be loaded, are a ValueError.
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new file")
     paths, no_row = find_images(inputs)
     module = load_best(run).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    size = canvas_size(module.image_size)
     problems: list[str] = []
 
     def load(path: Path) -> Tensor | ValueError:
         try:
-            pixels = load_image(path, size)
+            pixels = load_image(path, canvas_size(module.image_size))
         except ValueError as error:
             return error
         if has_two_greys(pixels):
             return ValueError(f"{path} looks like a mask: its pixels are of one grey or two")
         return pixels
 
-    with (
-        whole_file(out) as stream,
-        ThreadPoolExecutor() as pool,
-        bar("predicting", len(paths)) as steps,
-    ):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("image", *ISIC_CLASSES))
-        for start in range(0, len(paths), batch_size):
-            chunk = [*islice(paths, start, start + batch_size)]
-            loaded = list(zip(chunk, pool.map(load, chunk), strict=True))
-            problems += [str(found) for _, found in loaded if isinstance(found, ValueError)]
-            pixels = [found for _, found in loaded if isinstance(found, Tensor)]
-            names = [paths[path] for path, found in loaded if isinstance(found, Tensor)]
-            if pixels:
-                batch = center_crop(torch.stack(pixels), module.image_size).to(module.device)
-                probabilities = module(batch).softmax(1)
-                if not probabilities.isfinite().all():
-                    raise ValueError(f"the network of {run} overflows: its weights are damaged")
-                writer.writerows(isic_rows(names, probabilities))
-            steps.update(len(chunk))
+    def rows() -> Iterator[list[object]]:
+        files = list(paths)
+        with ThreadPoolExecutor() as pool, bar("predicting", len(files)) as steps:
+            for start in range(0, len(files), batch_size):
+                chunk = files[start : start + batch_size]
+                found = dict(zip(chunk, pool.map(load, chunk), strict=True))
+                problems.extend(str(of) for of in found.values() if isinstance(of, ValueError))
+                images = {path: of for path, of in found.items() if isinstance(of, Tensor)}
+                if images:
+                    pixels = center_crop(torch.stack([*images.values()]), module.image_size)
+                    with torch.inference_mode():
+                        probabilities = module(pixels.to(module.device)).softmax(1)
+                    if not probabilities.isfinite().all():
+                        raise ValueError(f"the network of {run} overflows: its weights are damaged")
+                    yield from isic_rows([paths[path] for path in images], probabilities)
+                steps.update(len(chunk))
+
+    write_csv(out, ("image", *ISIC_CLASSES), rows())
     return Outcome(len(paths) - len(problems), problems, no_row)
 
 
 def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
-    """The photos among the inputs and below their folders, each folder sorted.
+    """The photos among the inputs and below their folders, each folder sorted, with their ids.
 
-    Returns:
-        The photos with their ids, and in words which other files there are.
-
-    Raises:
-        FileNotFoundError: an input does not exist, or there are no photos.
-        ValueError: two images have one name, or one has a name that no table can hold.
+    And in words which other files there are. FileNotFoundError where an input does not exist or
+    there are no photos; ValueError for two of one name, or a name that no table can hold.
     """
     given: dict[Path, str] = {}
     for path in inputs:
@@ -112,28 +92,21 @@ def find_images(inputs: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     if not contents.photos:
         raise FileNotFoundError(f"no images in {' or '.join(map(str, inputs))}: it has {contents}")
     for name, paths in contents.photos.items():
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{str(paths[0])!r} has a name that is not UTF-8: rename it"
-            ) from error
-        if has_control_characters(name):
-            raise ValueError(f"{str(paths[0])!r} has control characters in its name: rename it")
+        strange = "has control characters in its name" if has_control_characters(name) else ""
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python reads other bytes
+            strange = "has a name that is not UTF-8"
+        if strange:
+            raise ValueError(f"{str(paths[0])!r} {strange}: rename it")
         if len(paths) > 1:
             raise ValueError(
                 f"{paths[0]} and {paths[1]} have one name, which names the row: predict them in "
                 "two runs"
             )
-    photos = {paths[0]: name for name, paths in contents.photos.items()}
-    no_row = [
-        count_by_folder(paths, kind)
-        for kind, paths in (
-            ("masks or superpixels", contents.masks),
-            ("copies of other images", contents.copies),
-            ("raw files of other images", contents.raw),
-            ("other files", [path for path in contents.others if path not in asked]),
-        )
-        if paths
-    ]
-    return photos, no_row
+    kinds = {
+        "masks or superpixels": contents.masks,
+        "copies of other images": contents.copies,
+        "raw files of other images": contents.raw,
+        "other files": [path for path in contents.others if path not in asked],
+    }
+    no_row = [count_by_folder(files, kind) for kind, files in kinds.items() if files]
+    return {paths[0]: name for name, paths in contents.photos.items()}, no_row

@@ -5,40 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-OPTIONS = {
-    "data": "/data",
-    "protocol": "lesion",
-    "split_file": None,
-    "skip_bad": False,
-    "model": "tv/mobilenet_v3_small",
-    "attention": "SE",
-    "init": None,
-    "weights": "imagenet",
-    "image_size": 224,
-    "loss": "cross-entropy",
-    "class_weights": "none",
-    "focal_weight": 1.0,
-    "ldam_weight": 1.0,
-    "drw_start": 0.8,
-    "epochs": 100,
-    "batch_size": 128,
-    "lr": 5e-4,
-    "weight_decay": 5e-2,
-    "schedule": "cosine",
-    "clip_grad_norm": None,
-    "precision": "32-true",
-    "recompute_bn": "auto",
-    "monitor": "val_mean_recall",
-    "seed": 0,
-    "workers": 0,
-    "same_lesion": None,
-    "folds": None,
-    "fold": None,
-    "warmup": 0.0,
-}
+from examples.ham10000.config import DEFAULTS, PAPER
+
+OPTIONS = {**DEFAULTS, **PAPER, "data": "/data", "attention": "SE", "weights": "imagenet"}
 """Those of the row SE of Table 5, with the defaults for the rest."""
 
-NEW = ("same_lesion", "folds", "fold", "gate_lr", "gate_weight_decay", "warmup")
+NEW = ("same_lesion", "folds", "fold", "insert", "gate_lr", "gate_weight_decay", "warmup")
 """Those that the files of older runs do not have."""
 
 EPOCHS = [
@@ -58,13 +30,10 @@ CLASSES = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"]
 
 def begin(run: Path, **options: Any) -> None:
     """A run folder with nothing but its options."""
-    options = {**OPTIONS, "out": str(run), **options}
+    options = {**OPTIONS, "out": run, **options}
     if options["attention"] not in ("none", "identity", "Eca"):
-        options = {
-            "gate_lr": options["lr"],
-            "gate_weight_decay": options["weight_decay"],
-            **options,
-        }
+        for name, plain in (("gate_lr", "lr"), ("gate_weight_decay", "weight_decay")):
+            options[name] = options[plain] if options[name] is None else options[name]
     content = {"options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}}
     _put(run, "config.json", json.dumps(content))
 
@@ -95,7 +64,6 @@ def finish(
     lines += [[number, *row.values()] for number, row in enumerate(log, start=1)]
     _put(run, "metrics.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
     names = ("accuracy", "mean_recall", "bacc_formula", "macro_f1")
-    figures = {**dict.fromkeys(names, 0.5), **(figures or {})}
     matrix = [[0.0] * 7 for _ in range(7)]
     for true in range(7):
         matrix[true][true] = hit
@@ -104,7 +72,8 @@ def finish(
         "data": pictures,
         "leak": leak,
         "images": 998,
-        **figures,
+        **dict.fromkeys(names, 0.5),
+        **(figures or {}),
         "interval_95": {**dict.fromkeys(names, (0.4, 0.6)), **(intervals or {})},
         "classes": CLASSES,
         "per_class": {name: {"images": 10 + place} for place, name in enumerate(CLASSES)},

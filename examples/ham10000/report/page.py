@@ -18,14 +18,8 @@ from examples.ham10000.files import whole_file
 def write_page(file: Path, template: str, *, synthetic: bool, **content: object) -> None:
     """Fill a template of this package and write the page, whole or not at all.
 
-    Args:
-        file: the HTML file.
-        template: such as ``run.html``; all of them extend ``base.html``.
-        synthetic: whether figures come from synthetic pictures, which the page then says on top.
-        **content: what the template asks for.
-
-    Raises:
-        jinja2.UndefinedError: the template asks for something else.
+    The page of ``synthetic`` pictures says so on top. What the template asks for is ``content``;
+    jinja2.UndefinedError where it asks for something else.
     """
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("examples.ham10000.report"),
@@ -42,31 +36,26 @@ def write_page(file: Path, template: str, *, synthetic: bool, **content: object)
 
 
 def drawing(figure: Figure, text: str) -> Markup:
-    """A matplotlib figure as an ``img`` element.
-
-    Args:
-        figure: drawn as SVG, with letters as shapes: no font is needed to read it.
-        text: for those who do not see it.
-    """
+    """A figure as an SVG ``img``, letters as shapes; ``text`` is for those who do not see it."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg")
-    return _img("svg+xml", stream.getvalue(), text)
+    return _img("svg+xml", stream, text)
 
 
 def snapshot(figure: Figure, text: str) -> Markup:
-    """A matplotlib figure that holds photographs, as a JPEG ``img``: an SVG is far larger."""
+    """A figure that holds photographs, as a JPEG ``img``: an SVG is far larger."""
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", dpi=120, pil_kwargs={"quality": 85})
-    return _img("jpeg", stream.getvalue(), text)
+    return _img("jpeg", stream, text)
 
 
 def photo(pixels: Tensor, text: str) -> Markup:
-    """A uint8 image (3, H, W) as an ``img`` element; ``text`` is for those who do not see it."""
+    """A uint8 image (3, H, W) as an ``img``."""
     stream = io.BytesIO()
     PillowImage.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=85)
-    return _img("jpeg", stream.getvalue(), text)
+    return _img("jpeg", stream, text)
 
 
-def _img(kind: str, content: bytes, text: str) -> Markup:
-    data = base64.b64encode(content).decode()
+def _img(kind: str, stream: io.BytesIO, text: str) -> Markup:
+    data = base64.b64encode(stream.getvalue()).decode()
     return Markup('<img alt="{}" src="data:image/{};base64,{}">').format(text, kind, data)

@@ -1,7 +1,6 @@
 """Pictures of a run: its curves, its confusion matrix, its ROC curves."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,7 @@ def read_curve(metrics: Path, name: str) -> tuple[list[int], list[float]]:
 
 
 def curves(metrics: Path, label: str, title: str) -> Figure:
-    """Loss and validation figures by epoch.
-
-    Args:
-        metrics: the CSV log of the run.
-        label: what stands before the name of every figure in it.
-        title: of the picture.
-    """
+    """Loss and validation figures by epoch; in the log, ``label`` is before each name."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, score = figure.subplots(1, 2)
     for axes, names in (
@@ -46,10 +39,9 @@ def curves(metrics: Path, label: str, title: str) -> Figure:
         for name, text in names.items():
             axes.plot(*read_curve(metrics, label + name), marker="o", markersize=3, label=text)
         finish_curve(axes)
-    loss.set_ylabel("loss")
+    loss.set(ylabel="loss")
     loss.set_ylim(bottom=0)
-    score.set_ylabel("validation part")
-    score.set_ylim(0, 1)
+    score.set(ylabel="validation part", ylim=(0, 1))
     figure.suptitle(title, fontsize=11, parse_math=False)  # it may name a file with $
     return figure
 
@@ -63,12 +55,7 @@ def finish_curve(axes: Axes) -> None:
 
 
 def roc(probabilities: Tensor, labels: Tensor) -> Figure:
-    """The ROC curve of every class against the others.
-
-    Args:
-        probabilities: of the classes for every image, (N, 7).
-        labels: true classes, (N,); every class needs images.
-    """
+    """The ROC curve of each class against the others; every class of the labels (N,) has images."""
     figure = Figure(figsize=(5.4, 5), layout="constrained")
     axes = figure.subplots()
     probabilities = probabilities.double()
@@ -77,9 +64,7 @@ def roc(probabilities: Tensor, labels: Tensor) -> Figure:
     for name, x, y, area in zip(CLASSES, false, true, areas.tolist(), strict=True):
         axes.plot(x.numpy(), y.numpy(), label=f"{name.upper()} {area:.3f}", linewidth=1.3)
     axes.plot((0, 1), (0, 1), color="grey", linestyle=":", linewidth=1)
-    axes.set_xlabel("1 - specificity")
-    axes.set_ylabel("sensitivity")
-    axes.set_aspect("equal")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend(title="class, area", loc="lower right")
     return figure
@@ -96,15 +81,8 @@ def confusion(summary: dict[str, Any], title: str) -> Figure:
 
 
 def draw_confusion(axes: Axes, summary: dict[str, Any]) -> AxesImage:
-    """Draw a normalised confusion matrix as the paper does: true class along x.
-
-    Args:
-        axes: where.
-        summary: of a part, see :func:`examples.ham10000.metrics.summarise`.
-    """
-    matrix: Sequence[Sequence[float]] = summary["confusion_matrix"]
-    names: list[str] = summary["classes"]
-    images = [summary["per_class"][name]["images"] for name in names]
+    """Draw the normalised confusion matrix of a part as the paper does: true class along x."""
+    matrix, names = summary["confusion_matrix"], summary["classes"]
     picture = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
@@ -112,8 +90,8 @@ def draw_confusion(axes: Axes, summary: dict[str, Any]) -> AxesImage:
             axes.text(
                 column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9
             )
+    images = [summary["per_class"][name]["images"] for name in names]
     axes.set_xticks(range(len(names)), [f"{n}\n({i})" for n, i in zip(names, images, strict=True)])
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("true class (images); each column sums to 1")
-    axes.set_ylabel("predicted class")
+    axes.set(xlabel="true class (images); each column sums to 1", ylabel="predicted class")
     return picture
