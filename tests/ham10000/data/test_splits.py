@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.index import main as measure
 from examples.ham10000.config import PARTS
 from examples.ham10000.data.index import CLASSES, Image, read_index
 from examples.ham10000.data.splits import PROTOCOLS, by_image, by_lesion, leak
@@ -78,13 +77,6 @@ def test_the_split_does_not_depend_on_the_order_of_the_rows(ham10000):
             backwards[i].image_id for i in other[part]
         }
     assert one != by_lesion(images, 4)
-
-
-def test_the_benchmark_indexes_and_splits_what_it_writes(capsys):
-    measure(["--images", "400"])
-    first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("400 SYNTHETIC rows indexed in ")
-    assert [line.split(":")[0] for line in others] == ["split, lesion", "split, paper"]
 
 
 def test_too_few_images_of_a_class_are_an_error():
