@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -220,7 +221,10 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 0
     if "data" not in given:
         raise ValueError("give the HAM10000 folder: --data DIR")
-    outcome = run_study(**given) if "study" in given else reproduce(**given)
+    if "study" in given:
+        outcome = run_study(**given, begin=partial(complete, crowded=True))
+    else:
+        outcome = reproduce(**given)
     for row, problem in outcome.failures.items():
         _complain(f"{row} could not be run: {problem}")
     processes.say(f"{outcome.name}: {', '.join(map(str, outcome.files))}")

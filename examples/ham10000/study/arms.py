@@ -28,17 +28,9 @@ RARE_CLASSES = "val_mean_recall"
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the network of a study.
+    """One way to train the network of a study: options of ``train``, where they are not None.
 
-    Attributes:
-        name: in tables and names of files.
-        attention: as ``--attention`` takes it.
-        loss: as ``--loss`` takes it.
-        init: as ``--init`` takes it; None where there is nothing to start.
-        faster: whether all of an SE block has the rate that other blocks have at their gates.
-        insert: as ``--insert`` takes it; None for a swap.
-        monitor: as ``--monitor`` takes it; None for that of the study.
-        seeds: how many seeds it is run with.
+    ``faster`` says whether all of an SE block has the rate that other blocks have at their gates.
     """
 
     name: str
@@ -57,29 +49,20 @@ class Arm:
 
     def options(self, lr: float) -> dict[str, Any]:
         """Its options of ``train``, where the learning rate is ``lr``."""
+        insert = None if self.insert is None else list(self.insert)
         found: dict[str, Any] = {"attention": self.attention, "loss": self.loss}
-        if self.init is not None:
-            found["init"] = self.init
-        if self.monitor is not None:
-            found["monitor"] = self.monitor
-        if self.insert is not None:
-            found["insert"] = list(self.insert)
-        if self.faster:
-            found["gate_lr"] = FASTER * lr
-        return found
+        found |= {"init": self.init, "monitor": self.monitor, "insert": insert}
+        found["gate_lr"] = FASTER * lr if self.faster else None
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Study:
     """Arms, and what is the same for all of them.
 
-    Attributes:
-        name: as ``--study`` takes it.
-        arms: which are compared.
-        against: names of those that the others are compared with.
-        settings: options of ``train``.
-        paper: those that take their place to train as the paper does.
-        folds: which of :data:`FOLDS` are tested.
+    ``against`` are the names of the arms that the others are compared with. The options of
+    ``train`` in ``paper`` take the place of ``settings`` to train as the paper does. ``folds``
+    says which of :data:`FOLDS` are tested.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Run a study, alone or beside other processes, and keep what its arms predict."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 from filelock import FileLock
 
 from examples.ham10000 import processes
-from examples.ham10000.data.index import Image, read_index
+from examples.ham10000.data.index import read_index
 from examples.ham10000.paper.runs import Outcome, check_same_options, finished, one_line, run_shared
-from examples.ham10000.pipeline import complete
 from examples.ham10000.study.arms import STUDIES, Study
-from examples.ham10000.study.predictions import gather, write_predictions
-from examples.ham10000.study.report import write_facts, write_study
+from examples.ham10000.study.facts import write_facts
+from examples.ham10000.study.predictions import write_predictions
+from examples.ham10000.study.report import write_study
 from examples.ham10000.study.runs import StudyRun, study_runs
 
 
@@ -21,6 +22,7 @@ def run_study(
     *,
     data: Path,
     study: str,
+    begin: Callable[..., object],
     out: Path = Path("runs", "study"),
     rows: list[str] | None = None,
     fold: list[int] | None = None,
@@ -31,14 +33,13 @@ def run_study(
 ) -> Outcome:
     """Do the runs that are not finished, and write the predictions of each arm as they come.
 
-    In the end tables and picture are written of all that is there, if both references are.
-
-    Several of these may share a folder: each takes runs that no other one is at. So each run is
-    crowded, as :func:`complete` has it.
+    In the end tables and picture are written of all that is there, if both references are. Several
+    of these may share a folder: each takes runs that no other one is at.
 
     Args:
         data: HAM10000 folder.
         study: one of :data:`STUDIES`.
+        begin: does a run, called with its config and ``resumed``; other runs may be beside it.
         out: folder for runs and predictions.
         rows: names of the arms to run; None for all.
         fold: the folds to test; None for those of the study.
@@ -56,13 +57,19 @@ def run_study(
     if unknown := [number for number in fold or () if number not in wanted.folds]:
         listed = ", ".join(map(str, wanted.folds))
         raise ValueError(f"--fold of the study {study} must be one of {listed}; got {unknown[0]}")
-    runs = study_runs(wanted, data, out, options, rows=rows, seeds=seeds, as_paper=as_paper)
+    all_runs = partial(study_runs, wanted, data, out, options, seeds=seeds, as_paper=as_paper)
+    runs = all_runs(rows=rows)
     for run in runs:
         check_same_options(run.config)
     images = read_index(data, allow_missing=True, same_lesion=options.get("same_lesion"))
     out.mkdir(parents=True, exist_ok=True)
+
+    def write(file: Path) -> Path:
+        """Write what has been predicted until now for a file; by one process for all."""
+        of_file = [run for run in runs if run.predictions == file]
+        return processes.once(partial(write_predictions, of_file, images))
+
     failures: dict[str, str] = {}
-    begin = partial(complete, crowded=True)
     for run in runs:
         if fold is not None and run.fold not in fold:
             continue
@@ -77,12 +84,11 @@ def run_study(
             failures[run.name] = one_line(error)
         else:
             if trained:
-                processes.once(partial(_write, out, runs, images, run))
-    # One run for each file: also those of processes that did not come to write it.
-    done = {_file(out, run): run for run in runs if finished(run.config.out)}
-    files = [processes.once(partial(_write, out, runs, images, run)) for run in done.values()]
-    everything = study_runs(wanted, data, out, options, seeds=seeds, as_paper=as_paper)
-    files += processes.once(partial(_report, wanted, everything, out))
+                write(run.predictions)
+    # Also those of processes that did not come to write them.
+    done = dict.fromkeys(run.predictions for run in runs if finished(run.config.out))
+    files = [*map(write, done)]
+    files += processes.once(partial(_report, wanted, all_runs(), out))
     count = processes.once(lambda: sum(finished(run.config.out) for run in runs))
     return Outcome(f"study {study}, {count} of {len(runs)} runs finished", files, failures)
 
@@ -96,18 +102,3 @@ def _report(study: Study, runs: list[StudyRun], out: Path) -> list[Path]:
     with FileLock(facts.with_suffix(".lock")):
         write_facts(facts, runs)
         return [facts, *write_study(study, out)]
-
-
-def _file(out: Path, run: StudyRun) -> Path:
-    """Where the predictions of the arm of a run are kept, with its seed."""
-    return out / f"{run.study}-{run.arm.slug}-seed{run.config.seed}.npz"
-
-
-def _write(out: Path, runs: list[StudyRun], images: list[Image], of: StudyRun) -> Path:
-    """Write what an arm with one seed has predicted until now, on all folds; give the file."""
-    file = _file(out, of)
-    same = [run for run in runs if _file(out, run) == file]
-    # Without the lock, a process could replace a file by what it has read before.
-    with FileLock(file.with_suffix(".lock")):
-        write_predictions(file, gather(same, images))
-    return file
