@@ -25,10 +25,10 @@ Figures = dict[str, NDArray[np.float64]]
 
 
 class Difference(NamedTuple):
-    """The figures of one minus those of another, on the same images.
+    """One figure minus another on the same images, with its 95 % interval.
 
-    ``low`` to ``high`` is the 95 % interval, ``error`` the standard deviation over the draws, and
-    ``p`` twice the share of the draws on the other side of zero.
+    ``error`` is the standard deviation over the draws, ``p`` twice the share of the draws on the
+    other side of zero.
     """
 
     value: float
@@ -40,16 +40,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a study found, by the names of the arms that have predictions.
+    """What a study found on so many ``images`` of so many ``lesions``, in these ``folds``.
 
-    Attributes:
-        study: which.
-        by_seed: of each arm, the figures with each seed.
-        by_fold: of each arm with several seeds, for each of them the figures of each fold.
-        largest: of each arm, the largest loss of an image.
-        images: how many are compared.
-        lesions: how many they show.
-        folds: which they are of.
+    By the names of the arms that have predictions: ``by_seed`` the figures with each seed,
+    ``largest`` the largest loss of an image; and of those with several seeds ``by_fold``, for each
+    seed, the figures of each fold.
     """
 
     study: Study
@@ -123,26 +118,30 @@ def analyse(study: Study, folder: Path) -> Analysis:
         FileNotFoundError: there are no predictions of the study's references.
         ValueError: a file is damaged, or the files are of other images, or of other folds.
     """
-    read = {arm.name: found for arm in study.arms if (found := _read(study, arm, folder))}
-    for name in study.against:
-        if name not in read:
-            raise FileNotFoundError(f"no predictions of the arm {name!r} in {folder}")
+    read: dict[str, list[ArmPredictions]] = {}
+    for arm in study.arms:
+        found = sorted(
+            folder.glob(f"{study.name}-{arm.slug}-seed*.npz"),
+            key=lambda file: int(file.stem.rpartition("seed")[2]),
+        )
+        if found:
+            read[arm.name] = [read_predictions(file) for file in found]
+        elif arm.name in study.against:
+            raise FileNotFoundError(f"no predictions of the arm {arm.name!r} in {folder}")
     files = [found for of_arm in read.values() for found in of_arm]
     first = files[0]
     for name in ("images", "labels", "lesions"):
         if any(not np.array_equal(getattr(first, name), getattr(f, name)) for f in files):
             raise ValueError(f"the predictions in {folder} are not of the same {name}")
     both = np.all([found.folds >= 0 for found in files], axis=0)
-    folds = first.folds[both]
+    labels, lesions, folds = first.labels[both], first.lesions[both].tolist(), first.folds[both]
     if not both.any() or any(not np.array_equal(folds, found.folds[both]) for found in files):
         raise ValueError(f"the predictions in {folder} are not of the same folds")
-    labels, lesions = first.labels[both], first.lesions[both]
-    rows, drawn = draw_lesions(
-        labels, lesions.tolist(), folds.tolist(), seed=SEED, resamples=RESAMPLES
-    )
+    rows, drawn = draw_lesions(labels, lesions, folds.tolist(), seed=SEED, resamples=RESAMPLES)
     times = np.concatenate([np.ones((len(rows), 1), np.int16), drawn[rows]], axis=1)
     numbers = np.unique(folds).tolist()
     parts = [folds == number for number in numbers]
+    truth = np.arange(len(labels)), labels
     logs = {arm: [found.log_probabilities[both] for found in of] for arm, of in read.items()}
     return Analysis(
         study,
@@ -152,18 +151,8 @@ def analyse(study: Study, folder: Path) -> Analysis:
             for arm, of in logs.items()
             if len(of) > 1
         },
-        {
-            arm: max(float(-one[np.arange(len(labels)), labels].min()) for one in of)
-            for arm, of in logs.items()
-        },
+        {arm: max(float(-one[truth].min()) for one in of) for arm, of in logs.items()},
         len(labels),
         len(drawn),
         numbers,
     )
-
-
-def _read(study: Study, arm: Arm, folder: Path) -> list[ArmPredictions]:
-    """The predictions of an arm with each of its seeds."""
-    files = folder.glob(f"{study.name}-{arm.slug}-seed*.npz")
-    by_seed = sorted(files, key=lambda file: int(file.stem.rpartition("seed")[2]))
-    return [read_predictions(file) for file in by_seed]

@@ -14,7 +14,6 @@ the rare classes, so there the checkpoint with the best mean recall is tested.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 FASTER = 10
@@ -68,28 +67,26 @@ class Study:
     name: str
     arms: tuple[Arm, ...]
     against: tuple[str, ...]
-    settings: MappingProxyType[str, Any]
-    paper: MappingProxyType[str, Any]
+    settings: dict[str, Any]
+    paper: dict[str, Any]
     folds: tuple[int, ...]
 
 
-SETTINGS = MappingProxyType(
-    {
-        "model": "timm/tf_mobilenetv3_small_075",
-        "weights": "imagenet",
-        "protocol": "lesion",
-        "folds": FOLDS,
-        "image_size": 112,
-        "epochs": 8,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "weight_decay": 5e-2,
-        "schedule": "cosine",
-        "monitor": "val_loss",
-        "precision": "32-true",
-        "recompute_bn": "auto",
-    }
-)
+SETTINGS: dict[str, Any] = {
+    "model": "timm/tf_mobilenetv3_small_075",
+    "weights": "imagenet",
+    "protocol": "lesion",
+    "folds": FOLDS,
+    "image_size": 112,
+    "epochs": 8,
+    "batch_size": 128,
+    "lr": 5e-4,
+    "weight_decay": 5e-2,
+    "schedule": "cosine",
+    "monitor": "val_loss",
+    "precision": "32-true",
+    "recompute_bn": "auto",
+}
 """Of all runs."""
 
 ATTENTION = Study(
@@ -111,7 +108,7 @@ ATTENTION = Study(
     ),
     ("own SE", "SE at the same rates"),
     SETTINGS,
-    MappingProxyType({"model": "tv/mobilenet_v3_small", "image_size": 224, "epochs": 100}),
+    {"model": "tv/mobilenet_v3_small", "image_size": 224, "epochs": 100},
     (0, 1, 2, 3, 4),
 )
 """Other blocks in the place of SE."""
@@ -127,8 +124,8 @@ INSERTION = Study(
         Arm("CoordAtt inserted", "CoordAtt", init="identity", insert=_DEPTHWISE),
     ),
     ("as it is", "SE inserted"),
-    MappingProxyType({**SETTINGS, "model": "timm/tf_efficientnet_lite0"}),
-    MappingProxyType({"image_size": 224, "epochs": 100}),
+    {**SETTINGS, "model": "timm/tf_efficientnet_lite0"},
+    {"image_size": 224, "epochs": 100},
     (0, 1),
 )
 """Blocks in a network without SE, behind the depthwise convolutions, where EfficientNet has SE."""

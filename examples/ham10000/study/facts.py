@@ -19,37 +19,30 @@ OF_RUN = (*NO_MATTER, "fold", "seed")
 
 
 def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
-    """Write what all finished runs of a study have alike, and what is each arm's, as JSON.
+    """Write what all finished runs of a study have alike, and what is each arm's.
 
     Raises:
         ValueError: the files of a run are damaged.
     """
     found = [(run, read_run(run.config)) for run in runs if finished(run.config.out)]
-    descriptions = [one.description for _, one in found]
-    options = [_options(description) for description in descriptions]
-    first = options[0]
-    alike = {k: v for k, v in first.items() if all(other[k] == v for other in options)}
+    options = [_options(one.description) for _, one in found]
+    alike = {k: v for k, v in options[0].items() if all(other[k] == v for other in options)}
     arms: dict[str, Any] = {}
     for arm in dict.fromkeys(run.arm.name for run, _ in found):
         own = [(run, one) for run, one in found if run.arm.name == arm]
         description = own[0][1].description
-        recorded = [gates for run, _ in own if (gates := read_gates(run.config.out)) is not None]
+        recorded = [read_gates(run.config.out) for run, _ in own]
         arms[arm] = {
             "runs": len(own),
             "parameters": description["parameters"],
             "options": {k: v for k, v in _options(description).items() if k not in alike},
             "chosen_epochs": [one.epoch for _, one in own],
-            "gates": describe_gates(recorded, len(own)),
+            "gates": describe_gates([gates for gates in recorded if gates is not None], len(own)),
         }
-    versions = [description["versions"] for description in descriptions]
-    content = {
-        "study": runs[0].study,
-        **{k: descriptions[0][k] for k in ("data", "attribution", "notice")},
-        "versions": [v for i, v in enumerate(versions) if v not in versions[:i]],
-        "options": alike,
-        "arms": arms,
-    }
-    write_json(file, content)
+    first, versions = found[0][1].description, [one.description["versions"] for _, one in found]
+    content = {"study": runs[0].study, **{k: first[k] for k in ("data", "attribution", "notice")}}
+    content["versions"] = [v for i, v in enumerate(versions) if v not in versions[:i]]
+    write_json(file, {**content, "options": alike, "arms": arms})
 
 
 def _options(description: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +52,7 @@ def _options(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_facts(file: Path, study: Study) -> dict[str, Any]:
-    """Read it; FileNotFoundError or ValueError where that cannot be."""
+    """Read it; FileNotFoundError where it is not there, ValueError where it is of no use."""
     if not file.is_file():
         raise FileNotFoundError(f"no {file}, which says what the runs are")
     try:

@@ -1,14 +1,11 @@
 """The figures of predictions, for many draws of images at once."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from examples.ham10000.data.index import CLASSES
 
-LOG_LOSS, BOUNDED = "log loss", "bounded log loss"
-LOSSES = (LOG_LOSS, BOUNDED)
+LOSSES = (LOG_LOSS, BOUNDED) = ("log loss", "bounded log loss")
 SHARES = ("AUC", "mean recall", "corrected recall", "accuracy", "calibration error")
 MEASURES = (*LOSSES, *SHARES)
 """The names of :func:`measure`."""
@@ -26,7 +23,7 @@ AT_ONCE = 500
 def measure(
     found: NDArray[np.float32], labels: NDArray[np.int8], times: NDArray[np.int16]
 ) -> dict[str, NDArray[np.float64]]:
-    """An array (draws,) for each of :data:`MEASURES`.
+    """An array (draws,) for each of :data:`MEASURES`; ValueError where a class has no images.
 
     A single image with a probability near 0 can move the mean of the log loss; the bounded one
     has no such images. ``AUC`` is the mean over the classes, each against the others. ``corrected
@@ -36,60 +33,49 @@ def measure(
 
     Args:
         found: log-probabilities, (N, 7).
-        labels: true classes, (N,); ValueError where a class has no images.
+        labels: true classes, (N,).
         times: how often each image counts in each draw, (N, draws).
     """
     shares = np.bincount(labels, minlength=len(CLASSES)) / len(labels)
     if missing := [name for name, share in zip(CLASSES, shares, strict=True) if not share]:
         raise ValueError(f"no images of {missing[0]}: every class needs some")
-    logs = found.astype(np.float64)
+    logs, weights = found.astype(np.float64), times.astype(np.float64)
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of values of the images, (..., N), in each draw."""
+        return values @ weights / weights.sum(axis=0)
+
     right = logs.argmax(axis=1) == labels
     corrected = (logs - np.log(shares)).argmax(axis=1) == labels
     confidence = np.exp(logs.max(axis=1))
-    bins = np.minimum((BINS * confidence).astype(int), BINS - 1)
-    in_class = labels == np.arange(len(CLASSES))[:, None]
-    in_bin = bins == np.arange(BINS)[:, None]
+    in_class = 1.0 * (labels == np.arange(len(CLASSES))[:, None])
+    in_bin = np.minimum((BINS * confidence).astype(int), BINS - 1) == np.arange(BINS)[:, None]
     of_truth = logs[np.arange(len(labels)), labels]
-    # All but the areas are made of sums over images.
-    sums = [
-        np.ones((1, len(labels))),
-        np.stack([-of_truth, -np.maximum(of_truth, np.log(LEAST))]),
-        in_class,
-        in_class & right,
-        in_class & corrected,
-        in_bin * (right - confidence),
-    ]
-    ends = np.cumsum([len(rows) for rows in sums])[:-1]
-    # Sums of integers, one after another, whatever library multiplies.
-    total, loss, images, hits, hits_corrected, gaps = np.split(
-        np.concatenate(sums).astype(np.float64) @ times.astype(np.float64), ends
-    )
+    starts = range(0, times.shape[1], AT_ONCE)
+    areas = [_area(logs, labels, times[:, start : start + AT_ONCE]) for start in starts]
     return {
-        **dict(zip(LOSSES, loss / total, strict=True)),
-        "AUC": np.concatenate(list(_areas(logs, labels, times))),
-        "mean recall": (hits / images).mean(axis=0),
-        "corrected recall": (hits_corrected / images).mean(axis=0),
-        "accuracy": hits.sum(axis=0) / total[0],
-        "calibration error": np.abs(gaps).sum(axis=0) / total[0],
+        LOG_LOSS: mean(-of_truth),
+        BOUNDED: mean(-np.maximum(of_truth, np.log(LEAST))),
+        "AUC": np.concatenate(areas),
+        "mean recall": (mean(in_class * right) / mean(in_class)).mean(axis=0),
+        "corrected recall": (mean(in_class * corrected) / mean(in_class)).mean(axis=0),
+        "accuracy": mean(1.0 * right),
+        "calibration error": np.abs(mean(in_bin * (right - confidence))).sum(axis=0),
     }
 
 
-def _areas(
+def _area(
     logs: NDArray[np.float64], labels: NDArray[np.int8], times: NDArray[np.int16]
-) -> Iterator[NDArray[np.float64]]:
-    """The macro AUC of each draw, some draws at a time."""
-    for begin in range(0, times.shape[1], AT_ONCE):
-        some = times[:, begin : begin + AT_ONCE].astype(np.float32)  # exact for these sums
-        areas = np.zeros((len(CLASSES), some.shape[1]))
-        for c in range(len(CLASSES)):
-            own, others = np.flatnonzero(labels == c), np.flatnonzero(labels != c)
-            others = others[np.argsort(logs[others, c])]
-            below = np.zeros((len(others) + 1, some.shape[1]), np.float32)
-            np.cumsum(some[others], axis=0, out=below[1:])
-            scores = logs[others, c]
-            less, up_to = (
-                np.searchsorted(scores, logs[own, c], side) for side in ("left", "right")
-            )
-            pairs = np.einsum("nd,nd->d", some[own], below[less] + below[up_to], dtype=np.float64)
-            areas[c] = pairs / 2 / some[own].sum(axis=0, dtype=np.float64) / below[-1]
-        yield areas.mean(axis=0)
+) -> NDArray[np.float64]:
+    """The macro AUC of each draw."""
+    weights = times.astype(np.float32)  # exact for these sums
+    areas = []
+    for c in range(len(CLASSES)):
+        own, others = np.flatnonzero(labels == c), np.flatnonzero(labels != c)
+        others = others[np.argsort(logs[others, c])]
+        below = np.zeros((len(others) + 1, weights.shape[1]), np.float32)
+        np.cumsum(weights[others], axis=0, out=below[1:])
+        less, up_to = (np.searchsorted(logs[others, c], logs[own, c], s) for s in ("left", "right"))
+        pairs = np.einsum("nd,nd->d", weights[own], below[less] + below[up_to], dtype=np.float64)
+        areas.append(pairs / 2 / weights[own].sum(axis=0, dtype=np.float64) / below[-1])
+    return np.mean(areas, axis=0)

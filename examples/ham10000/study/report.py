@@ -8,7 +8,7 @@ from examples.ham10000.files import whole_file
 from examples.ham10000.paper.gates import HEADER, NOTE, gate_rows, idle_blocks
 from examples.ham10000.report.plots import save_picture
 from examples.ham10000.study.analysis import POWER, RESAMPLES, Analysis, Difference, analyse
-from examples.ham10000.study.arms import Study
+from examples.ham10000.study.arms import Arm, Study
 from examples.ham10000.study.facts import read_facts
 from examples.ham10000.study.forest import forest
 from examples.ham10000.study.measures import LEAST, LOG_LOSS, LOSSES, MEASURES
@@ -35,9 +35,8 @@ def write_study(study: Study, folder: Path) -> list[Path]:
 
 def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
     """The paragraphs and tables."""
-    study = analysis.study
-    options = facts["options"]
-    absent = ", ".join(arm.name for arm in study.arms if arm.name not in analysis.figures)
+    study, arms, options = analysis.study, analysis.arms(), facts["options"]
+    absent = ", ".join(arm.name for arm in study.arms if arm not in arms)
     missing = f" Not run yet: {absent}." if absent else ""
     yield f"# Study {study.name}, all tables"
     yield (
@@ -53,44 +52,37 @@ def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
         f"probabilities that are meant to be calibrated: their log loss is {UNLIKE}."
     )
     yield "## Figures"
-    head = ["arm", "seeds", "parameters", *MEASURES, "largest loss of an image"]
-    yield _table(
-        head,
-        [
-            [arm.name, str(len(analysis.by_seed[arm.name]))]
-            + [f"{facts['arms'][arm.name]['parameters']:,}"]
-            + [_figure(name, analysis.figures[arm.name][name][0], arm.loss) for name in MEASURES]
-            + [f"{analysis.largest[arm.name]:.1f}"]
-            for arm in analysis.arms()
-        ],
-    )
+    rows = []
+    for arm in arms:
+        figures = analysis.figures[arm.name]
+        parameters = f"{facts['arms'][arm.name]['parameters']:,}"
+        cells = [arm.name, str(len(analysis.by_seed[arm.name])), parameters]
+        cells += [_figure(m, figures[m][0], arm) for m in MEASURES]
+        rows.append([*cells, f"{analysis.largest[arm.name]:.1f}"])
+    yield _table(["arm", "seeds", "parameters", *MEASURES, "largest loss of an image"], rows)
     for reference in study.against:
         yield f"## Differences from {reference}"
-        yield _table(
-            ["arm minus the reference", *MEASURES],
-            [
-                [arm.name, *_differences(analysis, arm.name, reference, arm.loss)]
-                for arm in analysis.arms()
-                if arm.name != reference
-            ],
-        )
+        others = [arm for arm in arms if arm.name != reference]
+        rows = [[arm.name, *_differences(analysis, arm, reference)] for arm in others]
+        yield _table(["arm minus the reference", *MEASURES], rows)
     yield f"## Log loss against {study.against[0]}, the family of tests"
     yield (
         "All arms with cross entropy. The smallest difference that could be seen is "
         f"{POWER} standard errors: it is told apart at 5 % four times of five."
     )
-    family = analysis.family
-    yield _table(
-        ["arm", "difference", "p", "p of Holm", "smallest that could be seen"],
-        [
-            [name, _difference(LOG_LOSS, of), f"{of.p:.4f}", f"{p:.4f}", f"{POWER * of.error:.4f}"]
-            for name, p in family.items()
-            for of in [analysis.difference(name, study.against[0], LOG_LOSS)]
-        ],
-    )
-    if same := _same_loss(analysis):
+    rows = []
+    for name, p in analysis.family.items():
+        of = analysis.difference(name, study.against[0], LOG_LOSS)
+        ends = (f"{value:.4f}" for value in (of.p, p, POWER * of.error))
+        rows.append([name, _difference(LOG_LOSS, of), *ends])
+    yield _table(["arm", "difference", "p", "p of Holm", "smallest that could be seen"], rows)
+    plain = {a.loss: a.name for a in arms if a.attention == "SE" and a.loss != "cross-entropy"}
+    blocks = [arm for arm in arms if arm.attention != "SE" and arm.loss in plain]
+    if blocks:
         yield "## Blocks, both with the same loss"
-        yield _table(["", *MEASURES], same)
+        pairs = [(arm, plain[arm.loss]) for arm in blocks]
+        rows = [[f"{a.name} minus {se}", *_differences(analysis, a, se)] for a, se in pairs]
+        yield _table(["", *MEASURES], rows)
     if analysis.by_fold:
         yield "## What another seed does"
         yield (
@@ -98,56 +90,31 @@ def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
             "difference between two arms with one seed each if only the seeds differ, from the "
             f"differences on the folds; below it are {POWER} of them."
         )
-        seeds = {m: analysis.between_seeds(m) for m in MEASURES}
-        chance = {m: analysis.chance(m) for m in MEASURES}
-        yield _table(
-            ["", *MEASURES],
-            [
-                *(
-                    [of, *(_difference(m, seeds[m][of]) for m in MEASURES)]
-                    for of in seeds[LOG_LOSS]
-                ),
-                ["chance of training", *(_figure(m, v) for m, v in chance.items())],
-                [
-                    "smallest that could be seen through it",
-                    *(_figure(m, POWER * v) for m, v in chance.items()),
-                ],
-            ],
-        )
+        columns = [
+            [_difference(m, of) for of in analysis.between_seeds(m).values()] for m in MEASURES
+        ]
+        rows = [list(row) for row in zip(analysis.between_seeds(LOG_LOSS), *columns, strict=True)]
+        for title, factor in (
+            ("chance of training", 1),
+            ("smallest that could be seen through it", POWER),
+        ):
+            rows.append([title, *(_figure(m, factor * analysis.chance(m)) for m in MEASURES)])
+        yield _table(["", *MEASURES], rows)
     yield "## Gates"
     yield NOTE
-    recorded = {name: arm["gates"] for name, arm in facts["arms"].items() if arm["gates"]}
-    yield _table(
-        ["arm", *HEADER, "blocks"],
-        [
-            [name, *row, idle_blocks(gates)]
-            for name, gates in recorded.items()
-            for row in gate_rows(gates)
-        ],
-    )
+    recorded = {name: arm["gates"] for name, arm in facts["arms"].items()}
+    rows = [
+        [n, *row, idle_blocks(gates)] for n, gates in recorded.items() for row in gate_rows(gates)
+    ]
+    yield _table(["arm", *HEADER, "blocks"], rows)
     yield f"{facts['attribution']}. {facts['notice']}"
 
 
-def _same_loss(analysis: Analysis) -> list[list[str]]:
-    """The arms with another loss than cross entropy against SE with the same."""
-    arms = [arm for arm in analysis.arms() if arm.loss != "cross-entropy"]
-    plain = {arm.loss: arm.name for arm in arms if arm.attention == "SE"}
+def _differences(analysis: Analysis, arm: Arm, other: str) -> list[str]:
+    found = {name: analysis.difference(arm.name, other, name) for name in MEASURES}
     return [
-        [
-            f"{arm.name} minus {plain[arm.loss]}",
-            *_differences(analysis, arm.name, plain[arm.loss], arm.loss),
-        ]
-        for arm in arms
-        if arm.attention != "SE" and arm.loss in plain
-    ]
-
-
-def _differences(analysis: Analysis, one: str, other: str, loss: str) -> list[str]:
-    return [
-        UNLIKE
-        if name in LOSSES and loss != "cross-entropy"
-        else _difference(name, analysis.difference(one, other, name))
-        for name in MEASURES
+        UNLIKE if name in LOSSES and arm.loss != "cross-entropy" else _difference(name, of)
+        for name, of in found.items()
     ]
 
 
@@ -157,9 +124,9 @@ def _difference(name: str, of: Difference) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _figure(name: str, value: float, loss: str = "cross-entropy") -> str:
+def _figure(name: str, value: float, arm: Arm | None = None) -> str:
     if name in LOSSES:
-        return f"{value:.4f}" if loss == "cross-entropy" else UNLIKE
+        return f"{value:.4f}" if arm is None or arm.loss == "cross-entropy" else UNLIKE
     return f"{100 * value:.2f}"
 
 

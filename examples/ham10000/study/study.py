@@ -36,17 +36,9 @@ def run_study(
     In the end tables and picture are written of all that is there, if both references are. Several
     of these may share a folder: each takes runs that no other one is at.
 
-    Args:
-        data: HAM10000 folder.
-        study: one of :data:`STUDIES`.
-        begin: does a run, called with its config and ``resumed``; other runs may be beside it.
-        out: folder for runs and predictions.
-        rows: names of the arms to run; None for all.
-        fold: the folds to test; None for those of the study.
-        seeds: every arm is run with the seeds 0 to ``seeds`` - 1; None for those of the arms.
-        minutes: begin no run after so many; None for no end.
-        as_paper: train as the paper does.
-        **options: of ``train``, for all arms.
+    ``begin`` does a run, called with its config and ``resumed``; other runs may be beside it. Of
+    ``rows``, the names of arms, and ``fold`` None means all; every arm has the seeds 0 to ``seeds``
+    - 1, or its own number; no run is begun after ``minutes``. ``options`` of ``train`` are for all.
 
     Raises:
         ValueError: an option cannot be followed, or a run in ``out`` has others.
@@ -65,7 +57,7 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
 
     def write(file: Path) -> Path:
-        """Write what has been predicted until now for a file; by one process for all."""
+        """One process writes what has been predicted until now for a file."""
         of_file = [run for run in runs if run.predictions == file]
         return processes.once(partial(write_predictions, of_file, images))
 
