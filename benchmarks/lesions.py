@@ -168,7 +168,7 @@ def load_all(images: Sequence[Image], image_size: int, cache: Path) -> NDArray[n
         if not file.exists():
             shape = (len(images), 3, size, size)
             with moved_into_place(file) as partial, ThreadPoolExecutor() as pool:
-                stored = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+                stored = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
                 decoded = pool.map(lambda image: load_pixels(image.path, size), images)
                 for place, pixels in enumerate(decoded):
                     stored[place] = pixels

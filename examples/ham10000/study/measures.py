@@ -43,7 +43,8 @@ def measure(
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of values of the images, (..., N), in each draw."""
-        return values @ weights / weights.sum(axis=0)
+        of_draws: NDArray[np.float64] = values @ weights / weights.sum(axis=0)
+        return of_draws
 
     right = logs.argmax(axis=1) == labels
     corrected = (logs - np.log(shares)).argmax(axis=1) == labels
@@ -78,4 +79,5 @@ def _area(
         less, up_to = (np.searchsorted(logs[others, c], logs[own, c], s) for s in ("left", "right"))
         pairs = np.einsum("nd,nd->d", weights[own], below[less] + below[up_to], dtype=np.float64)
         areas.append(pairs / 2 / weights[own].sum(axis=0, dtype=np.float64) / below[-1])
-    return np.mean(areas, axis=0)
+    mean: NDArray[np.float64] = np.mean(areas, axis=0)
+    return mean

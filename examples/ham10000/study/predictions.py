@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -43,7 +43,7 @@ def write_predictions(runs: Sequence[StudyRun], images: Sequence[Image]) -> Path
     file = runs[0].predictions
     # Without the lock, a process could replace a file by what it has read before.
     with FileLock(file.with_suffix(".lock")):
-        content = dict(zip(ENTRIES, _gather(runs, images), strict=True))
+        content: dict[str, Any] = dict(zip(ENTRIES, _gather(runs, images), strict=True))
         with moved_into_place(file) as partial, partial.open("xb") as stream:
             np.savez_compressed(stream, **content)
     return file
