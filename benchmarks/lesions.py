@@ -179,18 +179,13 @@ def load_all(images: Sequence[Image], image_size: int, cache: Path) -> NDArray[n
 
 def normalised(network: Network, pixels: Tensor) -> Tensor:
     """What a network takes for uint8 pixels (N, 3, S, S), channels-last."""
-    mean, std = (
-        torch.tensor(v, device=pixels.device)[:, None, None] for v in (network.mean, network.std)
-    )
-    return ((pixels / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    mean, std = torch.tensor((network.mean, network.std), device=pixels.device)[:, :, None, None]
+    inputs: Tensor = (pixels / 255 - mean) / std
+    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def build_network(name: str, weights: Path) -> Network:
-    """A network of timm with a new head and, but for that, the weights of a file.
-
-    Raises:
-        ValueError: weights that do not fit.
-    """
+    """A network of timm, its head new, the rest from a file; ValueError where that misfits."""
     model: Any = timm.create_model(name.removeprefix("timm/"), num_classes=len(CLASSES))
     config = model.pretrained_cfg
     head = config["classifier"]
