@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from attnblocks import __version__
+from benchmarks.files import write_json
 from benchmarks.settings import Settings
 from benchmarks.timing import Measured, quartiles
-from examples.ham10000.files import write_json
 
 OWN_SE = "own SE"
 TORCHVISION_SE = "torchvision SE"

@@ -61,6 +61,14 @@ def test_only_its_own_file_names_a_block(name):
     assert named <= {own, "__init__.py", "_earlier.py", *users}
 
 
+def test_benchmarks_import_nothing_of_the_example():
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "asname")]
+            modules = [getattr(node, "module", None) or "", *names]
+            assert not [m for m in modules if m.split(".")[0] == "examples"], file
+
+
 def packages(folder: Path) -> set[str]:
     """The names of the packages in a folder."""
     return {file.parent.name for file in folder.glob("*/__init__.py")}

@@ -16,6 +16,7 @@ import torch
 from torch.fx import GraphModule
 
 from attnblocks import __version__
+from benchmarks.files import write_json
 from benchmarks.int8.pt2e import int8_share
 from benchmarks.int8.search import search, table
 from benchmarks.int8.setup import (
@@ -31,7 +32,6 @@ from benchmarks.int8.tool import Tool
 from benchmarks.runtimes.runtime import missing, versions
 from benchmarks.settings import UsageError, check_output, machine
 from benchmarks.warm_start.setup import load_lesions
-from examples.ham10000.files import write_json
 
 TOOLS = ("x86", "xnnpack", "onnx_runtime", "openvino")
 """Modules of this package."""

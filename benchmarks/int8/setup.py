@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
+from benchmarks.lesions import Lesions, Network
 from benchmarks.warm_start.features import PROBED, new_probe
-from benchmarks.warm_start.setup import OWN, Arm, Lesions, normalised, original, swapped
-from examples.ham10000.model import Network
+from benchmarks.warm_start.setup import OWN, Arm, original, shown, swapped
 
 BATCH_SIZE = 32
 TESTED = 512
@@ -55,11 +55,11 @@ def load_images(lesions: Lesions, weights: Path, count: int) -> Images:
     drawn = np.random.default_rng(0).permutation(lesions.train).tolist()
     probed, calibration = drawn[:PROBED], drawn[PROBED : PROBED + count]
     test = np.random.default_rng(1).permutation(lesions.val)[:TESTED].tolist()
-    shown = original(weights, 0)
+    network = original(weights, 0)
     labels = np.array([image.label for image in lesions.images])
 
     def read(positions: list[int]) -> Tensor:
-        return normalised(shown, lesions, positions).contiguous()
+        return shown(network, lesions, positions).contiguous()
 
     return Images(read(calibration), read(probed), labels[probed], read(test), labels[test])
 
@@ -72,8 +72,7 @@ def float_features(arm: Arm, weights: Path) -> nn.Module:
 def without_head(network: Network) -> nn.Module:
     """A copy in eval mode that returns what enters the classifier, (N, F)."""
     model = copy.deepcopy(network.model).eval()
-    (head,) = network.head
-    model.set_submodule(head, nn.Identity())
+    model.set_submodule(network.head, nn.Identity())
     return model.to(memory_format=torch.contiguous_format)
 
 

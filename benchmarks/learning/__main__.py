@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from benchmarks.learning.arms import ARMS, OPEN, Arm
-from benchmarks.learning.data import FOLDS
 from benchmarks.learning.report import report
 from benchmarks.learning.results import read_trials
 from benchmarks.learning.work import FAILED, Plan, work, work_together
+from benchmarks.lesions import FOLDS
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,7 +52,7 @@ class Arm:
         return " ".join(part for part in parts if part)
 
     def rates(self) -> dict[str, Any]:
-        """The arguments of :class:`LesionClassifier` for the rates."""
+        """The arguments of :func:`attnblocks.param_groups`."""
         return {
             "lr": LR,
             "weight_decay": WEIGHT_DECAY,
@@ -61,7 +61,6 @@ class Arm:
                 None if self.decay_factor == 1 else self.decay_factor * WEIGHT_DECAY
             ),
             "gates": GATES[self.gates],
-            "warmup_epochs": self.warmup_epochs,
         }
 
 

@@ -6,16 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.warm_start.setup import IMAGE_SIZE, Lesions
-from examples.ham10000.data.batches import canvas_size, center_crop
-from examples.ham10000.data.images import file_digests
-from examples.ham10000.data.index import read_index
-from examples.ham10000.data.load import digest, load_all
-from examples.ham10000.data.splits import draw_split
-from examples.ham10000.gates import MOST_IMAGES
-from examples.ham10000.report.attention import read_masks
+from benchmarks.lesions import (
+    Lesions,
+    canvas_size,
+    center_crop,
+    load_all,
+    load_pixels,
+    read_index,
+    split,
+)
+from benchmarks.warm_start.setup import IMAGE_SIZE
 
-FOLDS = 5
+MOST_IMAGES = 256
+"""Whose gates are read."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,12 @@ class Shown:
 def load_fold(folder: Path, cache: Path, fold: int, seed: int) -> Lesions:
     """Decode the training and the validation part of a fold; the seed draws the latter."""
     images = read_index(folder)
-    split = draw_split(images, seed, "lesion", folds=FOLDS, fold=fold)
-    kept = sorted(split["train"] + split["val"])
+    parts = split(images, seed, fold)
+    kept = sorted(parts["train"] + parts["val"])
     place = {position: i for i, position in enumerate(kept)}
-    paths = [images[i].path for i in kept]
-    return Lesions(
-        [images[i] for i in kept],
-        load_all(paths, canvas_size(IMAGE_SIZE), cache, digest(file_digests(paths))),
-        [place[i] for i in split["train"]],
-        [place[i] for i in split["val"]],
-    )
+    used = [images[i] for i in kept]
+    train, val = ([place[i] for i in parts[part]] for part in ("train", "val"))
+    return Lesions(used, load_all(used, IMAGE_SIZE, cache), train, val)
 
 
 def show(lesions: Lesions, folder: Path | None) -> Shown:
@@ -60,9 +59,15 @@ def show(lesions: Lesions, folder: Path | None) -> Shown:
     """
     sample = lesions.val[:: -(-len(lesions.val) // MOST_IMAGES)]
     pixels = center_crop(torch.from_numpy(lesions.pixels[sample]), IMAGE_SIZE)
-    if folder is None:
-        return Shown(pixels, [], torch.zeros(0, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool))
-    having, masks = read_masks(folder, [lesions.images[i] for i in sample], IMAGE_SIZE)
-    if not having:
+    files: dict[str, Path] = {}
+    if folder is not None:
+        ending = "_segmentation"  # as the archives of HAM10000 name the masks
+        files = {path.stem.removesuffix(ending): path for path in folder.rglob(f"*{ending}.png")}
+    ids = [lesions.images[i].image_id for i in sample]
+    having = [place for place, name in enumerate(ids) if name in files]
+    if folder is not None and not having:
         raise FileNotFoundError(f"no lesion masks of the images below {folder}: leave --masks out")
-    return Shown(pixels, having, masks)
+    size = canvas_size(IMAGE_SIZE)
+    masks = [load_pixels(files[ids[place]], size, "L")[0] >= 128 for place in having]
+    masks = [torch.zeros(0, size, size, dtype=torch.bool), *(mask[None] for mask in masks)]
+    return Shown(pixels, having, center_crop(torch.cat(masks), IMAGE_SIZE))

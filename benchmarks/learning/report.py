@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.files import write_text
 from benchmarks.learning.arms import ARMS, OWN, control
 from benchmarks.learning.gate_table import gate_table
 from benchmarks.learning.results import ABOVE_OWN, RISE, Trial, lost_start, read_trials
-from examples.ham10000.config import NOTICE
-from examples.ham10000.files import whole_file
 
 STUDENT_T = [12.706, 4.303, 3.182, 2.776]
 """97.5 % quantile of Student's t for 2 to 5 differences, one for each fold."""
@@ -29,7 +28,8 @@ def report(out: Path, against: str) -> None:
     trials = by_arm(read_trials(out))
     lines = [
         "Rates of the layers that make gates: tf_mobilenetv3_small_075, ImageNet weights, "
-        f"fine-tuned on HAM10000 at 200x150, shown at 112 px. {NOTICE}",
+        "fine-tuned on HAM10000 at 200x150, shown at 112 px. "
+        "Research code. Not a medical device; not for diagnosis.",
         "",
         *loss_table(trials),
         "",
@@ -44,8 +44,7 @@ def report(out: Path, against: str) -> None:
         "",
         *_cost(trials),
     ]
-    with whole_file(out / "report.md") as stream:
-        stream.write("\n".join(lines) + "\n")
+    write_text(out / "report.md", "\n".join(lines) + "\n")
 
 
 def by_arm(trials: Iterable[Trial]) -> Trials:

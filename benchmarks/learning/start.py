@@ -6,11 +6,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from attnblocks import load_model, save_model
+from benchmarks.files import write_json
+from benchmarks.lesions import CLASSES, Lesions, Network
 from benchmarks.warm_start.features import fit
-from benchmarks.warm_start.setup import MODEL, Arm, Lesions, original, swapped
-from examples.ham10000.data.index import CLASSES
-from examples.ham10000.files import write_json
-from examples.ham10000.model import Network
+from benchmarks.warm_start.setup import MODEL, Arm, original, swapped
 
 
 def is_being_fitted(start: Arm, folder: Path) -> bool:

@@ -1,28 +1,25 @@
 """One trial: a network is fine-tuned, and its gates are read before and after."""
 
 import time
-from pathlib import Path
+import warnings
+from functools import partial
 from typing import Any
 
+import lightning as L
 import torch
-from torch import nn
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch.utils.data import DataLoader
 
 from attnblocks import gate_report
 from benchmarks.learning.arms import OWN, Arm
 from benchmarks.learning.data import Shown
-from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
-from examples.ham10000.callbacks import EpochLog
-from examples.ham10000.data.batches import evaluation_loader, training_loader
-from examples.ham10000.evaluate import new_trainer
-from examples.ham10000.model import Network
-from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
-
-SCHEDULE = "cosine"
-FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
+from benchmarks.learning.module import Classifier, Part, augmentation
+from benchmarks.lesions import Lesions, Network, center_crop, normalised
+from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE
 
 
 def finetune(
-    arm: Arm, network: Network, lesions: Lesions, shown: Shown, *, seed: int, epochs: int, log: Path
+    arm: Arm, network: Network, lesions: Lesions, shown: Shown, *, seed: int, epochs: int
 ) -> dict[str, Any]:
     """Train a network as an arm says.
 
@@ -31,55 +28,41 @@ def finetune(
         network: at its start; trained in place.
         lesions: the images.
         shown: those on which gates are read.
-        seed: of the training.
+        seed: of the order, the augmentation and the dropout.
         epochs: how many.
-        log: a file for the log of the epochs, which is gone at the end.
 
     Returns:
         A dict for JSON. ``error`` is None, or says that the training broke off with a loss that is
         not finite; ``epochs`` has those before, and ``after`` is None.
     """
-    began = time.perf_counter()
-    module = AugmentedOnCPU(
-        network,
-        nn.CrossEntropyLoss(),
-        image_size=IMAGE_SIZE,
-        seed=seed,
-        schedule=SCHEDULE,
-        **arm.rates(),
-    )
-    epoch_log, error = EpochLog(log), None
-    before = read_gates(arm, module, shown)
-    trainer = new_trainer(
-        max_epochs=epochs,
-        callbacks=[epoch_log],
-        enable_checkpointing=False,
-        gradient_clip_val=arm.clip,
-    )
+    began, error = time.perf_counter(), None
+    before = read_gates(arm, network, shown)
+    module = Classifier(network, arm)
+    order = torch.Generator().manual_seed(seed)
+    train = Part(lesions, lesions.train, augmentation(IMAGE_SIZE))
+    val = Part(lesions, lesions.val, partial(center_crop, size=IMAGE_SIZE))
+    trainer = _new_trainer(max_epochs=epochs, gradient_clip_val=arm.clip)
+    L.seed_everything(seed, verbose=False)
     try:
         trainer.fit(
             module,
-            training_loader(lesions.part(lesions.train), BATCH_SIZE, seed=seed),
-            evaluation_loader(lesions.part(lesions.val), BATCH_SIZE),
+            DataLoader(train, BATCH_SIZE, shuffle=True, drop_last=True, generator=order),
+            DataLoader(val, BATCH_SIZE),
         )
     except FloatingPointError as wrong:
         error = str(wrong)
-    log.unlink(missing_ok=True)
     return {
-        "epochs": [
-            {"epoch": row["epoch"], **{name: row[name] for name in FIGURES}}
-            for row in epoch_log.rows
-        ],
+        "epochs": module.rows,
         "error": error,
         "before": before,
-        "after": read_gates(arm, module, shown) if error is None else None,
+        "after": read_gates(arm, network, shown) if error is None else None,
         "lesion_area": shown.masks.double().mean().item() if shown.having else None,
         "seconds": time.perf_counter() - began,
         "device": _device_name(),
     }
 
 
-def read_gates(arm: Arm, module: LesionClassifier, shown: Shown) -> dict[str, dict[str, Any]]:
+def read_gates(arm: Arm, network: Network, shown: Shown) -> dict[str, dict[str, Any]]:
     """What each block does to the images; nothing of the network's own SE blocks.
 
     Returns:
@@ -89,12 +72,13 @@ def read_gates(arm: Arm, module: LesionClassifier, shown: Shown) -> dict[str, di
     """
     if arm.start == OWN.start:
         return {}
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.model.to(device)
     where = None
     if shown.having:
         where = torch.zeros(len(shown.pixels), *shown.masks.shape[1:], dtype=torch.bool)
         where[shown.having] = shown.masks
-    report = gate_report(module.model, module.normalise(shown.pixels), where=where)
+    report = gate_report(network.model, normalised(network, shown.pixels.to(device)), where=where)
     return {
         site.name: {
             "mean": {gate.gate: gate.mean for gate in site.gates},
@@ -109,3 +93,22 @@ def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _new_trainer(**options: Any) -> L.Trainer:
+    """A trainer on one device, that writes and draws nothing."""
+    # One process is enough to load data that are decoded; the other warning is Lightning's own.
+    for message in ("does not have many workers", "LeafSpec"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+    return L.Trainer(
+        devices=1,
+        plugins=[LightningEnvironment()],  # and not that of a SLURM job, whose tasks it would count
+        # On GPUs some layers have no deterministic form: warn of those instead of failing.
+        deterministic="warn" if torch.cuda.is_available() else True,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )

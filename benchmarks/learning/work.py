@@ -11,13 +11,13 @@ from pathlib import Path
 
 from torch import multiprocessing
 
+from benchmarks.files import write_json
 from benchmarks.jobs import job
 from benchmarks.learning.arms import Arm
 from benchmarks.learning.data import Shown, load_fold, show
 from benchmarks.learning.start import is_being_fitted, network
 from benchmarks.learning.trial import finetune
-from benchmarks.warm_start.setup import Lesions
-from examples.ham10000.files import write_json
+from benchmarks.lesions import Lesions
 
 FAILED = ".failed"
 """Ending of the file with the traceback of a trial that failed."""
@@ -108,15 +108,7 @@ def _try(plan: Plan, fold: int, seed: int, arm: Arm, log: Path) -> bool:
             with log.open("a") as stream, redirect_stdout(stream):
                 print(f"{folder.name}: {arm.name}", flush=True)
                 start = network(arm.start, plan.weights, seed, lesions, folder)
-                found = finetune(
-                    arm,
-                    start,
-                    lesions,
-                    shown,
-                    seed=seed,
-                    epochs=plan.epochs,
-                    log=file.with_suffix(".csv"),
-                )
+                found = finetune(arm, start, lesions, shown, seed=seed, epochs=plan.epochs)
         except Exception:  # whatever it is, the other trials go on
             file.with_suffix(FAILED).write_text(traceback.format_exc(), encoding="utf-8")
             print(f"{folder.name}: {arm.name} failed", flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnblocks import __version__
-from examples.ham10000.files import write_json
+from benchmarks.files import write_json
 
 VERSION = 1
 

@@ -14,21 +14,19 @@ import torch
 from filelock import FileLock
 
 from attnblocks import load_model, save_model
+from benchmarks.files import write_json
 from benchmarks.jobs import job
+from benchmarks.lesions import CLASSES, Lesions, Network
 from benchmarks.warm_start.features import fit, measure
 from benchmarks.warm_start.report import report
 from benchmarks.warm_start.setup import (
     COMPARED,
     MODEL,
     Arm,
-    Lesions,
     load_lesions,
     original,
     swapped,
 )
-from examples.ham10000.data.index import CLASSES
-from examples.ham10000.files import write_json
-from examples.ham10000.model import Network
 
 
 def main() -> None:

@@ -5,14 +5,13 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.files import write_text
 from benchmarks.warm_start.setup import COMPARED, OWN, Arm
-from examples.ham10000.files import whole_file
 
 
 def report(out: Path, seeds: Sequence[int]) -> None:
     """Write ``report.md`` into the folder of the results."""
-    with whole_file(out / "report.md") as stream:
-        stream.write("\n".join(_features_table(out, seeds)) + "\n")
+    write_text(out / "report.md", "\n".join(_features_table(out, seeds)) + "\n")
 
 
 def _features_table(out: Path, seeds: Sequence[int]) -> list[str]:

@@ -2,23 +2,26 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attnblocks import replace_se
-from examples.ham10000.data.batches import SkinLesions, canvas_size, center_crop
-from examples.ham10000.data.images import file_digests
-from examples.ham10000.data.index import CLASSES, Image, read_index
-from examples.ham10000.data.load import digest, load_all
-from examples.ham10000.data.splits import by_lesion
-from examples.ham10000.model import Network, build_network
+from benchmarks.lesions import (
+    Image,
+    Lesions,
+    Network,
+    build_network,
+    center_crop,
+    load_all,
+    normalised,
+    read_index,
+    split,
+)
 
 MODEL = "timm/tf_mobilenetv3_small_075"
 IMAGE_SIZE = 112
@@ -63,52 +66,35 @@ COMPARED = [OWN, *(Arm(block, width, init) for block, width in WIDTHS for init i
 """Those whose features are measured."""
 
 
-@dataclass(frozen=True)
-class Lesions:
-    """Images, and a training and a validation part of them."""
-
-    images: Sequence[Image]
-    pixels: NDArray[np.uint8]
-    train: list[int]
-    val: list[int]
-
-    def part(self, positions: Sequence[int]) -> SkinLesions:
-        """Some of the images as a data set."""
-        return SkinLesions(self.pixels, [image.label for image in self.images], positions)
-
-
-def split(images: Sequence[Image]) -> tuple[list[Image], list[int], list[int]]:
-    """All images but those of the pipeline's test part (seed 0), which stays unread.
+def keep_from_test(images: Sequence[Image]) -> tuple[list[Image], list[int], list[int]]:
+    """All images but those of the test part of seed 0, which stays unread.
 
     Returns:
         These images, and the positions of a training part and of a validation part of a fifth: no
         lesion is in both.
     """
-    test = set(by_lesion(images, seed=0)["test"])
+    test = set(split(images, seed=0)["test"])
     kept = [image for i, image in enumerate(images) if i not in test]
-    parts = by_lesion(kept, seed=0)
+    parts = split(kept, seed=0)
     return kept, parts["train"], sorted(parts["val"] + parts["test"])
 
 
 def load_lesions(folder: Path, cache: Path) -> Lesions:
-    """Read and decode the images that :func:`split` keeps."""
-    images, train, val = split(read_index(folder))
-    paths = [image.path for image in images]
-    pixels = load_all(paths, canvas_size(IMAGE_SIZE), cache, digest(file_digests(paths)))
-    return Lesions(images, pixels, train, val)
+    """Read and decode the images that :func:`keep_from_test` keeps."""
+    images, train, val = keep_from_test(read_index(folder))
+    return Lesions(images, load_all(images, IMAGE_SIZE, cache), train, val)
 
 
-def normalised(network: Network, lesions: Lesions, positions: Sequence[int]) -> Tensor:
+def shown(network: Network, lesions: Lesions, positions: Sequence[int]) -> Tensor:
     """The centre crops of some images, as the network takes them; (N, 3, 112, 112)."""
-    pixels = center_crop(torch.from_numpy(lesions.pixels[list(positions)]), IMAGE_SIZE)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
-    return ((pixels / 255 - mean) / std).to(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(lesions.pixels[list(positions)])
+    return normalised(network, center_crop(pixels, IMAGE_SIZE))
 
 
 def original(weights: Path, seed: int) -> Network:
     """The pre-trained network with its own SE; the seed draws its head."""
     L.seed_everything(seed, verbose=False)
-    network = build_network(MODEL, len(CLASSES), str(weights), "SE")
+    network = build_network(MODEL, weights)
     # One and a half times as fast on a CPU, and the same for all arms.
     network.model.to(memory_format=torch.channels_last)
     return network
@@ -121,4 +107,4 @@ def swapped(network: Network, arm: Arm) -> Network:
         init = "fresh" if arm.init == "fresh" else "inherit"
         gains: dict[str, Any] = {"coord_gain": 1.0} if arm.init.startswith("open") else {}
         replace_se(model, arm.block, init=init, match_rd_channels=arm.width == "match", **gains)
-    return Network(model, network.mean, network.std, network.head)
+    return replace(network, model=model)

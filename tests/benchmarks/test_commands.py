@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import blocks, models, report
+from benchmarks import blocks, index, models, report
 from benchmarks.results import Result, load_result, save_result
 from benchmarks.settings import Settings
 from tests.benchmarks.made import ROUNDS, cells, result, row, tiny_network
@@ -214,3 +214,11 @@ def test_cuda_without_a_device_is_refused(capsys, monkeypatch, main):
     with pytest.raises(SystemExit, match="2"):
         main(["--device", "cuda"])
     assert "argument --device: 'cuda', but torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_the_example_splits_the_folder_that_is_written(capfd):
+    index.main(["--images", "400"])
+    rows = [line.rpartition(":") for line in capfd.readouterr().out.splitlines()]
+    about = "400 SYNTHETIC rows indexed and split, "
+    assert [row[0] for row in rows] == [f"{about}lesion", f"{about}paper"]
+    assert all(float(row[2].removesuffix(" s")) > 0 for row in rows)

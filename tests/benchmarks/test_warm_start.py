@@ -9,9 +9,7 @@ import pytest
 
 from benchmarks.warm_start.__main__ import main
 from benchmarks.warm_start.report import report
-from benchmarks.warm_start.setup import COMPARED, OWN, split
-from examples.ham10000.data.index import read_index
-from examples.ham10000.data.splits import by_lesion
+from benchmarks.warm_start.setup import COMPARED, OWN
 
 SEEDS = range(3)
 
@@ -48,14 +46,3 @@ def test_one_seed_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
         main()
     assert "argument --seeds: must be at least 2, for a spread; got 1" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
-
-
-def test_no_lesion_is_in_two_parts_and_the_test_part_is_in_none(ham10000):
-    images = read_index(ham10000)
-    kept, train, val = split(images)
-    test = {images[i].image_id for i in by_lesion(images, seed=0)["test"]}
-    lesions = [{kept[i].lesion for i in part} for part in (train, val)]
-    assert not lesions[0] & lesions[1]
-    assert not test & {image.image_id for image in kept}
-    assert sorted(train + val) == list(range(len(kept))) == list(range(len(images) - len(test)))
-    assert abs(len(val) / len(kept) - 0.2) < 0.01

@@ -14,7 +14,6 @@ the rare classes, so there the checkpoint with the best mean recall is tested.
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 FASTER = 10
@@ -28,17 +27,9 @@ RARE_CLASSES = "val_mean_recall"
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the network of a study.
+    """One way to train the network of a study: options of ``train``, where they are not None.
 
-    Attributes:
-        name: in tables and names of files.
-        attention: as ``--attention`` takes it.
-        loss: as ``--loss`` takes it.
-        init: as ``--init`` takes it; None where there is nothing to start.
-        faster: whether all of an SE block has the rate that other blocks have at their gates.
-        insert: as ``--insert`` takes it; None for a swap.
-        monitor: as ``--monitor`` takes it; None for that of the study.
-        seeds: how many seeds it is run with.
+    ``faster`` says whether all of an SE block has the rate that other blocks have at their gates.
     """
 
     name: str
@@ -57,56 +48,45 @@ class Arm:
 
     def options(self, lr: float) -> dict[str, Any]:
         """Its options of ``train``, where the learning rate is ``lr``."""
+        insert = None if self.insert is None else list(self.insert)
         found: dict[str, Any] = {"attention": self.attention, "loss": self.loss}
-        if self.init is not None:
-            found["init"] = self.init
-        if self.monitor is not None:
-            found["monitor"] = self.monitor
-        if self.insert is not None:
-            found["insert"] = list(self.insert)
-        if self.faster:
-            found["gate_lr"] = FASTER * lr
-        return found
+        found |= {"init": self.init, "monitor": self.monitor, "insert": insert}
+        found["gate_lr"] = FASTER * lr if self.faster else None
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Study:
     """Arms, and what is the same for all of them.
 
-    Attributes:
-        name: as ``--study`` takes it.
-        arms: which are compared.
-        against: names of those that the others are compared with.
-        settings: options of ``train``.
-        paper: those that take their place to train as the paper does.
-        folds: which of :data:`FOLDS` are tested.
+    ``against`` are the names of the arms that the others are compared with. The options of
+    ``train`` in ``paper`` take the place of ``settings`` to train as the paper does. ``folds``
+    says which of :data:`FOLDS` are tested.
     """
 
     name: str
     arms: tuple[Arm, ...]
     against: tuple[str, ...]
-    settings: MappingProxyType[str, Any]
-    paper: MappingProxyType[str, Any]
+    settings: dict[str, Any]
+    paper: dict[str, Any]
     folds: tuple[int, ...]
 
 
-SETTINGS = MappingProxyType(
-    {
-        "model": "timm/tf_mobilenetv3_small_075",
-        "weights": "imagenet",
-        "protocol": "lesion",
-        "folds": FOLDS,
-        "image_size": 112,
-        "epochs": 8,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "weight_decay": 5e-2,
-        "schedule": "cosine",
-        "monitor": "val_loss",
-        "precision": "32-true",
-        "recompute_bn": "auto",
-    }
-)
+SETTINGS: dict[str, Any] = {
+    "model": "timm/tf_mobilenetv3_small_075",
+    "weights": "imagenet",
+    "protocol": "lesion",
+    "folds": FOLDS,
+    "image_size": 112,
+    "epochs": 8,
+    "batch_size": 128,
+    "lr": 5e-4,
+    "weight_decay": 5e-2,
+    "schedule": "cosine",
+    "monitor": "val_loss",
+    "precision": "32-true",
+    "recompute_bn": "auto",
+}
 """Of all runs."""
 
 ATTENTION = Study(
@@ -128,7 +108,7 @@ ATTENTION = Study(
     ),
     ("own SE", "SE at the same rates"),
     SETTINGS,
-    MappingProxyType({"model": "tv/mobilenet_v3_small", "image_size": 224, "epochs": 100}),
+    {"model": "tv/mobilenet_v3_small", "image_size": 224, "epochs": 100},
     (0, 1, 2, 3, 4),
 )
 """Other blocks in the place of SE."""
@@ -144,8 +124,8 @@ INSERTION = Study(
         Arm("CoordAtt inserted", "CoordAtt", init="identity", insert=_DEPTHWISE),
     ),
     ("as it is", "SE inserted"),
-    MappingProxyType({**SETTINGS, "model": "timm/tf_efficientnet_lite0"}),
-    MappingProxyType({"image_size": 224, "epochs": 100}),
+    {**SETTINGS, "model": "timm/tf_efficientnet_lite0"},
+    {"image_size": 224, "epochs": 100},
     (0, 1),
 )
 """Blocks in a network without SE, behind the depthwise convolutions, where EfficientNet has SE."""

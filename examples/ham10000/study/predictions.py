@@ -1,10 +1,11 @@
 """What an arm says of every image: one file of log-probabilities for each arm and seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from examples.ham10000.data.index import CLASSES, Image
@@ -13,17 +14,16 @@ from examples.ham10000.paper.runs import finished
 from examples.ham10000.report.results import read_log_probabilities
 from examples.ham10000.study.runs import StudyRun
 
+ENTRIES = ("image", "label", "lesion", "fold", "log_probability")
+"""Of the file, in the order of :class:`ArmPredictions`."""
 
-@dataclass(frozen=True)
-class ArmPredictions:
-    """The predictions of an arm with one seed, for all images of the index.
 
-    Attributes:
-        images: ids, in the order of the index.
-        labels: true classes, int8 (N,).
-        lesions: the lesion, by a number, int32 (N,).
-        folds: the fold in which an image was tested, int8 (N,); -1 where it has not been yet.
-        log_probabilities: of the classes, float32 (N, 7); NaN where it has not been yet.
+class ArmPredictions(NamedTuple):
+    """The predictions of an arm with one seed, for all images in the order of the index.
+
+    ``images`` are ids, ``labels`` the true classes, int8 (N,), and ``lesions`` numbers, int32 (N,).
+    ``folds``, int8 (N,), is the fold in which an image was tested, and ``log_probabilities``,
+    float32 (N, 7), what was said of it; -1 and NaN where it has not been tested yet.
     """
 
     images: NDArray[np.str_]
@@ -33,17 +33,23 @@ class ArmPredictions:
     log_probabilities: NDArray[np.float32]
 
 
-def gather(runs: Sequence[StudyRun], images: Sequence[Image]) -> ArmPredictions:
-    """Put together what is finished of the runs of an arm with one seed.
-
-    Args:
-        runs: one for each fold.
-        images: the index.
+def write_predictions(runs: Sequence[StudyRun], images: Sequence[Image]) -> Path:
+    """Write what is finished of the runs of an arm with one seed, one for each fold; give the file.
 
     Raises:
         ValueError: the files of a run are damaged or are of other images, or an image was tested
             in two folds.
     """
+    file = runs[0].predictions
+    # Without the lock, a process could replace a file by what it has read before.
+    with FileLock(file.with_suffix(".lock")):
+        content: dict[str, Any] = dict(zip(ENTRIES, _gather(runs, images), strict=True))
+        with moved_into_place(file) as partial, partial.open("xb") as stream:
+            np.savez_compressed(stream, **content)
+    return file
+
+
+def _gather(runs: Sequence[StudyRun], images: Sequence[Image]) -> ArmPredictions:
     place = {image.image_id: i for i, image in enumerate(images)}
     folds = np.full(len(images), -1, np.int8)
     log_probabilities = np.full((len(images), len(CLASSES)), np.nan, np.float32)
@@ -68,19 +74,6 @@ def gather(runs: Sequence[StudyRun], images: Sequence[Image]) -> ArmPredictions:
     )
 
 
-def write_predictions(file: Path, predictions: ArmPredictions) -> None:
-    """Write a compressed NPZ file, whole or not at all."""
-    with moved_into_place(file) as partial, partial.open("xb") as stream:
-        np.savez_compressed(
-            stream,
-            image=predictions.images,
-            label=predictions.labels,
-            lesion=predictions.lesions,
-            fold=predictions.folds,
-            log_probability=predictions.log_probabilities,
-        )
-
-
 def read_predictions(file: Path) -> ArmPredictions:
     """Read such a file; nothing in it is executed.
 
@@ -90,18 +83,17 @@ def read_predictions(file: Path) -> ArmPredictions:
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            images, labels, lesions = content["image"], content["label"], content["lesion"]
-            folds, found = content["fold"], content["log_probability"]
+            read = ArmPredictions(*(content[name] for name in ENTRIES))
     except OSError:
         raise
     except Exception as error:  # a damaged file has many kinds
         raise ValueError(f"{file} is damaged: {error}") from error
-    count = len(images)
-    shapes = (labels.shape, lesions.shape, folds.shape, found.shape)
-    if shapes != ((count,), (count,), (count,), (count, len(CLASSES))) or found.dtype != np.float32:
+    count, found = len(read.images), read.log_probabilities
+    shapes = tuple(array.shape for array in read[1:])
+    if shapes != (*[(count,)] * 3, (count, len(CLASSES))) or found.dtype != np.float32:
         raise ValueError(f"{file} is damaged: {count} images have arrays of shapes {shapes}")
-    tested = folds >= 0
+    tested = read.folds >= 0
     sums = np.exp(found[tested].astype(np.float64)).sum(axis=1)
     if not (np.isnan(found[~tested]).all() and (np.abs(sums - 1) < 1e-4).all()):
         raise ValueError(f"{file} is damaged: it holds rows that are no log-probabilities")
-    return ArmPredictions(images, labels, lesions, folds, found)
+    return read

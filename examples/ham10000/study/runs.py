@@ -1,44 +1,23 @@
 """The runs of a study, fold by fold, so that those that are finished first can be compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from examples.ham10000.config import Config
 from examples.ham10000.given import train_config
 from examples.ham10000.study.arms import Arm, Study
 
 FREE = (
-    "same_lesion",
-    "skip_bad",
-    "workers",
-    "model",
-    "weights",
-    "image_size",
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "schedule",
-    "warmup",
-    "clip_grad_norm",
-    "precision",
-    "recompute_bn",
+    *("same_lesion", "skip_bad", "workers", "model", "weights", "image_size", "epochs"),
+    *("batch_size", "lr", "weight_decay", "schedule", "warmup", "clip_grad_norm"),
+    *("precision", "recompute_bn"),
 )
 """Options of ``train`` that may be given for all arms; the study says the others."""
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """One arm on one fold with one seed.
-
-    Attributes:
-        study: its name.
-        arm: of the study.
-        fold: the one that is tested.
-        config: all options.
-    """
+class StudyRun(NamedTuple):
+    """One arm of a study on one fold, which is tested, with one seed."""
 
     study: str
     arm: Arm
@@ -49,6 +28,12 @@ class StudyRun:
     def name(self) -> str:
         """To call it in messages."""
         return f"{self.arm.name}, fold {self.fold}, seed {self.config.seed}"
+
+    @property
+    def predictions(self) -> Path:
+        """The file of what the arm predicts with this seed, on all folds."""
+        name = f"{self.study}-{self.arm.slug}-seed{self.config.seed}.npz"
+        return self.config.out.with_name(name)
 
 
 def study_runs(
@@ -63,14 +48,8 @@ def study_runs(
 ) -> list[StudyRun]:
     """All runs of a study in the order in which they are begun: by seed, fold and arm.
 
-    Args:
-        study: one of ``STUDIES``.
-        data: HAM10000 folder.
-        out: the folder of the runs.
-        options: of ``train``, for all arms, in the place of the study's settings.
-        rows: names of the arms to run; None for all.
-        seeds: of every arm; None for those that each arm has.
-        as_paper: train as the paper does.
+    ``options`` of ``train`` take the place of the study's settings in all of them; ``rows`` are the
+    names of the arms to run, None for all; ``seeds`` None means those that each arm has.
 
     Raises:
         ValueError: an unknown arm, or an option that is the study's to say or out of range.
@@ -84,34 +63,19 @@ def study_runs(
         )
     if seeds is not None and seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    settings = {**study.settings, **(study.paper if as_paper else {}), **options}
+    settings = {**study.settings, **(study.paper if as_paper else {}), **options, "data": data}
     if settings["weights"] == "none":
         raise ValueError("--weights none: a study compares networks that are pre-trained")
-    arms = [arm for arm in study.arms if rows is None or arm.name in rows]
-    counts = {arm: arm.seeds if seeds is None else seeds for arm in arms}
-    return [
-        StudyRun(
-            study.name, arm, fold, _config(study, arm, settings, data, out, fold=fold, seed=seed)
-        )
-        for seed in range(max(counts.values()))
-        for fold in study.folds
-        for arm in arms
-        if seed < counts[arm]
-    ]
-
-
-def _config(
-    study: Study,
-    arm: Arm,
-    settings: dict[str, Any],
-    data: Path,
-    out: Path,
-    *,
-    fold: int,
-    seed: int,
-) -> Config:
-    run = out / f"{study.name}-{arm.slug}-fold{fold}-seed{seed}"
-    given = {**settings, **arm.options(settings["lr"])}
-    config = train_config({**given, "fold": fold, "seed": seed, "data": data, "out": run})
-    config.check()
-    return config
+    counts = {
+        a: a.seeds if seeds is None else seeds for a in study.arms if a.name in (rows or names)
+    }
+    runs = []
+    for seed in range(max(counts.values())):
+        for fold in study.folds:
+            for arm in (arm for arm, count in counts.items() if seed < count):
+                run = out / f"{study.name}-{arm.slug}-fold{fold}-seed{seed}"
+                given = {**settings, **arm.options(settings["lr"])}
+                config = train_config({**given, "fold": fold, "seed": seed, "out": run})
+                config.check()
+                runs.append(StudyRun(study.name, arm, fold, config))
+    return runs

@@ -9,11 +9,12 @@ from typing import Any
 from filelock import FileLock
 
 from examples.ham10000 import processes
-from examples.ham10000.data.index import Image, read_index
+from examples.ham10000.data.index import read_index
 from examples.ham10000.paper.runs import Outcome, check_same_options, finished, one_line, run_shared
 from examples.ham10000.study.arms import STUDIES, Study
-from examples.ham10000.study.predictions import gather, write_predictions
-from examples.ham10000.study.report import write_facts, write_study
+from examples.ham10000.study.facts import write_facts
+from examples.ham10000.study.predictions import write_predictions
+from examples.ham10000.study.report import write_study
 from examples.ham10000.study.runs import StudyRun, study_runs
 
 
@@ -32,22 +33,12 @@ def run_study(
 ) -> Outcome:
     """Do the runs that are not finished, and write the predictions of each arm as they come.
 
-    In the end tables and picture are written of all that is there, if both references are.
+    In the end tables and picture are written of all that is there, if both references are. Several
+    of these may share a folder: each takes runs that no other one is at.
 
-    Several of these may share a folder: each takes runs that no other one is at. So each run
-    should be crowded, as :func:`complete` has it.
-
-    Args:
-        data: HAM10000 folder.
-        study: one of :data:`STUDIES`.
-        begin: does a run, called as ``begin(config, resumed=...)``.
-        out: folder for runs and predictions.
-        rows: names of the arms to run; None for all.
-        fold: the folds to test; None for those of the study.
-        seeds: every arm is run with the seeds 0 to ``seeds`` - 1; None for those of the arms.
-        minutes: begin no run after so many; None for no end.
-        as_paper: train as the paper does.
-        **options: of ``train``, for all arms.
+    ``begin`` does a run, called with its config and ``resumed``; other runs may be beside it. Of
+    ``rows``, the names of arms, and ``fold`` None means all; every arm has the seeds 0 to ``seeds``
+    - 1, or its own number; no run is begun after ``minutes``. ``options`` of ``train`` are for all.
 
     Raises:
         ValueError: an option cannot be followed, or a run in ``out`` has others.
@@ -58,11 +49,18 @@ def run_study(
     if unknown := [number for number in fold or () if number not in wanted.folds]:
         listed = ", ".join(map(str, wanted.folds))
         raise ValueError(f"--fold of the study {study} must be one of {listed}; got {unknown[0]}")
-    runs = study_runs(wanted, data, out, options, rows=rows, seeds=seeds, as_paper=as_paper)
+    all_runs = partial(study_runs, wanted, data, out, options, seeds=seeds, as_paper=as_paper)
+    runs = all_runs(rows=rows)
     for run in runs:
         check_same_options(run.config)
     images = read_index(data, allow_missing=True, same_lesion=options.get("same_lesion"))
     out.mkdir(parents=True, exist_ok=True)
+
+    def write(file: Path) -> Path:
+        """One process writes what has been predicted until now for a file."""
+        of_file = [run for run in runs if run.predictions == file]
+        return processes.once(partial(write_predictions, of_file, images))
+
     failures: dict[str, str] = {}
     for run in runs:
         if fold is not None and run.fold not in fold:
@@ -78,12 +76,11 @@ def run_study(
             failures[run.name] = one_line(error)
         else:
             if trained:
-                processes.once(partial(_write, out, runs, images, run))
-    # One run for each file: also those of processes that did not come to write it.
-    done = {_file(out, run): run for run in runs if finished(run.config.out)}
-    files = [processes.once(partial(_write, out, runs, images, run)) for run in done.values()]
-    everything = study_runs(wanted, data, out, options, seeds=seeds, as_paper=as_paper)
-    files += processes.once(partial(_report, wanted, everything, out))
+                write(run.predictions)
+    # Also those of processes that did not come to write them.
+    done = dict.fromkeys(run.predictions for run in runs if finished(run.config.out))
+    files = [*map(write, done)]
+    files += processes.once(partial(_report, wanted, all_runs(), out))
     count = processes.once(lambda: sum(finished(run.config.out) for run in runs))
     return Outcome(f"study {study}, {count} of {len(runs)} runs finished", files, failures)
 
@@ -97,18 +94,3 @@ def _report(study: Study, runs: list[StudyRun], out: Path) -> list[Path]:
     with FileLock(facts.with_suffix(".lock")):
         write_facts(facts, runs)
         return [facts, *write_study(study, out)]
-
-
-def _file(out: Path, run: StudyRun) -> Path:
-    """Where the predictions of the arm of a run are kept, with its seed."""
-    return out / f"{run.study}-{run.arm.slug}-seed{run.config.seed}.npz"
-
-
-def _write(out: Path, runs: list[StudyRun], images: list[Image], of: StudyRun) -> Path:
-    """Write what an arm with one seed has predicted until now, on all folds; give the file."""
-    file = _file(out, of)
-    same = [run for run in runs if _file(out, run) == file]
-    # Without the lock, a process could replace a file by what it has read before.
-    with FileLock(file.with_suffix(".lock")):
-        write_predictions(file, gather(same, images))
-    return file

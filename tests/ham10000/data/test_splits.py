@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.index import main as measure
 from examples.ham10000.cli import main
 from examples.ham10000.config import PARTS, read_options
 from examples.ham10000.data.index import CLASSES, SHIPPED, Image, read_index
@@ -197,13 +196,6 @@ def test_a_run_says_which_fold_it_tested(tmp_path):
     begin(tmp_path / "old")  # whose options know of no folds
     assert read_options(tmp_path / "old").split_name == "lesion split"
     assert replace(config, fold=None).split_name == "lesion split, 5 folds"
-
-
-def test_the_benchmark_indexes_and_splits_what_it_writes(capsys):
-    measure(["--images", "400"])
-    first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("400 SYNTHETIC rows indexed in ")
-    assert [line.split(":")[0] for line in others] == ["split, lesion", "split, paper"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 from examples.ham10000.metrics import draw_lesions
 from examples.ham10000.paper.rows import TABLES
 
-DOCS = Path(__file__).parents[4] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 RESULTS = DOCS / "results"
 NAMES = ("log loss", "bounded log loss", "AUC", "mean recall")
 NAMES += ("corrected recall", "accuracy", "calibration error")
