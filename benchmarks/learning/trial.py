@@ -13,9 +13,10 @@ from benchmarks.learning.data import Shown
 from benchmarks.warm_start.setup import BATCH_SIZE, IMAGE_SIZE, Lesions
 from examples.ham10000.callbacks import EpochLog
 from examples.ham10000.data.batches import evaluation_loader, training_loader
-from examples.ham10000.evaluate import new_trainer
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.model import Network
 from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
+from examples.ham10000.trainer import new_trainer
 
 SCHEDULE = "cosine"
 FIGURES = ("train_loss", "val_loss", "val_accuracy", "val_mean_recall")
@@ -43,6 +44,7 @@ def finetune(
     module = AugmentedOnCPU(
         network,
         nn.CrossEntropyLoss(),
+        num_classes=len(CLASSES),
         image_size=IMAGE_SIZE,
         seed=seed,
         schedule=SCHEDULE,

@@ -251,24 +251,23 @@ def options_for_json(config: Config) -> dict[str, Any]:
 
 
 def read_description(run: Path) -> dict[str, Any]:
-    """What the ``config.json`` of a run says.
+    """What the ``config.json`` of a run says, and ``description.json``, which old ones lack.
 
-    Args:
-        run: its folder.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no run in it.
-        ValueError: the file is damaged.
+    FileNotFoundError if there is no run; ValueError if a file is damaged.
     """
-    file = run / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"no run in {run}: there is no {file}")
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{file} is damaged: it holds no JSON object")
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(f"no run in {run}: there is no {run / 'config.json'}")
+    description: dict[str, Any] = {}
+    for file in (run / "config.json", run / "description.json"):
+        if file.name != "config.json" and not file.exists():
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} is damaged: it holds no JSON object")
+        description |= content
     options = description.get("options")
     if isinstance(options, dict) and options.get("init") == "warm":
         options["init"] = "inherit"  # its name in version 0.1.0

@@ -248,9 +248,11 @@ class Predictions(Metric):
 def _one_against_rest(counts: Tensor) -> dict[str, Tensor]:
     """Figures of every class, (..., 7), from float64 counts."""
     images, predicted = counts.sum(dim=-1), counts.sum(dim=-2)
-    empty = (images == 0).reshape(-1, len(CLASSES)).any(dim=0).tolist()
+    empty = (images == 0).reshape(-1, counts.shape[-1]).any(dim=0).tolist()
     if any(empty):
-        raise ValueError(f"no images of {CLASSES[empty.index(True)]}: every class needs some")
+        place = empty.index(True)
+        name = CLASSES[place] if len(empty) == len(CLASSES) else f"class {place}"
+        raise ValueError(f"no images of {name}: every class needs some")
     rest = images.sum(dim=-1, keepdim=True) - images
     hits = counts.diagonal(dim1=-2, dim2=-1)  # true positives
     sensitivity, specificity = hits / images, (rest - predicted + hits) / rest  # TN / (TN + FP)

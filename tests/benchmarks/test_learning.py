@@ -144,7 +144,8 @@ def test_augmentation_on_the_cpu_changes_no_number(tiny, tmp_path, monkeypatch):
         main([*tiny, "--folds", "0", "--arms", "own SE x1", "--out", str(out)])
         found += [trial.epochs for trial in read_trials(out)]
     assert found[0] == found[1]
-    module = AugmentedOnCPU(setup.original("none", 0), nn.CrossEntropyLoss(), image_size=SIZE)
+    original, options = setup.original("none", 0), {"num_classes": 7, "image_size": SIZE}
+    module = AugmentedOnCPU(original, nn.CrossEntropyLoss(), **options)
     batch = (torch.zeros(1, 3, 4, 4), torch.zeros(1), torch.zeros(1))
     moved = module.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert [part.device.type for part in moved] == ["cpu", "meta", "cpu"]

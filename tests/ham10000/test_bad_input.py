@@ -12,7 +12,6 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from examples.ham10000 import run as run_module
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.data import load as cache_module
@@ -280,14 +279,15 @@ def test_a_run_that_another_process_is_at_is_left_alone(made, capsys):
 def test_of_two_runs_that_begin_in_one_folder_one_does(made, tmp_path, monkeypatch):
     config = read_options(made)
     shutil.rmtree(made)
-    rename = os.rename
+    replace = os.replace
 
     def second(source, target):
-        monkeypatch.setattr(run_module.os, "rename", rename)
-        create_run(config)  # between the look and the move of the first
-        rename(source, target)
+        if target == config.out:
+            monkeypatch.setattr(os, "replace", replace)
+            create_run(config)  # between the look and the move of the first
+        replace(source, target)
 
-    monkeypatch.setattr(run_module.os, "rename", second)
+    monkeypatch.setattr(os, "replace", second)
     with pytest.raises(FileExistsError, match=r"--out .*run was made by another run meanwhile"):
         create_run(config)
     assert [path.name for path in made.parent.iterdir()] == ["run"]
