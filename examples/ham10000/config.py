@@ -251,16 +251,14 @@ def options_for_json(config: Config) -> dict[str, Any]:
 
 
 def read_description(run: Path) -> dict[str, Any]:
-    """What the ``config.json`` of a run says, and ``description.json``, which old ones lack.
+    """What ``config.json`` and ``description.json`` of a run say, the latter if there is one.
 
-    FileNotFoundError if there is no run; ValueError if a file is damaged.
+    Raises FileNotFoundError where there is no run, and ValueError for a damaged file.
     """
     if not (run / "config.json").is_file():
         raise FileNotFoundError(f"no run in {run}: there is no {run / 'config.json'}")
     description: dict[str, Any] = {}
-    for file in (run / "config.json", run / "description.json"):
-        if file.name != "config.json" and not file.exists():
-            continue
+    for file in filter(Path.is_file, (run / "description.json", run / "config.json")):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

@@ -163,8 +163,8 @@ class LesionClassifier(L.LightningModule):
                 return 1.0
             return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
 
 class AugmentedOnCPU(LesionClassifier):

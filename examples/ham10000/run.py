@@ -126,7 +126,8 @@ def new_network(config: Config, *, empty: bool = False) -> Network:
             apply_recipe(network.model, read_description(config.out)["recipe"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the description in {config.out} does not say which blocks were inserted: {error}"
+                f"{config.out / 'description.json'} or config.json does not say which blocks were "
+                f"inserted: {error}"
             ) from error
     if config.loss in COSINE_LOSSES:
         use_cosine_classifier(network.model, network.head, classes)
@@ -156,14 +157,12 @@ def fit_blocks(
     The seed draws the training images of ``part`` and the order of their batches. Returns what was
     achieved on these images.
     """
+    images, bar = _shown(network, part, image_size, seed), processes.shows_bars()
     models = network.model.to(_device()), original.model.to(_device())
-    images = _shown(network, part, image_size, seed)
-    bar = processes.shows_bars() and processes.rank() == 0
-    try:
-        return warm_start(*models, images, seed=seed, progress=bar)
-    finally:
-        for model in models:
-            model.cpu()
+    fit = warm_start(*models, images, seed=seed, progress=bar and processes.rank() == 0)
+    for model in models:
+        model.cpu()
+    return fit
 
 
 def _shown(network: Network, part: SkinLesions, image_size: int, seed: int) -> tuple[Tensor, ...]:
@@ -216,8 +215,9 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run
 
 def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
     """What is needed to understand a run beside its options, for JSON."""
-    size, resized = config.image_size, "(bilinear, antialias)"
-    libraries = (attnblocks, torch, torchvision, timm, L)
+    size = config.image_size
+    resized = f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)"
+    versions = {m.__name__: str(m.__version__) for m in (attnblocks, torch, torchvision, timm, L)}
     return {
         "data": data.name,
         "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
@@ -226,12 +226,12 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
         "images_sha256": data.digests,
         "leak": leak(data.images, data.split),
         "evaluation_transform": [
-            f"resize the shorter side to {canvas_size(size)} {resized}",
+            resized,
             f"centre crop {size}x{size}",
             f"(x / 255 - {list(network.mean)}) / {list(network.std)}",
         ],
         "training_transform": [
-            f"resize the shorter side to {canvas_size(size)} {resized}, centre square",
+            f"{resized}, centre square",
             f"random crop {size}x{size}",
             "horizontal and vertical flip with probability 1/2, rotation by 0, 90 or 180 degrees",
             f"brightness, contrast or saturation times one of {list(FACTORS)}, or none of them",
@@ -240,8 +240,5 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
         "recipe": None if config.insert is None else recipe(network.model),
         "parameters": sum(p.numel() for p in network.model.parameters()),
         "processes": processes.count(),
-        "versions": {
-            **{library.__name__: str(library.__version__) for library in libraries},
-            "python": platform.python_version(),
-        },
+        "versions": {**versions, "python": platform.python_version()},
     }

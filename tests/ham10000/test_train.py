@@ -33,9 +33,8 @@ def trained(run, tmp_path):
     """Trains on drawn pictures with some options, and gives the run folder."""
 
     def train(*options: str, code: int = 0) -> Path:
-        out = tmp_path / "trained"
-        data = ["--data", str(run / "synthetic")]
-        assert main([*QUICK, *data, "--out", str(out), *options]) == code
+        out, data = tmp_path / "trained", str(run / "synthetic")
+        assert main([*QUICK, "--data", data, "--out", str(out), *options]) == code
         return out
 
     return train
@@ -83,14 +82,6 @@ def test_every_figure_of_synthetic_pictures_says_so_given_as_data_too(run, train
         assert json.loads((folder / "test.json").read_text())["data"].startswith("SYNTHETIC")
 
 
-@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
-def test_too_little_memory_says_what_needs_less(allocate, trained, capsys, monkeypatch):
-    monkeypatch.setattr(LesionClassifier, "training_step", lambda *_: allocate(2**50))
-    trained(code=2)
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: a smaller --batch-size or --image-size needs less memory: ")
-
-
 def test_the_test_figures_are_those_of_the_best_checkpoint(run):
     """Evaluated once more by hand, from the files of the run alone."""
     checkpoint = torch.load(run / "best.ckpt", weights_only=True)
@@ -120,18 +111,26 @@ def test_the_test_figures_are_those_of_the_best_checkpoint(run):
 def test_the_curves_are_those_of_the_log(run):
     figure = plots.curves(run / "metrics.csv", "SYNTHETIC_", "title")
     drawn = {
-        (axes.get_ylabel(), line.get_label()): line for axes in figure.axes for line in axes.lines
+        f"{axes.get_ylabel()}: {line.get_label()}": [[*values] for values in line.get_data()]
+        for axes in figure.axes
+        for line in axes.lines
     }
-    for where, name in {
-        ("loss", "training"): "train_loss",
-        ("loss", "validation"): "val_loss",
-        ("validation part", "accuracy"): "val_accuracy",
-        ("validation part", "mean recall"): "val_mean_recall",
-    }.items():
-        x, y = drawn.pop(where).get_data()
-        assert list(x) == list(range(1, EPOCHS + 1))
-        assert list(y) == [row[f"SYNTHETIC_{name}"] for row in log_of(run)]
-    assert drawn == {}
+    columns = {"loss: training": "train_loss", "loss: validation": "val_loss"}
+    columns["validation part: accuracy"] = "val_accuracy"
+    columns["validation part: mean recall"] = "val_mean_recall"
+    epochs = list(range(1, EPOCHS + 1))
+    assert drawn == {
+        line: [epochs, [row[f"SYNTHETIC_{name}"] for row in log_of(run)]]
+        for line, name in columns.items()
+    }
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_too_little_memory_says_what_needs_less(allocate, trained, capsys, monkeypatch):
+    monkeypatch.setattr(LesionClassifier, "training_step", lambda *_: allocate(2**50))
+    trained(code=2)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: a smaller --batch-size or --image-size needs less memory: ")
 
 
 def test_a_run_that_diverges_is_no_success(trained, capsys):
@@ -228,18 +227,23 @@ def test_the_validation_loss_is_that_of_the_whole_part_without_class_weights(
     assert row["SYNTHETIC_val_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluate_reads_any_part_of_a_run(run, tmp_path, capsys):
-    options = ["--run", str(run), "--data", str(run / "synthetic"), "--out"]
-    assert main(["evaluate", *options, str(tmp_path / "test")]) == 0
-    again = json.loads((tmp_path / "test" / "test.json").read_text())
-    assert again == json.loads((run / "test.json").read_text())
-    assert main(["evaluate", *options, str(tmp_path / "val"), "--split", "val"]) == 0
-    found = json.loads((tmp_path / "val" / "val.json").read_text())
+def test_any_part_of_a_run_is_evaluated_and_one_after_another(run, tmp_path, capsys):
+    options = ["--run", str(run), "--data", str(run / "synthetic"), "--split", "val"]
+    command = ["evaluate", *options, "--out", str(tmp_path / "val")]
+    assert main(command) == 0
+    summary = json.loads((tmp_path / "val" / "val.json").read_text())
     best = max(row["SYNTHETIC_val_mean_recall"] for row in log_of(run))
-    assert found["mean_recall"] == pytest.approx(best)
+    assert summary["mean_recall"] == pytest.approx(best)
     assert "Val part, SYNTHETIC" in capsys.readouterr().out
-    assert main(["evaluate", *options, str(tmp_path / "val")]) == 2
+    assert main(command) == 2
     assert "exists: name a new folder" in capsys.readouterr().err
+    config, module = read_options(run), load_best(run)
+    images = read_index(run / "synthetic")
+    data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
+    for part, expected in (("val", summary), ("test", json.loads((run / "test.json").read_text()))):
+        found = evaluate_part(module, data, part, config, run, workers=0, leak=0.0)
+        assert found.summary == expected
+        assert len(found.probabilities) == 33
 
 
 @pytest.mark.parametrize("tasks", ["1", "4"])
@@ -277,13 +281,3 @@ def test_a_signal_in_the_test_is_told_by_the_exit_code(run, stop, monkeypatch):
     monkeypatch.setattr(LesionClassifier, "test_step", step)
     options = ["--run", str(run), "--data", str(run / "synthetic")]
     assert main(["evaluate", *options]) == 128 + stop
-
-
-def test_one_module_evaluates_one_part_after_another(run):
-    config, module = read_options(run), load_best(run)
-    images = read_index(run / "synthetic")
-    data = load_data(images, run / "split.csv", 48, run.parent / "ham10000-cache")
-    for part in ("val", "test"):
-        found = evaluate_part(module, data, part, config, run, workers=0, leak=0.0)
-        assert len(found.probabilities) == found.summary["images"] == 33
-    assert found.summary == json.loads((run / "test.json").read_text())
