@@ -63,7 +63,7 @@ FIRST_EPOCH_AGAIN = (
 )
 
 
-def call_main(arguments: list[str], point: str | None = None, seconds: float = 180) -> int | None:
+def call_main(arguments: list[str], point: str | None = None, seconds: float = 600) -> int | None:
     """The exit code of the command line in a new process, killed at ``point`` or after a time.
 
     ``point`` is one of :data:`POINTS`, or "again" to be killed where the first epoch is trained.
