@@ -11,37 +11,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from examples.ham10000 import processes
+from examples.ham10000.config import Config
 from examples.ham10000.data.batches import SkinLesions, center_crop, training_loader
 from examples.ham10000.files import write_csv
-from examples.ham10000.processes import shows_bars
-
-USUAL_MOMENTUM = 0.1
-"""PyTorch's default. torchvision's MobileNetV3 has 0.01, and its statistics lag for epochs."""
 
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """All batch norms of a network."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+def recomputes_bn(config: Config, model: nn.Module) -> bool:
+    """Whether batch norm statistics are recomputed before each validation.
 
-
-def statistics_lag(model: nn.Module) -> bool:
-    """Whether some batch norm averages over more steps than PyTorch's default does."""
-    momenta = [module.momentum for module in batch_norms(model)]
-    return any(momentum is not None and momentum < USUAL_MOMENTUM for momentum in momenta)
+    ``auto`` says so where some average over more steps than PyTorch's default does: those of
+    torchvision's MobileNetV3 lag for epochs. ValueError for ``yes`` where there are none.
+    """
+    momenta = [layer.momentum for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    if config.recompute_bn == "yes" and not momenta:
+        raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
+    if config.recompute_bn == "auto":
+        return any(momentum is not None and momentum < 0.1 for momentum in momenta)
+    return config.recompute_bn == "yes"
 
 
 class RecomputeBatchNorm(L.Callback):
     """Compute the running statistics anew on training images before each validation.
 
-    The images are the same in every epoch and in every process, so that all processes validate
-    one network.
-
-    Args:
-        part: training images; they get the crop of the evaluation.
-        batch_size: images of a batch.
-        image_size: side of that crop.
-        seed: of the choice of images.
-        count: how many batches to use.
+    They are of ``count`` batches with the crop of the evaluation, whose side is ``image_size``: the
+    same in every epoch and in every process, so that all processes validate one network.
     """
 
     def __init__(
@@ -63,9 +56,6 @@ class EpochLog(L.Callback):
     Lightning's own CSV logger deletes the file when a run is resumed. Here the rows are part of
     the checkpoint, so that file and checkpoint always agree. Where progress is no bar, each row is
     printed too, with the seconds that the epoch took.
-
-    Args:
-        file: the CSV file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -93,7 +83,7 @@ class EpochLog(L.Callback):
         self.rows.append({"epoch": epoch, "lr": rate, **figures})
         if trainer.is_global_zero:
             write_csv(self.file, list(self.rows[0]), [list(row.values()) for row in self.rows])
-        if not shows_bars():
+        if not processes.shows_bars():
             said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()))
             seconds = perf_counter() - self.start
             processes.say(

@@ -1,14 +1,15 @@
 """Checkpoint files that are either whole or as they were."""
 
-import os
 import re
 from argparse import Namespace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from examples.ham10000.files import moved_into_place
 
 _SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
@@ -25,10 +26,8 @@ HARMLESS: list[Any] = [
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read a checkpoint on the CPU. Nothing in it is executed: it may be a stranger's.
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is damaged, or holds other things than tensors and plain values, of which
-            one is named.
+    OSError if the file cannot be read; ValueError if it is damaged, or holds other things than
+    tensors and plain values, of which one is named.
     """
     try:
         with torch.serialization.safe_globals(HARMLESS):
@@ -57,29 +56,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Save under a temporary name in the same folder and move it into place.
-
-        Raises:
-            OSError: the file cannot be written; the old one is as it was.
-        """
+        """Write the file; OSError if it cannot be, and the old one is as it was."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as stream:
-                _save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def _save(checkpoint: dict[str, Any], stream: BinaryIO) -> None:
-    try:
-        torch.save(checkpoint, stream)
-    except RuntimeError as error:  # what torch makes of a write that fails
-        raise OSError(
-            f"cannot write the checkpoint {stream.name}: is the disk full? {error}"
-        ) from error
+        with moved_into_place(path) as partial, partial.open("wb") as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # what torch makes of a write that fails
+                raise OSError(
+                    f"cannot write the checkpoint {path}: is the disk full? {error}"
+                ) from error

@@ -1,16 +1,11 @@
 """A network and the images of one part: probabilities and figures."""
 
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from examples.ham10000 import processes
@@ -25,9 +20,9 @@ from examples.ham10000.data.splits import COLUMNS, leak, read_split
 from examples.ham10000.data.tables import read_table
 from examples.ham10000.metrics import CHALLENGE_HEADLINES, HEADLINES, summarise
 from examples.ham10000.module import LesionClassifier
-from examples.ham10000.processes import shows_bars
 from examples.ham10000.run import new_network
 from examples.ham10000.seen import of_lesions_seen
+from examples.ham10000.trainer import new_trainer, signals_raised
 
 
 @dataclass(frozen=True)
@@ -50,47 +45,6 @@ class Evaluation:
     def probabilities(self) -> Tensor:
         """Of the classes, (N, 7)."""
         return self.logits.softmax(dim=1)
-
-
-def new_trainer(**options: Any) -> L.Trainer:
-    """A trainer on all processes of the run, without side effects of its own."""
-    # A debugging aid of deterministic mode, which costs a fifth of an epoch on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Those are Lightning's own; and one process is enough to load data that are decoded.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # In a SLURM job Lightning would count its tasks, and load any hpc_ckpt_*.ckpt in the current
-    # folder in the place of ours. This is its way to be told that it did not start the processes.
-    if "SLURM_NTASKS" in os.environ:
-        os.environ["SLURM_JOB_NAME"] = "interactive"
-    here = processes.count_here()
-    return L.Trainer(
-        devices=here,
-        num_nodes=processes.count() // here,
-        strategy="ddp" if processes.count() > 1 else "auto",
-        use_distributed_sampler=False,  # ours lose and double no image
-        # On GPUs some layers have no deterministic form: warn of those instead of failing.
-        deterministic="warn" if torch.cuda.is_available() else True,
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=shows_bars(),
-        enable_model_summary=False,
-        **options,
-    )
-
-
-@contextmanager
-def signals_raised(trainer: L.Trainer) -> Iterator[None]:
-    """Raise what a signal means while a trainer runs: KeyboardInterrupt or SIGTERMException."""
-    try:
-        yield
-    except SIGTERMException:
-        raise
-    except SystemExit as error:  # how Lightning ends after Ctrl-C
-        raise KeyboardInterrupt from error
-    if trainer.received_sigterm:  # in the last batch, where Lightning does not look any more
-        raise SIGTERMException
 
 
 def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
@@ -119,7 +73,8 @@ def load_best(run: Path, name: str = "best.ckpt") -> LesionClassifier:
                 raise ValueError(f"{name} is not finite")
     except Exception as error:  # what a stranger's file holds can be of any kind
         raise ValueError(f"{file} cannot be loaded: {error}") from error
-    return LesionClassifier(network, nn.CrossEntropyLoss(), image_size=config.image_size)
+    size, classes = config.image_size, len(CLASSES)
+    return LesionClassifier(network, nn.CrossEntropyLoss(), num_classes=classes, image_size=size)
 
 
 def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -11,38 +12,36 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from attnblocks import param_groups
-from attnblocks.fit.param_groups import SPATIAL
 from examples.ham10000 import processes
 from examples.ham10000.config import SCHEDULES
 from examples.ham10000.data.batches import augment, center_crop
-from examples.ham10000.data.index import CLASSES
 from examples.ham10000.metrics import Predictions, figures
 from examples.ham10000.model import Network
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""uint8 pixels (N, 3, S, S), classes (N,), positions in the index (N,)."""
+"""uint8 pixels (N, 3, S, S), classes (N,), positions of the images in some list (N,)."""
 
 
 class LesionClassifier(L.LightningModule):
     """A loss, AdamW, the figures of the validation part, and the predictions for a test part.
 
+    Any ``L.Trainer`` trains it, on batches as :data:`Batch`, whatever the classes stand for.
+
     Args:
         network: the classifier and its normalisation.
-        loss: of logits (N, 7) and classes (N,), for training.
+        loss: of logits (N, num_classes) and classes (N,), for training.
+        num_classes: of the network.
         validation_loss: one without class weights, whose mean over the batches is that over the
             images; default: ``loss``.
-        image_size: side of the crop that the network sees.
-        seed: of every draw of the training: augmentation and dropout are functions of seed, epoch,
-            step and process.
-        lr: learning rate of AdamW.
-        weight_decay: of AdamW, on everything but biases and norms.
-        gate_lr: learning rate of the layers that make the gates ``gates``; default: ``lr``.
-        gate_weight_decay: their weight decay; default: ``weight_decay``.
-        gates: as of :func:`attnblocks.param_groups`.
-        schedule: ``cosine`` lets the rates fall to 0 over all steps, ``constant`` keeps them.
+        image_size: side of the crop that the network sees, at most S.
+        seed: augmentation and dropout are functions of it, the epoch, the step and the process.
+        schedule: ``cosine`` lets the learning rates fall to 0 over all steps, ``constant`` keeps
+            them.
         warmup_epochs: over so many epochs the rates rise first, by the same amount in each step.
         label: put before the name of every figure, such as ``SYNTHETIC_``.
         image_ids: by position, for the error of a batch whose loss is not finite.
+        **rates: of the groups of AdamW, as of :func:`attnblocks.param_groups`; by default ``lr`` is
+            5e-4 and ``weight_decay`` 5e-2.
     """
 
     mean: Tensor
@@ -53,18 +52,15 @@ class LesionClassifier(L.LightningModule):
         network: Network,
         loss: nn.Module,
         *,
+        num_classes: int,
         validation_loss: nn.Module | None = None,
         image_size: int,
         seed: int = 0,
-        lr: float = 5e-4,
-        weight_decay: float = 5e-2,
-        gate_lr: float | None = None,
-        gate_weight_decay: float | None = None,
-        gates: Sequence[str] = SPATIAL,
         schedule: str = "cosine",
         warmup_epochs: float = 0.0,
         label: str = "",
         image_ids: Sequence[str] = (),
+        **rates: Any,
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -78,27 +74,20 @@ class LesionClassifier(L.LightningModule):
         self.register_buffer("mean", torch.tensor(network.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(network.std)[:, None, None], persistent=False)
         self.image_size, self.seed = image_size, seed
-        self.groups = param_groups(
-            self,
-            lr,
-            weight_decay,
-            gate_lr=gate_lr,
-            gate_weight_decay=gate_weight_decay,
-            gates=gates,
-        )
-        self.lr, self.schedule, self.warmup_epochs = lr, schedule, warmup_epochs
+        self.groups = param_groups(self, **{"lr": 5e-4, "weight_decay": 5e-2, **rates})
+        self.schedule, self.warmup_epochs = schedule, warmup_epochs
         self.label, self.image_ids = label, image_ids
-        self.val_counts = MulticlassConfusionMatrix(len(CLASSES))
+        self.val_counts = MulticlassConfusionMatrix(num_classes)
         self.predictions = Predictions()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, 7) of uint8 images (N, 3, image_size, image_size)."""
+        """Logits (N, num_classes) of uint8 images (N, 3, image_size, image_size)."""
         logits: Tensor = self.model(self.normalise(pixels))
         return logits
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """What the network sees of uint8 images: (pixels / 255 - mean) / std, channels-last."""
-        inputs = (pixels / 255 - self.mean) / self.std
+        inputs = (pixels.to(self.device) / 255 - self.mean) / self.std
         return inputs.contiguous(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -110,19 +99,15 @@ class LesionClassifier(L.LightningModule):
         torch.manual_seed(for_dropout)  # layers draw from the global generators only
         loss: Tensor = self.loss(self(augment(pixels, self.image_size, generator)), labels)
         if not torch.isfinite(loss):
-            known = [self.image_ids[i] for i in positions.tolist()] if self.image_ids else []
+            places = positions.tolist()
+            images = [self.image_ids[i] for i in places] if self.image_ids else map(str, places)
             raise FloatingPointError(
                 f"the loss is {loss.item()} in epoch {self.current_epoch + 1}, step "
-                f"{batch_idx + 1}: lower --lr. Images of the step: {', '.join(known)}"
+                f"{batch_idx + 1}: lower --lr. Images of the step: {', '.join(images)}"
             )
+        name, size = f"{self.label}train_loss", len(labels)
         self.log(
-            f"{self.label}train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=len(labels),
+            name, loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size
         )
         return loss
 
@@ -138,9 +123,8 @@ class LesionClassifier(L.LightningModule):
         """Log the figures of the validation part."""
         found = figures(self.val_counts.compute())
         self.val_counts.reset()
-        for name in ("accuracy", "mean_recall", "macro_f1"):
+        for name, shown in (("accuracy", True), ("mean_recall", True), ("macro_f1", False)):
             value = found[name].to(self.device, torch.float32)
-            shown = name != "macro_f1"
             self.log(f"{self.label}val_{name}", value, prog_bar=shown, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
@@ -154,7 +138,10 @@ class LesionClassifier(L.LightningModule):
         self.predictions.update(positions, logits.float())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over all parameters, in groups; the rates change step by step."""
+        """AdamW over all parameters, in groups; the rates change step by step.
+
+        In the warm-up they rise from 1 / (steps of it + 1) to the 1 of the step behind it.
+        """
         # An optimizer writes into the groups that it is given.
         optimizer = torch.optim.AdamW([dict(group) for group in self.groups])
         if self.schedule == "constant" and self.warmup_epochs == 0:
@@ -168,21 +155,23 @@ class LesionClassifier(L.LightningModule):
             )
         # Of few steps, one is left after the warm-up.
         warmup = min(round(self.warmup_epochs * steps / epochs), steps - 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: share_of_rate(step, steps=steps, warmup=warmup, schedule=self.schedule),
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            if self.schedule == "constant":
+                return 1.0
+            return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
 
 class AugmentedOnCPU(LesionClassifier):
     """The same training, with images that stay on the CPU until they are cropped and augmented.
 
-    On a GPU augmentation is some 200 small kernels and 20 waits in each step, which slow down all
-    processes that share it; cores to do it instead are there.
+    On a GPU that is some 200 small kernels and 20 waits in each step, which slow down all processes
+    that share it; cores to do it instead are there.
     """
 
     def transfer_batch_to_device(
@@ -191,23 +180,3 @@ class AugmentedOnCPU(LesionClassifier):
         """Move all but the pixels."""
         pixels, labels, positions = batch
         return pixels, labels.to(device), positions
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Move the pixels, and normalise them."""
-        return super().normalise(pixels.to(self.device))
-
-
-def share_of_rate(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """By how much a learning rate is multiplied.
-
-    Args:
-        step: the number of the step, from 0.
-        steps: how many the training has.
-        warmup: in how many steps the rates rise: from 1 / (warmup + 1) to the 1 of the next one.
-        schedule: what follows: ``cosine`` falls to 0 behind the last step, ``constant`` stays.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if schedule == "constant":
-        return 1.0
-    return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

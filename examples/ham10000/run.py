@@ -1,9 +1,7 @@
 """Everything before the first step: run folder, index, split, pixels, network."""
 
-import os
 import platform
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,7 @@ import attnblocks
 from attnblocks import WarmStart, apply_recipe, recipe, warm_start
 from examples.ham10000 import processes
 from examples.ham10000.attention import hold_means
-from examples.ham10000.callbacks import batch_norms, statistics_lag
+from examples.ham10000.callbacks import recomputes_bn
 from examples.ham10000.config import NOTICE, Config, options_for_json, read_description
 from examples.ham10000.data.batches import FACTORS, SkinLesions, canvas_size, center_crop
 from examples.ham10000.data.images import damage, map_files
@@ -30,92 +28,32 @@ from examples.ham10000.data.splits import count_classes, draw_split, leak, read_
 from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
 from examples.ham10000.model import Network, build_network, check_trains, use_cosine_classifier
-from examples.ham10000.processes import shows_bars
 from examples.ham10000.rules import COSINE_LOSSES
 from examples.ham10000.seen import check_unseen
 
 IMAGES = 2048
+"""So many training images, or all of fewer, show what the blocks replace."""
 BATCH = 64
 
 
-def fit_blocks(
-    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
-) -> WarmStart:
-    """Fit the swapped blocks to the original on 2,048 training images.
-
-    Args:
-        network: after the swap; its blocks are changed in place.
-        original: before it.
-        part: the training images, fewer if there are no more.
-        image_size: side of the crop that the networks see.
-        seed: of the choice of images and of the order of the batches.
-
-    Returns:
-        What was achieved on these images.
-    """
-    images, device = _batches(network, part, image_size, seed), _device()
-    try:
-        return warm_start(
-            network.model.to(device),
-            original.model.to(device),
-            images,
-            seed=seed,
-            progress=shows_bars() and processes.rank() == 0,
-        )
-    finally:
-        network.model.cpu()
-        original.model.cpu()
-
-
-def average_gates(
-    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
-) -> None:
-    """Give the constant gates of a network the means of its SE on 2,048 training images.
-
-    Args: as of :func:`fit_blocks`.
-    """
-    device = _device()
-    images = [batch.to(device) for batch in _batches(network, part, image_size, seed)]
-    try:
-        hold_means(network.model, original.model.to(device), images)
-    finally:
-        original.model.cpu()
-
-
-def _batches(network: Network, part: SkinLesions, image_size: int, seed: int) -> tuple[Tensor, ...]:
-    """Some training images as the networks see them."""
-    count = min(IMAGES, len(part))
-    drawn = np.random.default_rng(seed).choice(len(part), count, replace=False)
-    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
-    batches: tuple[Tensor, ...] = ((pixels / 255 - mean) / std).split(BATCH)  # type: ignore[no-untyped-call]
-    return batches
-
-
-def _device() -> str:
-    return f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
-
-
 def create_run(config: Config) -> None:
-    """Make the run folder with its options in it, both at once.
+    """Make the run folder with ``config.json`` in it, both at once.
 
-    Raises:
-        ValueError: an option is out of range.
-        FileExistsError: there is something at ``config.out``.
+    ValueError for an option out of range; FileExistsError if something is at ``config.out``.
     """
     config.check()
-    if config.out.exists():
-        raise FileExistsError(f"--out {config.out} exists: name a new folder, or --resume it")
-    partial = config.out.with_name(f".{config.out.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
+    out = config.out
+    if out.exists():
+        raise FileExistsError(f"--out {out} exists: name a new folder, or --resume it")
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_json(partial / "config.json", {"options": options_for_json(config)})
-        os.rename(partial, config.out)
-    except BaseException as error:
-        shutil.rmtree(partial)
-        if isinstance(error, OSError) and config.out.exists():
+        with moved_into_place(out) as partial:
+            partial.mkdir()
+            write_json(partial / "config.json", {"options": options_for_json(config)})
+    except OSError as error:
+        if out.exists():
             raise FileExistsError(
-                f"--out {config.out} was made by another run meanwhile: name a new folder"
+                f"--out {out} was made by another run meanwhile: name a new folder"
             ) from error
         raise
 
@@ -123,11 +61,9 @@ def create_run(config: Config) -> None:
 def prepare(config: Config) -> tuple[Data, Network]:
     """Build the network, read, split and decode the data; what is done already is read back.
 
-    Raises:
-        ValueError, OSError: whatever training would stumble over.
+    ValueError or OSError for whatever training would stumble over.
     """
-    count = processes.count()
-    begun = read_description(config.out)
+    count, begun = processes.count(), read_description(config.out)
     if begun.get("processes", count) != count:
         raise ValueError(
             f"the run {config.out} was begun by {begun['processes']} processes and cannot be "
@@ -142,13 +78,11 @@ def prepare(config: Config) -> tuple[Data, Network]:
     network = new_network(config, empty=resumed)
     if network.source:
         processes.say(f"Weights: {network.source}{', with its blocks' if network.loaded else ''}")
-    if config.recompute_bn == "yes" and not batch_norms(network.model):
-        raise ValueError(f"--recompute-bn yes: {config.model} has no batch norm")
+    recomputes_bn(config, network.model)
     check_trains(network, len(CLASSES), config.image_size, config.batch_size // count)
-    folder = data_folder(config)
+    folder, file = data_folder(config), config.out / "split.csv"
     if config.data is None:
         processes.once(lambda: _draw(folder))
-    file = config.out / "split.csv"
     table = config.same_lesion_copy if file.exists() else config.same_lesion
     images = read_index(folder, allow_missing=config.skip_bad, same_lesion=table)
     processes.once(lambda: _write_run_split(config, images, file, network.of_run))
@@ -156,23 +90,11 @@ def prepare(config: Config) -> tuple[Data, Network]:
     if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
     if not resumed:
-        _start(config, data, network)
+        _start(config, data.part("train"), network)
+    if begun.keys() == {"options"}:
+        description = describe(config, data, network)
+        processes.once(lambda: write_json(config.out / "description.json", description))
     return data, network
-
-
-def _start(config: Config, data: Data, network: Network) -> None:
-    """Give blocks a start that takes training images, in place."""
-    if config.init != "fitted" and config.attention != "Constant":
-        return
-    original = build_network(config.model, len(CLASSES), config.weights, "SE")
-    part, size = data.part("train"), config.image_size
-    if config.attention == "Constant":
-        average_gates(network, original, part, size, seed=config.seed)
-        return
-    fit = fit_blocks(network, original, part, size, seed=config.seed)
-    if processes.rank() == 0:
-        print(fit)
-        write_json(config.out / "warm_start.json", asdict(fit))
 
 
 def data_folder(config: Config) -> Path:
@@ -183,46 +105,79 @@ def data_folder(config: Config) -> Path:
 def new_network(config: Config, *, empty: bool = False) -> Network:
     """The network that the options name, with the head that its loss needs.
 
-    Args:
-        config: the options of the run.
-        empty: leave out what the run began with, because a checkpoint will take its place.
+    ``empty`` leaves out what the run began with, because a checkpoint will take its place; inserted
+    blocks are put where the run has them, since its checkpoints need the same places and gains.
     """
     L.seed_everything(config.seed, verbose=False)
-    if empty and config.insert is not None:
-        network = build_network(config.model, len(CLASSES), "none", "none")
-        _insert_again(network, config.out)
-    else:
-        weights, init = ("none", "fresh") if empty else (config.weights, config.init)
-        network = build_network(
-            config.model,
-            len(CLASSES),
-            weights,
-            config.attention,
-            init,
-            insert=config.insert,
-            image_size=config.image_size,
-        )
+    again = empty and config.insert is not None
+    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
+    attention, insert = ("none", None) if again else (config.attention, config.insert)
+    size, classes = config.image_size, len(CLASSES)
+    network = build_network(
+        config.model, classes, weights, attention, init, insert=insert, image_size=size
+    )
+    if again:
+        try:
+            apply_recipe(network.model, read_description(config.out)["recipe"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{config.out / 'description.json'} or config.json does not say which blocks were "
+                f"inserted: {error}"
+            ) from error
     if config.loss in COSINE_LOSSES:
-        use_cosine_classifier(network.model, network.head, len(CLASSES))
+        use_cosine_classifier(network.model, network.head, classes)
     return network
 
 
-def _insert_again(network: Network, run: Path) -> None:
-    """Put the blocks where the run has them: its checkpoints need the same places and gains."""
-    try:
-        apply_recipe(network.model, read_description(run)["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{run / 'config.json'} does not say which blocks were inserted: {error}"
-        ) from error
+def _start(config: Config, part: SkinLesions, network: Network) -> None:
+    """Give blocks a start that takes training images, in place."""
+    if config.init != "fitted" and config.attention != "Constant":
+        return
+    original = build_network(config.model, len(CLASSES), config.weights, "SE")
+    if config.attention == "Constant":
+        images = [x.to(_device()) for x in _shown(network, part, config.image_size, config.seed)]
+        hold_means(network.model, original.model.to(_device()), images)
+        return
+    fit = fit_blocks(network, original, part, config.image_size, seed=config.seed)
+    if processes.rank() == 0:
+        print(fit)
+        write_json(config.out / "warm_start.json", asdict(fit))
+
+
+def fit_blocks(
+    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
+) -> WarmStart:
+    """Fit the blocks of ``network``, in place, to the network before the swap.
+
+    The seed draws the training images of ``part`` and the order of their batches. Returns what was
+    achieved on these images.
+    """
+    images, bar = _shown(network, part, image_size, seed), processes.shows_bars()
+    models = network.model.to(_device()), original.model.to(_device())
+    fit = warm_start(*models, images, seed=seed, progress=bar and processes.rank() == 0)
+    for model in models:
+        model.cpu()
+    return fit
+
+
+def _shown(network: Network, part: SkinLesions, image_size: int, seed: int) -> tuple[Tensor, ...]:
+    """Some training images as the networks see them, in batches."""
+    count = min(IMAGES, len(part))
+    drawn = np.random.default_rng(seed).choice(len(part), count, replace=False)
+    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
+    return torch.split((pixels / 255 - mean) / std, BATCH)
+
+
+def _device() -> str:
+    return f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
 
 
 def _draw(folder: Path) -> None:
     """Draw the synthetic set, unless an earlier start has done it."""
     if not folder.exists():
-        partial = folder.with_suffix(".partial")
-        write_synthetic(partial)
-        os.rename(partial, folder)
+        with moved_into_place(folder) as partial:
+            write_synthetic(partial)
 
 
 def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run: bool) -> None:
@@ -254,11 +209,11 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run
 
 
 def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
-    """What is needed to understand the run, for JSON."""
-    size, begun = config.image_size, read_description(config.out)["options"]
+    """What is needed to understand a run beside its options, for JSON."""
+    size = config.image_size
+    resized = f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)"
+    versions = {m.__name__: str(m.__version__) for m in (attnblocks, torch, torchvision, timm, L)}
     return {
-        # What an older version did not know stays unsaid: its split is as it was.
-        "options": {k: v for k, v in options_for_json(config).items() if k in begun},
         "data": data.name,
         "attribution": None if is_synthetic(data.images) else ATTRIBUTION,
         "notice": NOTICE,
@@ -266,33 +221,19 @@ def describe(config: Config, data: Data, network: Network) -> dict[str, Any]:
         "images_sha256": data.digests,
         "leak": leak(data.images, data.split),
         "evaluation_transform": [
-            f"resize the shorter side to {canvas_size(size)} (bilinear, antialias)",
+            resized,
             f"centre crop {size}x{size}",
             f"(x / 255 - {list(network.mean)}) / {list(network.std)}",
         ],
         "training_transform": [
-            f"resize the shorter side to {canvas_size(size)} (bilinear, antialias), centre square",
+            f"{resized}, centre square",
             f"random crop {size}x{size}",
             "horizontal and vertical flip with probability 1/2, rotation by 0, 90 or 180 degrees",
             f"brightness, contrast or saturation times one of {list(FACTORS)}, or none of them",
         ],
-        "batch_norm_recomputed": recomputes_bn(config, network),
+        "batch_norm_recomputed": recomputes_bn(config, network.model),
         "recipe": None if config.insert is None else recipe(network.model),
         "parameters": sum(p.numel() for p in network.model.parameters()),
         "processes": processes.count(),
-        "versions": {
-            "attnblocks": attnblocks.__version__,
-            "torch": str(torch.__version__),
-            "torchvision": torchvision.__version__,
-            "timm": timm.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions, "python": platform.python_version()},
     }
-
-
-def recomputes_bn(config: Config, network: Network) -> bool:
-    """Whether batch norm statistics are recomputed before each validation."""
-    if config.recompute_bn == "auto":
-        return statistics_lag(network.model)
-    return config.recompute_bn == "yes"

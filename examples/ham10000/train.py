@@ -1,4 +1,4 @@
-"""Train, keep the checkpoint that validates best, and test it once."""
+"""Train a run, from its start or from the last epoch that was finished."""
 
 import os
 from pathlib import Path
@@ -8,18 +8,12 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DistributedSampler
 
-from examples.ham10000 import processes
-from examples.ham10000.callbacks import EpochLog, RecomputeBatchNorm
+from examples.ham10000.callbacks import EpochLog, RecomputeBatchNorm, recomputes_bn
 from examples.ham10000.checkpoint import WholeCheckpointIO, read_checkpoint
-from examples.ham10000.config import MONITORS, PARTS, Config
+from examples.ham10000.config import MONITORS, Config, read_description
 from examples.ham10000.data.batches import evaluation_loader, training_loader
 from examples.ham10000.data.load import Data
-from examples.ham10000.evaluate import (
-    new_trainer,
-    signals_raised,
-)
-from examples.ham10000.files import write_json
-from examples.ham10000.gates import save_start
+from examples.ham10000.data.splits import count_classes
 from examples.ham10000.losses import (
     LDAM,
     DeferredReweighting,
@@ -31,59 +25,60 @@ from examples.ham10000.losses import (
 from examples.ham10000.model import Network
 from examples.ham10000.module import AugmentedOnCPU, LesionClassifier
 from examples.ham10000.rules import gates_with_rate
-from examples.ham10000.run import describe
-from examples.ham10000.throughput import Throughput
+from examples.ham10000.trainer import new_trainer, signals_raised
 
 
 def train(config: Config, data: Data, network: Network, *, crowded: bool = False) -> None:
-    """Train, or go on from the last epoch that was finished.
+    """Train to ``best.ckpt`` and ``last.ckpt``, from which a run that was stopped goes on.
 
-    Args:
-        config: the options of the run.
-        data: its images.
-        network: at its start; trained in place.
-        crowded: whether other runs share the machine, see ``pipeline``.
-
-    Raises:
-        FloatingPointError: the loss was not finite.
-        ValueError: the run cannot go on from where it was.
+    The network is trained in place. ``crowded`` as of :func:`pipeline.complete`.
+    FloatingPointError if the loss is not finite; ValueError if the run cannot go on from where it
+    was.
     """
+    counts = list(count_classes(data.images, data.split)["train"].values())
+    module = _module(config, data, network, counts, crowded=crowded)
+    part, size = data.part("train"), config.batch_size
+    batches = training_loader(part, size, seed=config.seed, workers=config.workers)
+    validation = evaluation_loader(data.part("val"), size, workers=config.workers)
     last = config.out / "last.ckpt"
-    description = describe(config, data, network)
-    module = _module(config, data, network, description, crowded=crowded)
-    if last.exists():
-        _check_checkpoints(config.out, module)
-    if processes.rank() == 0:
-        write_json(config.out / "config.json", description)
-        if config.init is not None and not last.exists():  # with blocks of the library
-            save_start(config.out, network.model)
-    _fit(config, data, module, description, last if last.exists() else None, crowded=crowded)
+    resumed = last.exists()
+    if resumed:
+        # Workers load the first batches before Lightning has told the sampler the epoch.
+        assert isinstance(batches.sampler, DistributedSampler)
+        batches.sampler.set_epoch(_epochs_done(config.out, module))
+    callbacks: list[L.Callback] = [
+        EpochLog(config.out / "metrics.csv"),
+        *_checkpoints(config.out, f"{data.label}{config.monitor}", MONITORS[config.monitor]),
+    ]
+    if recomputes_bn(config, network.model):
+        callbacks.append(RecomputeBatchNorm(part, size, config.image_size, seed=config.seed))
+    if isinstance(loss := module.loss, LDAM | Joint):
+        ldam = loss if isinstance(loss, LDAM) else loss.ldam
+        start = round(config.drw_start * config.epochs)
+        callbacks.append(DeferredReweighting(ldam, drw_weights(counts), start))
+    trainer = new_trainer(
+        max_epochs=config.epochs,
+        callbacks=callbacks,
+        gradient_clip_val=config.clip_grad_norm,
+        precision=config.precision,
+        plugins=[WholeCheckpointIO()],
+    )
+    with signals_raised(trainer):
+        trainer.fit(
+            module, batches, validation, ckpt_path=last if resumed else None, weights_only=True
+        )
 
 
 def _module(
-    config: Config,
-    data: Data,
-    network: Network,
-    description: dict[str, Any],
-    *,
-    crowded: bool,
+    config: Config, data: Data, network: Network, counts: list[int], *, crowded: bool
 ) -> LesionClassifier:
-    counts = list(description["images"]["train"].values())
-    weight = balanced_weights(counts) if config.class_weights == "balanced" else None
-    loss, validation_loss = (
-        build_loss(
-            config.loss,
-            counts,
-            weight=class_weights,
-            focal_weight=config.focal_weight,
-            ldam_weight=config.ldam_weight,
-        )
-        for class_weights in (weight, None)
-    )
+    balanced = balanced_weights(counts) if config.class_weights == "balanced" else None
+    terms = {"focal_weight": config.focal_weight, "ldam_weight": config.ldam_weight}
     module = (AugmentedOnCPU if crowded else LesionClassifier)(
         network,
-        loss,
-        validation_loss=validation_loss,
+        build_loss(config.loss, counts, weight=balanced, **terms),
+        num_classes=len(counts),
+        validation_loss=build_loss(config.loss, counts, weight=None, **terms),
         image_size=config.image_size,
         seed=config.seed,
         lr=config.lr,
@@ -96,77 +91,25 @@ def _module(
         label=data.label,
         image_ids=[image.image_id for image in data.images],
     )
-    module.save_hyperparameters({"config": description}, logger=False)
+    module.save_hyperparameters({"config": read_description(config.out)}, logger=False)
     return module
 
 
-def _fit(
-    config: Config,
-    data: Data,
-    module: LesionClassifier,
-    description: dict[str, Any],
-    last: Path | None,
-    *,
-    crowded: bool,
-) -> None:
-    parts = {name: data.part(name) for name in PARTS}
-    log = EpochLog(config.out / "metrics.csv")
-    callbacks: list[L.Callback] = [log, *_checkpoints(config, data)]
-    if last is None and not crowded:
-        callbacks.append(Throughput(log))
-    if description["batch_norm_recomputed"]:
-        callbacks.append(
-            RecomputeBatchNorm(
-                parts["train"], config.batch_size, config.image_size, seed=config.seed
-            )
-        )
-    loss = module.loss
-    if isinstance(loss, LDAM | Joint):
-        ldam = loss if isinstance(loss, LDAM) else loss.ldam
-        start = round(config.drw_start * config.epochs)
-        weights = drw_weights(list(description["images"]["train"].values()))
-        callbacks.append(DeferredReweighting(ldam, weights, start))
-    trainer = new_trainer(
-        max_epochs=config.epochs,
-        callbacks=callbacks,
-        gradient_clip_val=config.clip_grad_norm,
-        precision=config.precision,
-        plugins=[WholeCheckpointIO()],
-    )
-    batches = training_loader(
-        parts["train"], config.batch_size, seed=config.seed, workers=config.workers
-    )
-    if last is not None:
-        # Workers load the first batches before Lightning has told the sampler the epoch.
-        assert isinstance(batches.sampler, DistributedSampler)
-        batches.sampler.set_epoch(read_checkpoint(last)["epoch"] + 1)
-    validation = evaluation_loader(parts["val"], config.batch_size, workers=config.workers)
-    with signals_raised(trainer):
-        trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
-
-
-def _checkpoints(config: Config, data: Data) -> list[L.Callback]:
+def _checkpoints(run: Path, monitor: str, mode: str) -> list[L.Callback]:
     """The best weights, then all that is needed to go on; both at the end of an epoch."""
-    folder = os.path.realpath(config.out)  # in which no ~ is replaced once more
+    folder = os.path.realpath(run)  # in which no ~ is replaced once more
+    each: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(
-        folder,
-        "best",
-        monitor=f"{data.label}{config.monitor}",
-        mode=MONITORS[config.monitor],
-        save_weights_only=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+        folder, "best", monitor=monitor, mode=mode, save_weights_only=True, **each
     )
-    last = ModelCheckpoint(
-        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [best, last]
+    return [best, ModelCheckpoint(folder, "last", **each)]
 
 
-def _check_checkpoints(run: Path, module: LesionClassifier) -> None:
-    """Raise ValueError unless the run can go on from its last checkpoint.
+def _epochs_done(run: Path, module: LesionClassifier) -> int:
+    """After how many epochs a run goes on.
 
-    The best one so far has to be known at the end, and the optimizer's state to fit.
+    ValueError if it cannot: the best checkpoint so far has to be known at the end, and the state of
+    the optimizer to fit.
     """
     if not (run / "best.ckpt").exists():
         raise ValueError(f"{run / 'best.ckpt'} is gone: put it back, or begin a new run")
@@ -182,5 +125,8 @@ def _check_checkpoints(run: Path, module: LesionClassifier) -> None:
         raise ValueError(
             f"{run / 'last.ckpt'} has the state of an optimizer with groups of {begun} parameters, "
             f"and this version trains groups of {groups}: go on with the version of attnblocks "
-            "that its config.json names, or begin a new run. What it has can be evaluated"
+            "that its config.json or description.json names, or begin a new run. What it has can "
+            "be evaluated"
         )
+    epochs: int = checkpoint["epoch"] + 1
+    return epochs

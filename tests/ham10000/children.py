@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.context import BaseContext
@@ -17,14 +18,13 @@ from unittest import mock
 import lightning as L
 import torch
 
-from examples.ham10000 import evaluate
+from examples.ham10000 import evaluate, run
 from examples.ham10000.cli import main
 from examples.ham10000.data import load as cache
 from examples.ham10000.data import synthetic
 from examples.ham10000.metrics import Predictions
 from examples.ham10000.module import LesionClassifier
 from examples.ham10000.report import results
-from examples.ham10000.throughput import Throughput
 from tests.ham10000.undrawn import undrawn
 
 POINTS = {
@@ -33,6 +33,7 @@ POINTS = {
     "first epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 3),
     "second epoch": (LesionClassifier, "training_step", lambda calls, *args: calls == 7),
     "validation": (LesionClassifier, "validation_step", lambda calls, *args: calls == 1),
+    "description": (run, "write_json", lambda calls, file, *args: file.stem == "description"),
     "best checkpoint": (
         L.Trainer,
         "save_checkpoint",
@@ -54,7 +55,7 @@ POINTS = {
 }
 """For each moment a function, and from its calls the one that does not return."""
 
-BEFORE_THE_FIRST_CHECKPOINT = ("drawing", "decoding", "first epoch", "validation")
+BEFORE_THE_FIRST_CHECKPOINT = ("drawing", "decoding", "description", "first epoch", "validation")
 FIRST_EPOCH_AGAIN = (
     LesionClassifier,
     "training_step",
@@ -62,7 +63,7 @@ FIRST_EPOCH_AGAIN = (
 )
 
 
-def call_main(arguments: list[str], point: str | None = None, seconds: float = 180) -> int | None:
+def call_main(arguments: list[str], point: str | None = None, seconds: float = 600) -> int | None:
     """The exit code of the command line in a new process, killed at ``point`` or after a time.
 
     ``point`` is one of :data:`POINTS`, or "again" to be killed where the first epoch is trained.
@@ -79,8 +80,7 @@ def _child(arguments: list[str], point: str | None) -> None:
     torch.set_num_threads(1)
     # Its workers start as elsewhere: those of a server outlive a run that is killed.
     set_start_method("fork", force=True)
-    # What takes most of so short a run.
-    with undrawn(), mock.patch.object(Throughput, "on_train_batch_end"):
+    with undrawn():
         if point is None:
             sys.exit(main(arguments))
         owner, name, moment = FIRST_EPOCH_AGAIN if point == "again" else POINTS[point]
@@ -100,25 +100,27 @@ def _child(arguments: list[str], point: str | None) -> None:
 def call_main_in_two(arguments: list[str], folder: Path) -> tuple[list[int | None], str, str]:
     """The exit codes of two processes that run one command line, as if torchrun started them.
 
-    Returns:
-        The codes, and all that the two write to standard output and to standard error.
+    Also all that the two write to standard output, and to standard error.
     """
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [
-        _server().Process(target=_one_of_two, args=(rank, port, arguments, folder))
-        for rank in range(2)
-    ]
+    codes = _in_two(_one_of_two, port, arguments, folder, seconds=300)
+    printed, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    return codes, printed, errors
+
+
+def _in_two(work: Callable[..., None], *args: object, seconds: float) -> list[int | None]:
+    """The exit codes of two new processes, whose ranks ``work`` is called with."""
+    children = [_server().Process(target=work, args=(rank, *args)) for rank in range(2)]
     for child in children:
         child.start()
     for child in children:
-        child.join(300)
+        child.join(seconds)
         child.kill()
         child.join()
-    printed, errors = ((folder / name).read_text() for name in ("stdout", "stderr"))
-    return [child.exitcode for child in children], printed, errors
+    return [child.exitcode for child in children]
 
 
 def _one_of_two(rank: int, port: int, arguments: list[str], folder: Path) -> None:
@@ -138,12 +140,7 @@ def _one_of_two(rank: int, port: int, arguments: list[str], folder: Path) -> Non
 
 def collect_in_two(folder: Path) -> None:
     """Write to 0.pt and 1.pt what two processes collect of nine predictions, shared in two ways."""
-    children = [_server().Process(target=_collect, args=(rank, folder)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-        child.kill()
+    _in_two(_collect, folder, seconds=60)
 
 
 def _collect(rank: int, folder: Path) -> None:

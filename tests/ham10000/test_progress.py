@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from examples.ham10000.cli import main
-from examples.ham10000.evaluate import new_trainer
 from examples.ham10000.module import LesionClassifier
 from examples.ham10000.processes import bar, shows_bars
+from examples.ham10000.trainer import new_trainer
 from tests.ham10000.runs import QUICK
 
 

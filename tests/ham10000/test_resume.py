@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from examples.ham10000.cli import main
+from examples.ham10000.config import read_description
 from tests.ham10000.children import BEFORE_THE_FIRST_CHECKPOINT, POINTS, call_main
-from tests.ham10000.finished import NEW, make_older
+from tests.ham10000.finished import make_older
 from tests.ham10000.runs import QUICK
 
 pytestmark = [
@@ -100,11 +101,11 @@ def test_a_run_that_is_over_is_not_trained_again(run, capsys):
 
 
 def copy_of(run, folder, **options):
-    """Just so much of a run that it could be resumed."""
+    """Just so much of a run that it could be resumed, as an older version wrote it."""
     folder.mkdir()
     for name in ("last.ckpt", "best.ckpt", "split.csv"):
-        (folder / name).write_bytes((run / name).read_bytes())
-    description = json.loads((run / "config.json").read_text())
+        shutil.copy(run / name, folder)
+    description = read_description(run)
     description["options"].update(data=str(run / "synthetic"), **options)
     (folder / "config.json").write_text(json.dumps(description))
     return folder
@@ -129,20 +130,22 @@ def test_a_run_goes_on_where_its_images_were_moved_to(run, tmp_path, capsys):
     image.write_bytes(pixels)
     assert main(["train", "--resume", str(out), "--data", str(moved)]) == 0
     assert (out / "test.csv").read_bytes() == figures
-    options = json.loads((out / "config.json").read_text())["options"]
-    assert options["data"] == str(moved)
 
 
-def test_what_a_run_of_an_older_version_does_not_say_stays_unsaid(run, tmp_path):
-    """Its split was made without it."""
+def test_a_run_of_an_older_version_goes_on_as_it_was_described(run, tmp_path):
+    """In one file, and without what it did not know: its split was made without it."""
     out = tmp_path / "run"
     assert main([*QUICK, "--data", str(run / "synthetic"), "--out", str(out)]) == 0
-    before = json.loads((out / "config.json").read_text())["options"]
+    figures = (out / "test.csv").read_bytes()
+    (out / "config.json").write_text(json.dumps(read_description(out)))
     make_older(out)
-    (out / "test.json").unlink()  # as if it had been killed before
+    for name in ("description.json", "test.json", "test.csv"):  # as if it had been killed before
+        (out / name).unlink()
+    before = (out / "config.json").read_bytes()
     assert main(["train", "--resume", str(out)]) == 0
-    after = json.loads((out / "config.json").read_text())["options"]
-    assert after == {name: value for name, value in before.items() if name not in NEW}
+    assert (out / "test.csv").read_bytes() == figures
+    assert (out / "config.json").read_bytes() == before
+    assert not (out / "description.json").exists()
 
 
 def test_a_run_whose_optimizer_had_one_group_is_told_apart(run, tmp_path, capsys):
@@ -161,7 +164,7 @@ def test_a_run_whose_optimizer_had_one_group_is_told_apart(run, tmp_path, capsys
     assert main(["train", "--resume", str(older)]) == 2
     message = capsys.readouterr().err
     assert f"has the state of an optimizer with groups of [{count}] parameters" in message
-    assert "go on with the version of attnblocks that its config.json names" in message
+    assert "go on with the version of attnblocks that its config.json or" in message
     assert (older / "config.json").read_bytes() == before
     assert main(["evaluate", "--run", str(older), "--data", str(run / "synthetic")]) == 0
 
@@ -189,5 +192,8 @@ def test_what_keeps_a_run_from_going_on_is_said(run, tmp_path, capsys):
     config.write_text(text[:100])
     assert "config.json is damaged" in error("--resume", str(moved))
     config.write_text(text)
+    (moved / "description.json").write_text("[]")
+    assert "description.json is damaged" in error("--resume", str(moved))
+    (moved / "description.json").unlink()
     (moved / "best.ckpt").unlink()
     assert "best.ckpt is gone: put it back" in error("--resume", str(moved))

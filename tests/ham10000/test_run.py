@@ -1,4 +1,4 @@
-"""Runs of fitted blocks, whose stages have a gain for each channel: all that is done with them."""
+"""What fitted blocks are, whose stages have a gain for each channel: all that is done with them."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from attnblocks import find_se
 from attnblocks.blocks.gain import GainedStage
-from examples.ham10000 import run as fitting
+from examples.ham10000 import run as run_module
 from examples.ham10000.cli import main
 from examples.ham10000.evaluate import load_best
 from examples.ham10000.gates import read_gates
@@ -26,6 +26,15 @@ MODEL = "timm/mobilenetv3_small_050"
 OPTIONS = [*QUICK, "--model", MODEL, "--epochs", "2", "--batch-size", "64", "--lr", "2e-3"]
 
 
+def train(out: Path, data: Path, weights: str) -> None:
+    """Train a run of CaCo, which is fitted with few steps to few images."""
+    with undrawn(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "IMAGES", 64)
+        patch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
+        options = ["--data", str(data), "--weights", weights, "--out", str(out)]
+        assert main([*OPTIONS, *options]) == 0
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file of a network with its own SE."""
@@ -39,11 +48,7 @@ def weights(tmp_path_factory):
 def fitted(weights, run):
     """A run of CaCo that was fitted; it is only read."""
     out = Path(weights).parent / "run"
-    options = ["--data", str(run / "synthetic"), "--weights", weights, "--out", str(out)]
-    with undrawn(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "IMAGES", 64)
-        patch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
-        assert main([*OPTIONS, *options]) == 0
+    train(out, run / "synthetic", weights)
     return out
 
 
@@ -98,8 +103,7 @@ def test_a_run_is_evaluated_and_its_gates_are_recorded(fitted, run, tmp_path):
     assert main(["evaluate", *options]) == 0
     for name in ("test.csv", "test.json"):
         assert (out / name).read_bytes() == (fitted / name).read_bytes()
-    gates = read_gates(fitted)
-    moved = [gate.moved for gate in gates.end.gates]
+    moved = [gate.moved for gate in read_gates(fitted).end.gates]
     assert len(moved) == 27
     assert all(0 < value < 0.5 for value in moved)  # without the gains of the start it is far more
 
@@ -112,15 +116,15 @@ def test_a_run_is_resumed_to_the_bit(fitted, run, weights, tmp_path, monkeypatch
             raise RuntimeError("stop")
         return step(module, batch, number)
 
-    monkeypatch.setattr(fitting, "IMAGES", 64)
-    monkeypatch.setattr("attnblocks.fit.warm_start.STEPS", (2, 2))
     monkeypatch.setattr(LesionClassifier, "training_step", stop_in_the_second_epoch)
-    options = ["--data", str(run / "synthetic"), "--weights", weights, "--out", str(out)]
     with pytest.raises(RuntimeError, match="stop"):
-        main([*OPTIONS, *options])
+        train(out, run / "synthetic", weights)
     monkeypatch.setattr(LesionClassifier, "training_step", step)
-    monkeypatch.setattr("examples.ham10000.run.fit_blocks", None)  # it is not fitted again
+    monkeypatch.setattr(run_module, "fit_blocks", None)  # it is not fitted again
+    once = [out / "config.json", out / "description.json"]
+    written = [file.stat().st_mtime_ns for file in once]
     assert main(["train", "--resume", str(out)]) == 0
+    assert [file.stat().st_mtime_ns for file in once] == written
     for name in ("metrics.csv", "test.csv", "gates.json"):
         assert (out / name).read_text() == (fitted / name).read_text()
     for name in ("start.ckpt", "best.ckpt", "last.ckpt"):
@@ -134,20 +138,22 @@ def test_a_run_is_resumed_to_the_bit(fitted, run, weights, tmp_path, monkeypatch
 
 
 def test_weights_of_a_run_keep_their_gains(fitted, tmp_path):
+    def loaded(file):
+        network = build_network(MODEL, 7, str(file), "CaCo")
+        state = network.model.state_dict()
+        return network, {k: v for k, v in state.items() if not k.startswith("classifier.")}
+
     file = fitted / "best.ckpt"
-    network = build_network(MODEL, 7, str(file), "CaCo")
+    network, found = loaded(file)
     assert network.loaded
     expected = {k: v for k, v in state_of(fitted).items() if not k.startswith("classifier.")}
-    found = network.model.state_dict()
-    assert_same({k: v for k, v in found.items() if not k.startswith("classifier.")}, expected)
+    assert_same(found, expected)
     assert torch.equal(features(network.model), features(load_best(fitted).model))
     with pytest.raises(ValueError, match=f"--init fitted: {file} has blocks CaCo already"):
         build_network(MODEL, 7, str(file), "CaCo", "fitted")
-
     without = {k: v for k, v in expected.items() if not k.endswith(".gain")}
     torch.save(without, tmp_path / "w.pth")
-    found = build_network(MODEL, 7, str(tmp_path / "w.pth"), "CaCo").model.state_dict()
-    assert_same({k: v for k, v in found.items() if not k.startswith("classifier.")}, without)
+    assert_same(loaded(tmp_path / "w.pth")[1], without)
 
 
 @pytest.mark.parametrize(
