@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
-from examples import own_network
+from examples import own_images, own_network
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,3 +35,28 @@ def test_a_network_of_ones_own_learns_and_repeats(capsys):
     assert "3.attention  columns" in printed
     assert own_network.main(epochs=2) == found
     assert capsys.readouterr().out == printed  # the gates too
+
+
+def write_colours(folder: Path, count: int) -> None:
+    """Noisy pictures, each class of one colour."""
+    noise = np.random.default_rng(0)
+    for number, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = noise.normal(90, 30, (24, 32, 3))
+            pixels[..., number] += 60
+            Image.fromarray(np.uint8(pixels.clip(0, 255))).save(folder / name / f"{i}.png")
+
+
+def test_the_pipeline_learns_images_of_ones_own(tmp_path):
+    write_colours(tmp_path / "data", 100)
+    found = own_images.main(tmp_path / "data", "timm/test_efficientnet", "none", epochs=12, size=32)
+    assert found["mean_recall"] > 0.9  # a third by guessing
+    assert found["accuracy"] == pytest.approx(found["mean_recall"])  # ten images of each are tested
+    assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_images_of_ones_own_have_to_be_enough_for_tenths(tmp_path):
+    write_colours(tmp_path / "data", 9)
+    with pytest.raises(ValueError, match=r"data has a class of fewer than 10 images"):
+        own_images.main(tmp_path / "data", "timm/test_efficientnet", "none", epochs=1)
