@@ -1,6 +1,7 @@
 """The layout: imports go downwards, no table lists the blocks, and tests mirror the folders."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,49 @@ def test_no_test_file_is_long():
         if (lines := len(file.read_text(encoding="utf-8").splitlines())) > 350
     }
     assert long == {}
+
+
+def example_imports(file: Path) -> list[str]:
+    """The files and folders of the example that one of its files imports, inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("examples.ham10000"):
+            module = EXAMPLE.joinpath(*node.module.split(".")[2:])
+            whole = module.with_suffix(".py").is_file()
+            found += [module] if whole else [module / alias.name for alias in node.names]
+    return [str(path.relative_to(EXAMPLE)) for path in found]
+
+
+def test_the_map_names_every_file_of_the_example_and_imports_go_up_it():
+    page = (ROOT / "docs" / "ham10000.md").read_text(encoding="utf-8")
+    table = page.partition("| in `examples/ham10000` | |")[2].partition("\n\n")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    order = [name.removesuffix(".py") for cell in cells for name in re.findall("`(.+?)`", cell)]
+
+    def place(module: str) -> int:
+        return next(
+            i
+            for i, name in enumerate(order)
+            if module == name.rstrip("/") or (name.endswith("/") and module.startswith(name))
+        )
+
+    for file in EXAMPLE.rglob("*.py"):
+        own = str(file.relative_to(EXAMPLE).with_suffix(""))
+        if not own.endswith(("__init__", "__main__")):
+            assert [name for name in example_imports(file) if place(name) > place(own)] == [], own
+
+
+def test_no_file_of_the_example_is_long():
+    lengths = {
+        f.name: len(f.read_text(encoding="utf-8").splitlines()) for f in EXAMPLE.rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 250} == {}
+
+
+def test_training_evaluation_and_report_do_not_know_of_each_other():
+    apart = {"train": "evaluate|report", "evaluate": "train|report"}
+    for name, others in apart.items():
+        imports = example_imports(EXAMPLE / f"{name}.py")
+        assert not [module for module in imports if re.fullmatch(f"({others})(/.*)?", module)]
+    for file in (EXAMPLE / "report").glob("*.py"):
+        assert not {"train", "run", "pipeline"} & {*example_imports(file)}
