@@ -3,7 +3,7 @@
 Shi X, Fang R, Luo M, Liu T-K. Skin Tumor Classification Based on Improved MobileNetV3-Small (in
 Chinese). Computer Systems & Applications 32(12), 2023, 120-128.
 
-``cli`` runs the commands; ``options`` turns their text into a ``config``; ``run`` prepares what it
-asks for with ``data``, ``training`` trains it, and ``evaluation`` says how good it is. It is
-research code, not a medical device.
+``cli`` runs the commands, and ``pipeline`` a whole run: ``run`` prepares what a ``config`` asks for
+with ``data``, ``train`` trains it, ``evaluate`` says how good it is, and ``report`` shows it. The
+map of all files is in ``docs/ham10000.md``. It is research code, not a medical device.
 """

@@ -178,7 +178,10 @@ def _path(given: str) -> Path:
 
 
 def _norm(given: str) -> float | None:
-    return None if given == "none" else float(given)
+    try:
+        return None if given == "none" else float(given)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{given!r} must be a number above 0, or none") from error
 
 
 TYPES: dict[Any, Any] = {int: int, float: float, Path: _path, "clip_grad_norm": _norm}

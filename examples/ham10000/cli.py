@@ -146,8 +146,10 @@ def _evaluate(options: Namespace) -> int:
     if options.out is not None:
         check_outside(options.out, options.data)
     from examples.ham10000.evaluate import evaluate_ground_truth, evaluate_run, format_summary
-    from examples.ham10000.report.results import write_results
+    from examples.ham10000.report.results import check_described, write_results
 
+    if options.out is not None:
+        check_described(options.run)
     run, data, truth = options.run, options.data, options.ground_truth
     if truth is None:
         evaluation = evaluate_run(run, data, options.split or "test", options.workers)

@@ -87,11 +87,13 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
     try:  # an old run may lack it
         digest = dict(read_description(run).get("images_sha256", {})).get(part)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{run / 'config.json'} is damaged: images_sha256") from error
+        raise ValueError(
+            f"{run / 'description.json'} or config.json is damaged: images_sha256"
+        ) from error
     images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
     split = read_split(run / "split.csv", images, complete=False)
     data = load_data(images, run / "split.csv", config.image_size, _cache(run), [part])
-    if digest != data.digests[part]:
+    if digest not in (None, data.digests[part]):
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
         )

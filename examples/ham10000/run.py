@@ -91,10 +91,16 @@ def prepare(config: Config) -> tuple[Data, Network]:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
     if not resumed:
         _start(config, data.part("train"), network)
-    if begun.keys() == {"options"}:
-        description = describe(config, data, network)
-        processes.once(lambda: write_json(config.out / "description.json", description))
+    if begun.keys() == {"options"} or (config.out / "description.json").exists():
+        processes.once(lambda: _write_description(config, data, network))
     return data, network
+
+
+def _write_description(config: Config, data: Data, network: Network) -> None:
+    """Write what is derived from the options, unless an earlier start has done it."""
+    file = config.out / "description.json"
+    if not file.exists():
+        write_json(file, describe(config, data, network))
 
 
 def data_folder(config: Config) -> Path:

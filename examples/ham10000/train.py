@@ -31,7 +31,7 @@ from examples.ham10000.trainer import new_trainer, signals_raised
 def train(config: Config, data: Data, network: Network, *, crowded: bool = False) -> None:
     """Train to ``best.ckpt`` and ``last.ckpt``, from which a run that was stopped goes on.
 
-    The network is trained in place. ``crowded`` as of :func:`pipeline.complete`.
+    The network is trained in place; ``crowded`` says that other runs share the machine.
     FloatingPointError if the loss is not finite; ValueError if the run cannot go on from where it
     was.
     """

@@ -102,10 +102,9 @@ def test_the_score_is_that_of_the_challenge(test_set, evaluate, tmp_path):
 
     page = Page(tmp_path / "out" / "report.html").words
     assert "SYNTHETIC pictures" in page
-    assert (
-        f"It was tested on 35 images, none of which it was trained on or chosen by: {data}." in page
-    )
-    assert "the chance of which images are in this file, not" in page
+    told = "none of which, by image id, it was trained on or chosen by."
+    assert f"It was tested on other images ({data}), {told}" in page
+    assert "cover which images happen to be in this file, not" in page
     assert f"{data}, cross-entropy, 48 pixels" in page
     assert "Ground truth file: 35 images, with the epoch" in page
     assert "95 % bootstrap intervals over the images of this file" in page

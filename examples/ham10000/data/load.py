@@ -117,10 +117,10 @@ def load_images(
     files = file_digests(paths)
     digests = {part: digest([files[i] for i in positions]) for part, positions in split.items()}
     pixels = load_all(paths, canvas_size(size), cache, digest(files))
-    areas = set()
+    found = set()
     for path in paths:
         with PillowImage.open(path) as file:  # which reads no more than its header
-            areas.add((file.width * file.height, f"{file.width}x{file.height}"))
-    least, most = min(areas)[1], max(areas)[1]
-    sizes = f"at {least}" if len(areas) == 1 else f"of {len(areas)} sizes, {least} to {most}"
+            found.add((file.width * file.height, file.width, file.height))
+    least, most = (f"{width}x{height}" for _, width, height in (min(found), max(found)))
+    sizes = f"at {least}" if len(found) == 1 else f"of {len(found)} sizes, {least} to {most}"
     return Data(images, split, pixels, digests, f"{name} {sizes}", label, has_lesions)

@@ -24,6 +24,16 @@ from examples.ham10000.report.page import drawing, photo, write_page
 from examples.ham10000.report.plots import confusion, curves, roc, save_picture
 
 LOG_PROBABILITIES = "log_probabilities_{}.npz"
+DESCRIBED = {
+    "data": str,
+    "images": dict,
+    "parameters": int,
+    "training_transform": list,
+    "evaluation_transform": list,
+    "versions": dict,
+}
+"""What the page takes from the description of a run."""
+
 MOST_ERRORS = 12
 
 
@@ -71,6 +81,17 @@ def read_log_probabilities(folder: Path, part: str) -> tuple[list[str], NDArray[
     if images.ndim != 1 or found.shape != (len(images), len(CLASSES)) or found.dtype != np.float32:
         raise ValueError(f"{file} is damaged: {found.dtype} of shape {found.shape}")
     return images.tolist(), found
+
+
+def check_described(run: Path) -> None:
+    """Raise ValueError for a run that does not say what its page needs, before it is evaluated."""
+    description = read_description(run)
+    for name, kind in DESCRIBED.items():
+        if not isinstance(description.get(name), kind):
+            raise ValueError(
+                f"{run / 'description.json'} does not say {name}: copy it from the folder that the "
+                "run was trained in, or leave out --out"
+            )
 
 
 def _write_report(file: Path, evaluation: Evaluation) -> None:

@@ -69,8 +69,8 @@ def test_the_page_begins_with_what_one_wants_to_know(run, page, split, probabili
         f"Accuracy {accuracy}: {sum(hits.values())} of {len(said)} images are right.",
         f"every image {most.upper()} would give 0.143 and {said.count(most) / len(said):.3f}.",
         f"Weakest class{'es' if len(weakest) > 1 else ''}: {listed} right.",
-        "which lesions are in this part, not that of another training run: this is one, with seed "
-        "0. Research code. Not a medical device; not for diagnosis.",
+        "which lesions happen to be in this part, not how another training run would differ: this "
+        "is one, with seed 0. Research code. Not a medical device; not for diagnosis.",
         "cross-entropy, 48 pixels",  # what follows is below
     ]
     places = [page.words.find(text) for text in expected]
@@ -93,14 +93,14 @@ def test_the_page_begins_with_what_one_wants_to_know(run, page, split, probabili
             {"init": "loaded", "weights": "/there/w.pt", "loss": "joint", "epochs": 1},
             "train",
             "started from the weights of w.pt, which have these blocks, was trained for 1 epoch "
-            "with the focal and the LDAM loss together on 295 images.* These figures are no test: "
-            "they are of the 295 images of [0-9]+ lesions that it was trained on",
+            "with the focal and the LDAM loss together on cosine logits on 295 images.* These "
+            "figures are no test: they are of the 295 images of [0-9]+ lesions that it was trained on",
         ),
         (
             {"insert": "residual", "init": "identity", "folds": 3, "fold": 1},
             "test",
-            "with 2 CaCo blocks inserted behind residual, started from random weights, its blocks "
-            "as the identity, .* test part of the lesion split, fold 1 of 3, none",
+            "with 2 CaCo blocks inserted behind its residual branches, started from random "
+            "weights, its blocks as the identity, .* test part of the lesion split, fold 1 of 3, none",
         ),
         (
             {"attention": "SE", "init": None, "class_weights": "balanced", "monitor": "val_loss"},
