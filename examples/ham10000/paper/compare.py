@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from examples.ham10000.config import NOTICE, options_for_json
+from examples.ham10000.config import NOTICE
 from examples.ham10000.metrics import HEADLINES, figures, lesion_bootstrap
 from examples.ham10000.paper.differences import differ, holm
+from examples.ham10000.paper.finished import which_matter
 from examples.ham10000.paper.gates import describe_gates
 from examples.ham10000.paper.tested import Tested, check_same_images, pool, read_run
 from examples.ham10000.paper.words import notes, verdict
-
-NO_MATTER = ("data", "out", "workers")
-"""Options that make no difference: where data and run lie, and who loads the images."""
 
 SEED = 0
 """Of the bootstrap: the same lesions are drawn for every run."""
@@ -100,8 +98,7 @@ def _check_folds(arm: Sequence[Tested], hint: str) -> None:
 
 def _options(run: Tested) -> dict[str, Any]:
     """The options that make a difference; of a table of lesions, what is in it."""
-    options = {**options_for_json(run.config), "same_lesion": run.same_lesion}
-    return {name: value for name, value in options.items() if name not in NO_MATTER}
+    return {**which_matter(run.config), "same_lesion": run.same_lesion}
 
 
 def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
@@ -203,7 +200,7 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "loss": run.config.loss,
         "split": run.config.split_name,
         "leak": run.leak,
-        "parameters": run.parameters,
+        "parameters": run.runs[0].parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
         "gates": describe_gates(run.gates, run.config.folds or 1),

@@ -1,7 +1,7 @@
 """The runs of a table: options, folders, and how processes share them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,9 @@ from filelock import FileLock, Timeout
 from examples.ham10000 import processes
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.given import train_config
+from examples.ham10000.paper.finished import Finished, finished, read_finished
 from examples.ham10000.paper.rows import BACKBONE, Row
 from examples.ham10000.rules import LOSSES_WITH, OWN_START, gates_with_rate
-
-
-def finished(run: Path) -> bool:
-    """Whether a run has been tested."""
-    return (run / "test.json").exists()
 
 
 def row_config(
@@ -96,6 +92,12 @@ def check_same_options(config: Config) -> None:
             )
 
 
+def read_own(config: Config) -> Finished:
+    """Read a finished run; ValueError where it has other options, or its files are damaged."""
+    check_same_options(config)
+    return read_finished(config.out)
+
+
 class Outcome(NamedTuple):
     """The name of what was run, the files that were written, and what went wrong, by row or run."""
 
@@ -137,12 +139,3 @@ def _acquire(lock: FileLock, wait: bool) -> bool:
 def one_line(error: Exception) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())
-
-
-@contextmanager
-def damaged(what: str) -> Iterator[None]:
-    """Say what is damaged, such as ``a.json is``, where its content is not as it has to be."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{what} damaged: {error!r}") from error

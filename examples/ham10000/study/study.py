@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from examples.ham10000 import processes
 from examples.ham10000.data.index import read_index
-from examples.ham10000.paper.runs import Outcome, check_same_options, finished, one_line, run_shared
+from examples.ham10000.paper.finished import finished
+from examples.ham10000.paper.runs import Outcome, check_same_options, one_line, run_shared
 from examples.ham10000.study.arms import STUDIES, Study
 from examples.ham10000.study.facts import write_facts
 from examples.ham10000.study.predictions import write_predictions
