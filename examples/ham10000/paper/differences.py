@@ -87,5 +87,9 @@ def draw_difference(
 
 def write_beside(axes: Axes, x: float, line: float, text: str, weight: str = "normal") -> None:
     """Write at a line, with ``x`` from 0 to 1 over the axes; the text may have a $."""
-    place = {"transform": axes.get_yaxis_transform(), "va": "center", "parse_math": False}
+    place: dict[str, Any] = {
+        "transform": axes.get_yaxis_transform(),
+        "va": "center",
+        "parse_math": False,
+    }
     axes.text(x, line, text, fontsize=9, fontweight=weight, **place)

@@ -106,12 +106,29 @@ class Outcome(NamedTuple):
     failures: dict[str, str]
 
 
-def run_shared(name: str, config: Config, wait: bool, begin: Callable[..., object]) -> bool:
+def run_shared(
+    name: str,
+    config: Config,
+    begin: Callable[..., object],
+    failures: dict[str, str],
+    *,
+    wait: bool = False,
+) -> bool:
     """Do one run by ``begin(config, resumed=...)``, and say whether it was done here.
 
-    It is not where it is finished or another process is at it; ``wait`` for that one, in case that
-    it does not finish it.
+    It is not where it is finished, has failed, which ``failures`` then say, or another process is
+    at it; ``wait`` for that one, in case that it does not finish it.
     """
+    try:
+        return _run_shared(name, config, begin, wait)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if processes.count() > 1:  # the others may wait for this one
+            raise
+        failures[name] = one_line(error)
+        return False
+
+
+def _run_shared(name: str, config: Config, begin: Callable[..., object], wait: bool) -> bool:
     # One process looks, for all: between two looks a run may begin or end.
     if processes.once(partial(finished, config.out)):
         return False
