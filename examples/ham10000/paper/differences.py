@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import inf, nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
