@@ -1,16 +1,14 @@
 """How the gates of a run have moved in its training: ``start.ckpt`` and ``gates.json``."""
 
-import json
-import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from attnblocks import GateReport, SiteGates, gate_report
-from attnblocks.visualize import GateStatistics
+from attnblocks import GateReport, gate_report
 from examples.ham10000.checkpoint import WholeCheckpointIO
 from examples.ham10000.data.batches import center_crop
 from examples.ham10000.data.load import Data
@@ -24,14 +22,19 @@ START, GATES = "start.ckpt", "gates.json"
 """The files of a run: the weights before its first step, and the figures of its gates."""
 
 
-class RecordedGates(NamedTuple):
+_RULES = ConfigDict(allow_inf_nan=False, extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=_RULES)
+class RecordedGates:
     """The gates before the first step, if that is known, and with the weights that validated best.
 
-    ``moved`` of ``end`` is how far from the start.
+    ``moved`` of ``end`` is how far from the start; the images are of ``part``.
     """
 
     start: GateReport | None
     end: GateReport
+    part: str = "train"
 
 
 def sample(data: Data, part: str) -> list[int]:
@@ -98,30 +101,12 @@ def read_gates(run: Path) -> RecordedGates | None:
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        start, end = content["start"], content["end"]
-        return RecordedGates(None if start is None else _read_report(start), _read_report(end))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-
-
-def _read_report(content: dict[str, Any]) -> GateReport:
-    sites = tuple(
-        SiteGates(site["name"], tuple(GateStatistics(**gate) for gate in site["gates"]))
-        for site in content["sites"]
-    )
-    report = GateReport(sites, content["images"])
-    if not sites or not all(site.gates for site in sites):
-        raise ValueError("it has no sites, or a site without gates")
-    if type(report.images) is not int or report.images < 1:
-        raise ValueError(f"images must be a whole number above 0, got {report.images!r}")
-    fields = [("site", site.name) for site in sites]
-    for name, value in fields + [field for gate in report.gates for field in vars(gate).items()]:
-        if name in ("site", "gate"):
-            if not isinstance(value, str):
-                raise ValueError(f"names must be text, got {value!r}")
-        elif value is None and name in ("between_classes", "moved"):
-            continue  # it is not known
-        elif type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return report
+        recorded = TypeAdapter(RecordedGates).validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{file} is damaged: {where} {first['msg']}") from error
+    for report in filter(None, (recorded.start, recorded.end)):
+        if report.images < 1 or not all([report.sites, *(site.gates for site in report.sites)]):
+            raise ValueError(f"{file} is damaged: it is of no images, no sites, or has no gates")
+    return recorded

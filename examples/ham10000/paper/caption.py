@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from examples.ham10000.config import DEFAULTS, PAPER, PAPER_MODELS, Config
-from examples.ham10000.paper.results import SPLITS, Finished, Results
+from examples.ham10000.paper.finished import Finished
+from examples.ham10000.paper.results import SPLITS, Results
 from examples.ham10000.paper.rows import BACKBONE
 
 _STATED = {

@@ -6,33 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
-from torch import Tensor
 
-from examples.ham10000.config import NOTICE, options_for_json
-from examples.ham10000.metrics import HEADLINES, figures, interval, lesion_bootstrap
+from examples.ham10000.config import NOTICE
+from examples.ham10000.metrics import HEADLINES, figures, lesion_bootstrap
+from examples.ham10000.paper.differences import differ, holm
+from examples.ham10000.paper.finished import which_matter
 from examples.ham10000.paper.gates import describe_gates
 from examples.ham10000.paper.tested import Tested, check_same_images, pool, read_run
 from examples.ham10000.paper.words import notes, verdict
-
-NO_MATTER = ("data", "out", "workers")
-"""Options that make no difference: where data and run lie, and who loads the images."""
 
 SEED = 0
 """Of the bootstrap: the same lesions are drawn for every run."""
 
 RESAMPLES = 2000
 """For each comparison: the more there are, the further out in the tails their intervals end."""
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: with 5 %, all rejections together are right with 95 %."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def read_runs(folders: Sequence[Path]) -> list[Tested]:
@@ -108,8 +98,7 @@ def _check_folds(arm: Sequence[Tested], hint: str) -> None:
 
 def _options(run: Tested) -> dict[str, Any]:
     """The options that make a difference; of a table of lesions, what is in it."""
-    options = {**options_for_json(run.config), "same_lesion": run.same_lesion}
-    return {name: value for name, value in options.items() if name not in NO_MATTER}
+    return {**which_matter(run.config), "same_lesion": run.same_lesion}
 
 
 def differing_options(runs: Sequence[Tested]) -> dict[str, list[Any]]:
@@ -166,26 +155,27 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _resampled(run: Tested, resamples: int) -> dict[str, Tensor]:
-    """The figures of every resample; the draws depend on labels and lesions, not on the run."""
+def _resampled(run: Tested, resamples: int) -> dict[str, NDArray[np.float64]]:
+    """Each figure, and then that of every resample, whose lesions do not depend on the run."""
     of_run = (run.labels, run.predicted, run.lesions)
-    return figures(lesion_bootstrap(*of_run, strata=run.folds, seed=SEED, resamples=resamples))
+    drawn = lesion_bootstrap(*of_run, strata=run.folds, seed=SEED, resamples=resamples)
+    return {n: np.array([run.summary[n], *of.tolist()]) for n, of in figures(drawn).items()}
 
 
 def _against(
     first: Tested,
     other: Tested,
-    of_first: dict[str, Tensor],
-    of_other: dict[str, Tensor],
+    of_first: dict[str, NDArray[np.float64]],
+    of_other: dict[str, NDArray[np.float64]],
     level: float,
 ) -> dict[str, Any]:
     differences = {}
     for name in HEADLINES:
-        low, high = interval(of_other[name] - of_first[name], level)
+        of = differ(of_other[name], of_first[name], level)
         differences[name] = {
-            "difference": other.summary[name] - first.summary[name],
-            "interval": [low, high],
-            "told_apart": low > 0 or high < 0,
+            "difference": of.value,
+            "interval": [of.low, of.high],
+            "told_apart": of.told_apart,
         }
     first_right, other_right = first.predicted == first.labels, other.predicted == other.labels
     only_first = int((first_right & ~other_right).sum())
@@ -210,7 +200,7 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "loss": run.config.loss,
         "split": run.config.split_name,
         "leak": run.leak,
-        "parameters": run.parameters,
+        "parameters": run.runs[0].parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
         "gates": describe_gates(run.gates, run.config.folds or 1),

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.ham10000.files import write_json
 from examples.ham10000.paper import gates
+from examples.ham10000.paper.differences import (
+    Difference,
+    draw_difference,
+    name_lines,
+    write_beside,
+)
 from examples.ham10000.paper.words import NAMES, format_p, format_percent
 from examples.ham10000.report.page import drawing, write_page
 from examples.ham10000.report.plots import save_picture
-
-TOLD, OPEN = "#1f5fa8", "#7a8594"
-"""Colours of differences whose interval has no zero, and of the others."""
 
 BLOCK = len(NAMES) + 1.6
 """Height of a run in lines: its name, its figures, and room below."""
@@ -26,34 +28,22 @@ def forest(comparison: dict[str, Any]) -> Figure:
     names = [name if len(name) <= 84 else f"...{name[-81:]}" for name in names]
     figure = Figure(figsize=(8, 1.6 + 0.25 * BLOCK * len(pairs)), layout="constrained")
     axes = figure.subplots()
+    lines = {}
     for index, (pair, name) in enumerate(zip(pairs, names[1:], strict=True)):
-        _draw_block(axes, index * BLOCK, f"run {pair['run']}: {name}", pair["differences"])
-    lines = [index * BLOCK + 1 + i for index in range(len(pairs)) for i in range(len(NAMES))]
-    axes.set_yticks(lines, [*NAMES.values()] * len(pairs), fontsize=9)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(BLOCK * len(pairs) - 1, -0.7)
-    axes.spines[["left", "right", "top"]].set_visible(False)
+        top = index * BLOCK
+        write_beside(axes, 0, top, f"run {pair['run']}: {name}", "bold")
+        # Not through the titles.
+        axes.plot([0, 0], [top + 0.5, top + len(NAMES) + 0.5], color="black", linewidth=1)
+        for line, (figure_name, row) in enumerate(pair["differences"].items(), start=1):
+            lines[top + line] = NAMES[figure_name]
+            draw_difference(axes, top + line, Difference(row["difference"], *row["interval"]), 3)
+    name_lines(axes, lines, BLOCK * len(pairs) - 1)
     level = format_percent(comparison["bootstrap"]["level"])
     axes.set_xlabel(f"difference from run 1, {level} interval; filled where it has no zero")
     pooled = "" if comparison["part"] == "test" else f" of {comparison['part']}"
     title = f"{comparison['data']}, {comparison['images']} test images{pooled}\nrun 1: {names[0]}"
     figure.suptitle(title, fontsize=10, parse_math=False)  # names of folders may hold $
     return figure
-
-
-def _draw_block(axes: Axes, top: float, title: str, differences: dict[str, Any]) -> None:
-    # x from 0 to 1 over the axes, y in lines
-    style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
-    axes.text(0, top, title, fontweight="bold", parse_math=False, **style)
-    # Not through the titles.
-    axes.plot([0, 0], [top + 0.5, top + len(differences) + 0.5], color="black", linewidth=1)
-    for line, row in enumerate(differences.values(), start=1):
-        (low, high), difference, y = row["interval"], row["difference"], top + line
-        colour = TOLD if row["told_apart"] else OPEN
-        fill = colour if row["told_apart"] else "white"
-        axes.plot([low, high], [y, y], color=colour, linewidth=2)
-        axes.plot(difference, y, marker="o", color=colour, markerfacecolor=fill)
-        axes.text(1.02, y, f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]", **style)
 
 
 def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:

@@ -50,17 +50,8 @@ def reproduce(
 
     for wait in (False, True):  # what another process is at is waited for in the end
         for name, config in todo.items():
-            if name in failures:
-                continue
-            try:
-                trained = runs.run_shared(name, config, wait, begin)
-            except (ValueError, OSError, FloatingPointError) as error:
-                if processes.count() > 1:  # the others may wait for this one
-                    raise
-                failures[name] = runs.one_line(error)
-            else:
-                if trained:
-                    processes.once(write)
+            if name not in failures and runs.run_shared(name, config, begin, failures, wait=wait):
+                processes.once(write)
     return runs.Outcome(wanted.name, processes.once(write), failures)
 
 

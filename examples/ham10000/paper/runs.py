@@ -1,7 +1,7 @@
 """The runs of a table: options, folders, and how processes share them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,9 @@ from filelock import FileLock, Timeout
 from examples.ham10000 import processes
 from examples.ham10000.config import Config, read_description, read_options
 from examples.ham10000.given import train_config
+from examples.ham10000.paper.finished import Finished, finished, read_finished
 from examples.ham10000.paper.rows import BACKBONE, Row
 from examples.ham10000.rules import LOSSES_WITH, OWN_START, gates_with_rate
-
-
-def finished(run: Path) -> bool:
-    """Whether a run has been tested."""
-    return (run / "test.json").exists()
 
 
 def row_config(
@@ -96,6 +92,12 @@ def check_same_options(config: Config) -> None:
             )
 
 
+def read_own(config: Config) -> Finished:
+    """Read a finished run; ValueError where it has other options, or its files are damaged."""
+    check_same_options(config)
+    return read_finished(config.out)
+
+
 class Outcome(NamedTuple):
     """The name of what was run, the files that were written, and what went wrong, by row or run."""
 
@@ -104,12 +106,29 @@ class Outcome(NamedTuple):
     failures: dict[str, str]
 
 
-def run_shared(name: str, config: Config, wait: bool, begin: Callable[..., object]) -> bool:
+def run_shared(
+    name: str,
+    config: Config,
+    begin: Callable[..., object],
+    failures: dict[str, str],
+    *,
+    wait: bool = False,
+) -> bool:
     """Do one run by ``begin(config, resumed=...)``, and say whether it was done here.
 
-    It is not where it is finished or another process is at it; ``wait`` for that one, in case that
-    it does not finish it.
+    It is not where it is finished, has failed, which ``failures`` then say, or another process is
+    at it; ``wait`` for that one, in case that it does not finish it.
     """
+    try:
+        return _run_shared(name, config, begin, wait)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if processes.count() > 1:  # the others may wait for this one
+            raise
+        failures[name] = one_line(error)
+        return False
+
+
+def _run_shared(name: str, config: Config, begin: Callable[..., object], wait: bool) -> bool:
     # One process looks, for all: between two looks a run may begin or end.
     if processes.once(partial(finished, config.out)):
         return False
@@ -137,12 +156,3 @@ def _acquire(lock: FileLock, wait: bool) -> bool:
 def one_line(error: Exception) -> str:
     """What an error says, without line breaks."""
     return " ".join(str(error).split())
-
-
-@contextmanager
-def damaged(what: str) -> Iterator[None]:
-    """Say what is damaged, such as ``a.json is``, where its content is not as it has to be."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{what} damaged: {error!r}") from error

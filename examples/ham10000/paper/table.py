@@ -12,7 +12,8 @@ from examples.ham10000.data.index import ATTRIBUTION
 from examples.ham10000.files import whole_file, write_csv
 from examples.ham10000.metrics import HEADLINES
 from examples.ham10000.paper.caption import caption, notes
-from examples.ham10000.paper.results import Finished, Results
+from examples.ham10000.paper.finished import Finished
+from examples.ham10000.paper.results import Results
 from examples.ham10000.paper.rows import Row
 from examples.ham10000.report.page import drawing, write_page
 from examples.ham10000.report.plots import draw_confusion, finish_curve, read_curve, save_picture
@@ -64,10 +65,10 @@ def write_table(results: Results) -> list[Path]:
 
 
 def _of_run(row: Row, run: Finished) -> Record:
-    line = [row.name, run.config.seed, run.config.out.name, run.epoch, run.validation]
+    line = [row.name, run.config.seed, run.config.out.name, *run.chosen]
     for name in HEADLINES:
         line += [100 * value for value in (run.test[name], *run.test["interval_95"][name])]
-    line.append(run.description["parameters"])
+    line.append(run.parameters)
     line += [run.test[name] for name in ("data", "leak", "images")]
     return dict(zip(OF_RUN, line, strict=True))
 

@@ -1,7 +1,6 @@
-"""Runs that have been tested, read back from their folders."""
+"""Runs with their predictions of the test images, or the folds of an arm as one."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,48 +9,60 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.ham10000.config import Config, read_description, read_options
+from examples.ham10000.config import Config
 from examples.ham10000.data.index import CLASSES, join, read_pairs
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.splits import COLUMNS
 from examples.ham10000.data.tables import read_header, read_table
-from examples.ham10000.gates import RecordedGates, read_gates
+from examples.ham10000.gates import RecordedGates
 from examples.ham10000.metrics import summarise
-from examples.ham10000.paper.runs import damaged
+from examples.ham10000.paper.finished import Finished, damaged, read_finished, unfinished
 
 
 @dataclass(frozen=True)
 class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
 
-    Or several runs, one for each fold, with the images of one fold after those of the other.
+    Or several ``runs``, one for each fold, with the images of one fold after those of the other.
     ``truth`` is the lesion of every image, under the smallest of its ids, and its class,
     ``probabilities`` are (N, 7), ``leak`` is the share whose lesion is in the training part,
-    ``digest`` of the files of the images, ``same_lesion`` of the run's own table of lesions with
-    several ids. ``is_older`` says that the run is from before such lesions were joined, ``folds``
-    the fold of every image, and ``gates`` has an entry for each network that recorded them.
+    ``same_lesion`` the digest of the run's own table of lesions with several ids, and ``folds`` the
+    fold of every image.
     """
 
-    folder: Path
+    runs: Sequence[Finished]
     config: Config
     same_lesion: str | None
-    is_older: bool
-    data: str
-    digest: str
     leak: float
-    parameters: int
     truth: dict[str, tuple[str, int]]
     probabilities: Tensor
     summary: dict[str, Any]
-    gates: Sequence[RecordedGates]
     folds: list[int] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """That of the first run."""
+        return self.config.out
+
+    @property
+    def data(self) -> str:
+        """What the images are."""
+        return self.runs[0].data
+
+    @property
+    def gates(self) -> list[RecordedGates]:
+        """Those of each network that recorded them."""
+        return [run.gates for run in self.runs if run.gates is not None]
 
     @property
     def split_name(self) -> str:
         """What decides which images are tested, for errors."""
         table = "" if self.same_lesion is None else ", --same-lesion"
-        older = ", split before lesions with two ids were joined" if self.is_older else ""
-        return f"{self.config.split_name}, seed {self.config.seed}{table}{older}"
+        older = ", split before lesions with two ids were joined"
+        is_older = "same_lesion" not in self.runs[0].description["options"]
+        return (
+            f"{self.config.split_name}, seed {self.config.seed}{table}{older if is_older else ''}"
+        )
 
     @property
     def lesions(self) -> list[str]:
@@ -75,21 +86,14 @@ def read_run(folder: Path) -> Tested:
     FileNotFoundError: the folder has no run, or one that is not finished. ValueError: its files
     are damaged.
     """
-    config, description = read_options(folder), read_description(folder)
+    run = read_finished(folder)
+    config = run.config
     report, table, split = (folder / name for name in ("test.json", "test.csv", "split.csv"))
-    for file in (report, table, split):
+    for file in (table, split):
         if not file.is_file():
-            raise FileNotFoundError(
-                f"the run {folder} is not finished, there is no {file}: train --resume it"
-            )
-    with damaged(f"{folder / 'config.json'} or description.json beside it is"):
-        digest = description["images_sha256"]["test"]
-        parameters = int(description["parameters"])
-    with damaged(f"{report} is"):
-        tested = json.loads(report.read_text(encoding="utf-8"))
-        data, counts = tested["data"], tested["confusion_counts"]
-        if not isinstance(data, str):
-            raise TypeError(f"data is {data!r}")
+            raise unfinished(file)
+    if run.digest is None:
+        raise ValueError(f"{folder / 'config.json'} is damaged: no images_sha256 of the test part")
     own = config.same_lesion_copy
     truth, leak = _read_truth(split, own)
     rows = _by_image(table, ("image", *ISIC_CLASSES))
@@ -108,22 +112,16 @@ def read_run(folder: Path) -> Tested:
     lesions, labels = zip(*truth.values(), strict=True)
     with damaged(f"{table} or split.csv beside it is"):
         summary = summarise(probabilities, torch.tensor(labels), lesions)
-    if summary["confusion_counts"] != counts:
+    if summary["confusion_counts"] != run.test.get("confusion_counts"):
         raise ValueError(f"{table} and {report} have other figures: they are not of one test")
-    gates = read_gates(folder)
     return Tested(
-        folder=folder,
+        runs=[run],
         config=config,
         same_lesion=None if own is None else hashlib.sha256(own.read_bytes()).hexdigest(),
-        is_older="same_lesion" not in description["options"],
-        data=data,
-        digest=digest,
         leak=leak,
-        parameters=parameters,
         truth=truth,
         probabilities=probabilities,
         summary=summary,
-        gates=[] if gates is None else [gates],
     )
 
 
@@ -183,13 +181,13 @@ def pool(arm: Sequence[Tested]) -> Tested:
     probabilities = torch.cat([run.probabilities for run in arm])
     return replace(
         first,
+        runs=[finished for run in arm for finished in run.runs],
         config=replace(first.config, fold=None),
         leak=sum(run.leak * len(run.truth) for run in arm) / len(truth),
         truth=truth,
         probabilities=probabilities,
         folds=folds,
         summary=summarise(probabilities, torch.tensor(labels), lesions, strata=folds),
-        gates=[gates for run in arm for gates in run.gates],
     )
 
 
@@ -212,7 +210,7 @@ def check_same_images(first: Tested, other: Tested) -> None:
             f"{both} have another lesion or diagnosis for {len(differ)} of {len(truth)} test "
             f"images, such as {differ[0]}: is it the same data, with the same --same-lesion?"
         )
-    if first.digest != other.digest:
+    if first.runs[0].digest != other.runs[0].digest:
         raise ValueError(
             f"{both} were tested on other files of the same images ({first.data} and "
             f"{other.data}): images_sha256 of what they say of themselves differs"

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from examples.ham10000.metrics import draw_lesions, interval
-from examples.ham10000.paper.compare import holm
+from examples.ham10000.metrics import draw_lesions
+from examples.ham10000.paper.differences import Difference, differ, holm
 from examples.ham10000.study.arms import Arm, Study
 from examples.ham10000.study.measures import LOG_LOSS, MEASURES, measure
 from examples.ham10000.study.predictions import ArmPredictions, read_predictions
@@ -22,20 +20,6 @@ POWER = 2.8
 
 Figures = dict[str, NDArray[np.float64]]
 """For each measure its value, and then that of each draw."""
-
-
-class Difference(NamedTuple):
-    """One figure minus another on the same images, with its 95 % interval.
-
-    ``error`` is the standard deviation over the draws, ``p`` twice the share of the draws on the
-    other side of zero.
-    """
-
-    value: float
-    low: float
-    high: float
-    error: float
-    p: float
 
 
 @dataclass(frozen=True)
@@ -100,15 +84,6 @@ class Analysis:
     def arms(self, loss: str | None = None) -> list[Arm]:
         """Those that have predictions, with this loss or with any."""
         return [a for a in self.study.arms if a.name in self.by_seed and loss in (None, a.loss)]
-
-
-def differ(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
-    """What the draws say of a difference of two figures, whose values stand before their draws."""
-    value, draws = float(one[0] - other[0]), one[1:] - other[1:]
-    low, high = interval(torch.from_numpy(draws))
-    tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * float(tail + 1) / (len(draws) + 1))
-    return Difference(value, low, high, float(draws.std(ddof=1)), p)
 
 
 def analyse(study: Study, folder: Path) -> Analysis:

@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.files import write_json
-from examples.ham10000.gates import read_gates
-from examples.ham10000.paper.compare import NO_MATTER
+from examples.ham10000.paper.finished import Finished, finished, which_matter
 from examples.ham10000.paper.gates import describe_gates
-from examples.ham10000.paper.results import read_run
-from examples.ham10000.paper.runs import finished
+from examples.ham10000.paper.runs import read_own
 from examples.ham10000.study.arms import Study
 from examples.ham10000.study.runs import StudyRun
-
-OF_RUN = (*NO_MATTER, "fold", "seed")
-"""Options that are no arm's."""
 
 
 def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
@@ -24,20 +19,18 @@ def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
     Raises:
         ValueError: the files of a run are damaged.
     """
-    found = [(run, read_run(run.config)) for run in runs if finished(run.config.out)]
-    options = [_options(one.description) for _, one in found]
+    found = [(r.arm.name, read_own(r.config)) for r in runs if finished(r.config.out)]
+    options = [_options(one) for _, one in found]
     alike = {k: v for k, v in options[0].items() if all(other[k] == v for other in options)}
     arms: dict[str, Any] = {}
-    for arm in dict.fromkeys(run.arm.name for run, _ in found):
-        own = [(run, one) for run, one in found if run.arm.name == arm]
-        description = own[0][1].description
-        recorded = [read_gates(run.config.out) for run, _ in own]
+    for arm in dict.fromkeys(name for name, _ in found):
+        own = [one for name, one in found if name == arm]
         arms[arm] = {
             "runs": len(own),
-            "parameters": description["parameters"],
-            "options": {k: v for k, v in _options(description).items() if k not in alike},
-            "chosen_epochs": [one.epoch for _, one in own],
-            "gates": describe_gates([gates for gates in recorded if gates is not None], len(own)),
+            "parameters": own[0].parameters,
+            "options": {k: v for k, v in _options(own[0]).items() if k not in alike},
+            "chosen_epochs": [one.chosen[0] for one in own],
+            "gates": describe_gates([one.gates for one in own if one.gates], len(own)),
         }
     first, versions = found[0][1].description, [one.description["versions"] for _, one in found]
     content = {"study": runs[0].study, **{k: first[k] for k in ("data", "attribution", "notice")}}
@@ -45,9 +38,9 @@ def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
     write_json(file, {**content, "options": alike, "arms": arms})
 
 
-def _options(description: dict[str, Any]) -> dict[str, Any]:
+def _options(run: Finished) -> dict[str, Any]:
     """Those of an arm; of a file of weights, the name."""
-    options = {k: v for k, v in description["options"].items() if k not in OF_RUN}
+    options = {k: v for k, v in which_matter(run.config).items() if k not in ("fold", "seed")}
     return {**options, "weights": Path(options["weights"]).name}
 
 

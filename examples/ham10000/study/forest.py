@@ -1,11 +1,10 @@
 """The picture of a study."""
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from examples.ham10000.paper.forest import OPEN, TOLD
-from examples.ham10000.study.analysis import Analysis, Difference
+from examples.ham10000.paper.differences import draw_difference, name_lines
+from examples.ham10000.study.analysis import Analysis
 from examples.ham10000.study.measures import LOG_LOSS
 
 SEEDS = "#b5651d"
@@ -35,34 +34,14 @@ def forest(analysis: Analysis) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
         axes.axvline(0, color="black", linewidth=1)
         for name, of in differences.items():
-            _draw(axes, lines.index(name), of, SEEDS if name in seeds else None)
+            colour = SEEDS if name in seeds else ""
+            draw_difference(axes, lines.index(name), of, 4, limit, colour)
         axes.text(0, names.index(reference), " reference", va="center", fontsize=9)
         axes.set_xlabel(f"log loss minus that of {reference}; less is better", fontsize=9)
-        axes.tick_params(axis="y", length=0)
-        axes.spines[["left", "right", "top"]].set_visible(False)
-    axes.set_yticks(range(len(lines)), lines, fontsize=9)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
+        name_lines(axes, dict(enumerate(lines)), len(lines) - 0.5)
     figure.suptitle(
         f"Study {analysis.study.name}: {analysis.images:,} test images of {len(analysis.folds)} "
         "folds, 95 % intervals over lesions; filled where there is no zero in it",
         fontsize=10,
     )
     return figure
-
-
-def _draw(axes: Axes, line: int, of: Difference, colour: str | None) -> None:
-    """One difference; one that is far outside is an arrow at the edge."""
-    told = of.low > 0 or of.high < 0
-    colour = colour or (TOLD if told else OPEN)
-    text = f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"
-    beside = axes.get_yaxis_transform()  # x from 0 to 1 over the axes, y in lines
-    axes.text(1.02, line, text, transform=beside, va="center", fontsize=9)
-    limit = axes.get_xlim()[1]
-    if abs(of.value) > limit:
-        edge = limit if of.value > 0 else -limit
-        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 2}
-        axes.annotate("", (edge, line), (0.85 * edge, line), arrowprops=arrow)
-        return
-    axes.plot([of.low, of.high], [line, line], color=colour, linewidth=2)
-    fill = colour if told else "white"
-    axes.plot(of.value, line, marker="o", color=colour, markerfacecolor=fill)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from examples.ham10000.data.index import CLASSES, Image
 from examples.ham10000.files import moved_into_place
-from examples.ham10000.paper.runs import finished
+from examples.ham10000.paper.finished import finished
 from examples.ham10000.report.results import read_log_probabilities
 from examples.ham10000.study.runs import StudyRun
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from examples.ham10000.files import whole_file
+from examples.ham10000.paper.differences import Difference
 from examples.ham10000.paper.gates import HEADER, NOTE, gate_rows, idle_blocks
 from examples.ham10000.report.plots import save_picture
-from examples.ham10000.study.analysis import POWER, RESAMPLES, Analysis, Difference, analyse
+from examples.ham10000.study.analysis import POWER, RESAMPLES, Analysis, analyse
 from examples.ham10000.study.arms import Arm, Study
 from examples.ham10000.study.facts import read_facts
 from examples.ham10000.study.forest import forest
@@ -120,8 +121,7 @@ def _differences(analysis: Analysis, arm: Arm, other: str) -> list[str]:
 
 def _difference(name: str, of: Difference) -> str:
     digits, scale = (4, 1) if name in LOSSES else (2, 100)
-    value, low, high = (f"{scale * v:+.{digits}f}" for v in (of.value, of.low, of.high))
-    return f"{value} [{low}, {high}]"
+    return of.text(digits, scale)
 
 
 def _figure(name: str, value: float, arm: Arm | None = None) -> str:

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from examples.ham10000 import processes
 from examples.ham10000.data.index import read_index
-from examples.ham10000.paper.runs import Outcome, check_same_options, finished, one_line, run_shared
+from examples.ham10000.paper.finished import finished
+from examples.ham10000.paper.runs import Outcome, check_same_options, run_shared
 from examples.ham10000.study.arms import STUDIES, Study
 from examples.ham10000.study.facts import write_facts
 from examples.ham10000.study.predictions import write_predictions
@@ -68,15 +69,8 @@ def run_study(
         over = minutes is not None and time.monotonic() - began > 60 * minutes
         if processes.once(partial(bool, over)):
             break
-        try:
-            trained = run_shared(run.name, run.config, False, begin)
-        except (ValueError, OSError, FloatingPointError) as error:
-            if processes.count() > 1:  # the others may wait for this one
-                raise
-            failures[run.name] = one_line(error)
-        else:
-            if trained:
-                write(run.predictions)
+        if run_shared(run.name, run.config, begin, failures):
+            write(run.predictions)
     # Also those of processes that did not come to write them.
     done = dict.fromkeys(run.predictions for run in runs if finished(run.config.out))
     files = [*map(write, done)]

@@ -11,7 +11,8 @@ from PIL import Image
 from examples.ham10000.cli import main
 from examples.ham10000.config import NOTICE
 from examples.ham10000.metrics import HEADLINES
-from examples.ham10000.paper.compare import compare, holm, read_runs, run_names
+from examples.ham10000.paper.compare import compare, read_runs, run_names
+from examples.ham10000.paper.differences import holm
 from examples.ham10000.paper.forest import forest
 from tests.ham10000.paper.by_hand import (
     binomial,

@@ -94,13 +94,15 @@ def test_the_page_begins_with_what_one_wants_to_know(run, page, split, probabili
             "train",
             "started from the weights of w.pt, which have these blocks, was trained for 1 epoch "
             "with the focal and the LDAM loss together on cosine logits on 295 images.* These "
-            "figures are no test: they are of the 295 images of [0-9]+ lesions that it was trained on",
+            "figures are no test: they are of the 295 images of [0-9]+ lesions that it was trained "
+            "on",
         ),
         (
             {"insert": "residual", "init": "identity", "folds": 3, "fold": 1},
             "test",
             "with 2 CaCo blocks inserted behind its residual branches, started from random "
-            "weights, its blocks as the identity, .* test part of the lesion split, fold 1 of 3, none",
+            "weights, its blocks as the identity, .* test part of the lesion split, fold 1 of 3, "
+            "none",
         ),
         (
             {"attention": "SE", "init": None, "class_weights": "balanced", "monitor": "val_loss"},
