@@ -195,3 +195,20 @@ def test_it_cannot_stand_beside_a_part(capsys, part):
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert all(word in error for word in ("--ground-truth", "not allowed", "--split"))
+
+
+@pytest.mark.parametrize("lost", ["description.json", "images", "versions"])
+def test_a_run_that_does_not_say_what_its_page_needs_is_refused(run, lost, tmp_path, capsys):
+    file = shutil.copytree(run, tmp_path / "run") / "description.json"
+    if lost == file.name:
+        file.unlink()
+    else:
+        said = json.loads(file.read_text())
+        file.write_text(json.dumps({name: of for name, of in said.items() if name != lost}))
+    command = ["evaluate", "--run", str(file.parent), "--data", str(run / "synthetic")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    missing = "data" if lost == file.name else lost
+    assert f"{file} does not say {missing}: copy it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0
+    assert "Test part, SYNTHETIC pictures" in capsys.readouterr().out
