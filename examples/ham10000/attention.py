@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from attnblocks import AttentionBlock, find_places, find_se, insert, list_blocks, replace_se
 from examples.ham10000.config import ATTENTION
+from examples.ham10000.data.tables import some
 
 KINDS = ("residual", "stages", "depthwise")
 """Words for places, which ``--insert`` takes beside patterns of names."""
 
-
-def some(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - most
-    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
+MOST_NAMES = 3
 
 
 class Constant(AttentionBlock):
@@ -143,5 +140,6 @@ class Change:
         except ValueError as error:
             return f"Its places are not known: {error}"
         kinds = {kind: [p.name for p in found if kind in p.roles] for kind in KINDS}
-        listed = [f"{kind} ({some(names)})" for kind, names in kinds.items() if names]
-        return f"Places: {', '.join(listed) or some([p.name for p in found]) or 'none'}"
+        listed = [f"{kind} ({some(names, MOST_NAMES)})" for kind, names in kinds.items() if names]
+        names = some([place.name for place in found], MOST_NAMES)
+        return f"Places: {', '.join(listed) or names or 'none'}"

@@ -15,9 +15,9 @@ from examples.ham10000.data.batches import evaluation_loader
 from examples.ham10000.data.ground_truth import read_ground_truth
 from examples.ham10000.data.index import CLASSES, SYNTHETIC_ID, is_synthetic, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
-from examples.ham10000.data.load import Data, load_data, load_images
+from examples.ham10000.data.load import Data, cache_beside, load_data, load_images
 from examples.ham10000.data.splits import COLUMNS, leak, read_split
-from examples.ham10000.data.tables import read_table
+from examples.ham10000.data.tables import read_table, some
 from examples.ham10000.metrics import CHALLENGE_HEADLINES, HEADLINES, summarise
 from examples.ham10000.module import LesionClassifier
 from examples.ham10000.run import new_network
@@ -92,7 +92,7 @@ def evaluate_run(run: Path, folder: Path, part: str, workers: int) -> Evaluation
         ) from error
     images = read_index(folder, allow_missing=True, same_lesion=config.same_lesion_copy)
     split = read_split(run / "split.csv", images, complete=False)
-    data = load_data(images, run / "split.csv", config.image_size, _cache(run), [part])
+    data = load_data(images, run / "split.csv", config.image_size, cache_beside(run), [part])
     if digest not in (None, data.digests[part]):
         warnings.warn(
             f"the images of {folder} are not the files that {run} was trained with", stacklevel=2
@@ -112,7 +112,7 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     if known := of_lesions_seen(images, rows, ("train", "val"), [config.same_lesion_copy]):
         raise ValueError(
             f"{len(known)} of the {len(images)} images of {file} show lesions of the training or "
-            f"validation part of {run}: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}. "
+            f"validation part of {run}: {some(known)}. "
             "Their figures would be too good: give images that the network has not seen, or "
             "--split test for the test part of the run"
         )
@@ -127,7 +127,7 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
         images,
         {"test": list(range(len(images)))},
         config.image_size,
-        _cache(run),
+        cache_beside(run),
         f"{synthetic}{file.name}, {len(images):,} images",
         SYNTHETIC_ID if drawn else "",
         has_lesions=truth.has_lesions,
@@ -135,10 +135,6 @@ def evaluate_ground_truth(run: Path, folder: Path, file: Path, workers: int) -> 
     found = evaluate_part(load_best(run), data, "test", config, folder, workers, None)
     of_file = {"missing_images": truth.missing, "ignored_files": truth.ignored}
     return replace(found, summary={**found.summary, "part": "ground truth file", **of_file})
-
-
-def _cache(run: Path) -> Path:
-    return run.resolve().parent / "ham10000-cache"
 
 
 def evaluate_part(

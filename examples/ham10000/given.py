@@ -16,11 +16,11 @@ from examples.ham10000.config import (
     Init,
     read_options,
 )
-from examples.ham10000.rules import LOSSES_WITH, OWN_START, flag, gates_with_rate, said
+from examples.ham10000.rules import FASTER, LOSSES_WITH, OWN_START, flag, gates_with_rate, said
 
-FASTER, FASTER_STARTS = 10, ("inherit", "fitted", "identity")
-"""The default of ``gate_lr`` over ``lr`` with pre-trained weights, and for which starts of blocks;
-1 for all others, and for ``SE``, inserted too: it is the rate of the network's own as well."""
+FASTER_STARTS = ("inherit", "fitted", "identity")
+"""The starts of blocks with a faster ``gate_lr`` by default; not of ``SE``, inserted too: it would
+be the rate of the network's own as well."""
 WARMUP_SHARE, MOST_WARMUP, CLIP_GRAD_NORM = 0.125, 1.0, 1.0
 """The defaults with pre-trained weights: ``warmup`` as a share of the epochs, the most of it, and
 ``clip_grad_norm``. Without both a network can lose, at these rates, what its weights know."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnblocks import find_se, list_blocks, recipe
-from examples.ham10000.attention import Change, some
+from examples.ham10000.attention import Change
+from examples.ham10000.data.tables import some
 from examples.ham10000.losses import check_numbers
 from examples.ham10000.processes import shows_bars
 from examples.ham10000.weights import Weights, beside, blocks_of, read_weights
@@ -158,7 +159,7 @@ def _inserted(changed: nn.Module, weights: Weights) -> tuple[str, str] | None:
         return None
     block = kinds.pop()
     after = " ".join(map(shlex.quote, weights.asked.split() or found))
-    return f"{block} blocks behind {some(list(found))}", f"--attention {block} --insert {after}"
+    return f"{block} blocks behind {some(list(found), 3)}", f"--attention {block} --insert {after}"
 
 
 def _swapped(network: Network, weights: Weights) -> tuple[str, str] | None:

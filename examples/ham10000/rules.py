@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 OWN_START = ("SE", "Constant", "none", "identity")
 """Attention that has no ``--init``, unless it is inserted."""
+FASTER = 10
+"""The default of ``gate_lr`` over ``lr`` where blocks start from pre-trained weights."""
 COSINE_LOSSES = ("ldam", "joint")
 """Those that need a cosine classifier."""
 LOSSES_WITH = {

@@ -23,7 +23,7 @@ from examples.ham10000.config import NOTICE, Config, options_for_json, read_desc
 from examples.ham10000.data.batches import FACTORS, SkinLesions, canvas_size, center_crop
 from examples.ham10000.data.images import damage, map_files
 from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthetic, read_index
-from examples.ham10000.data.load import Data, load_data
+from examples.ham10000.data.load import Data, cache_beside, load_data
 from examples.ham10000.data.splits import count_classes, draw_split, leak, read_split, write_split
 from examples.ham10000.data.synthetic import write_synthetic
 from examples.ham10000.files import moved_into_place, write_csv, write_json
@@ -86,7 +86,7 @@ def prepare(config: Config) -> tuple[Data, Network]:
     table = config.same_lesion_copy if file.exists() else config.same_lesion
     images = read_index(folder, allow_missing=config.skip_bad, same_lesion=table)
     processes.once(lambda: _write_run_split(config, images, file, network.of_run))
-    data = load_data(images, file, config.image_size, config.out.parent / "ham10000-cache")
+    data = load_data(images, file, config.image_size, cache_beside(config.out))
     if begun.get("images_sha256", data.digests) != data.digests:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
     if not resumed:

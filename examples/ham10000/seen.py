@@ -4,11 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from examples.ham10000 import processes
-from examples.ham10000.attention import some
 from examples.ham10000.config import Config, read_options
 from examples.ham10000.data.index import Image, join, read_pairs
 from examples.ham10000.data.splits import COLUMNS, Split
-from examples.ham10000.data.tables import read_table
+from examples.ham10000.data.tables import read_table, some
 
 
 def of_lesions_seen(
@@ -71,6 +70,6 @@ def _check_run(run: Path, config: Config, images: Sequence[Image], split: Split)
             raise ValueError(
                 f"{len(known)} of the {len(tested)} {part} images show lesions of the "
                 f"{' or '.join(parts)} part of {run}, from which --weights {config.weights} has "
-                f"learned: {some(known, 5)}. Their figures would be too good: give the best.ckpt "
+                f"learned: {some(known)}. Their figures would be too good: give the best.ckpt "
                 "of a run with the same split (seed, folds and fold), or weights from elsewhere"
             )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from attnblocks import list_blocks, recipe
 from attnblocks.blocks.gain import GainedStage
-from examples.ham10000.attention import some
 from examples.ham10000.checkpoint import read_checkpoint
+from examples.ham10000.data.tables import some
 
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 """Where a checkpoint keeps its network. Of several the first is read, the order of timm: an average
@@ -64,7 +64,7 @@ class Weights:
 
     def error(self, problems: Sequence[str]) -> ValueError:
         """What to raise for misfits."""
-        listed = some(problems, 5, "; ")
+        listed = some(problems, between="; ")
         return ValueError(f"the weights of {self.source} do not fit the network: {listed}")
 
     def load(self, model: nn.Module, head: tuple[str, ...]) -> None:

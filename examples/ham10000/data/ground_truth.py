@@ -6,7 +6,7 @@ from typing import NamedTuple
 from examples.ham10000.data.folders import look
 from examples.ham10000.data.index import CLASSES, Image, index, refuse_all_but_missing
 from examples.ham10000.data.layouts import ISIC_CLASSES, Listing, challenge_rows, metadata_rows
-from examples.ham10000.data.tables import first, read_header, read_table
+from examples.ham10000.data.tables import read_header, read_table, some
 
 TEST_TRUTH = "ISIC2018_Task3_Test_GroundTruth.csv"
 
@@ -62,7 +62,7 @@ def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
     if len(missing) > MOST_MISSING:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(listed)} images of {file} are not in {folder}: "
-            f"{first(missing)}. It has {contents}. Give the folder of the test images with --data; "
+            f"{some(missing)}. It has {contents}. Give the folder of the test images with --data; "
             f"at most {MOST_MISSING} may be missing there"
         )
     images = [image for image in listed if image.image_id not in missing]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from examples.ham10000.data.folders import Contents, look
 from examples.ham10000.data.tables import (
     find_table,
-    first,
     read_header,
     read_table,
     read_tables,
+    some,
     without_suffix,
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ class Listing:
             advice = "Are all archives unpacked there? --skip-bad trains without them"
         places = " or ".join(map(str, self.folders[:4]))
         return (
-            f"{len(missing)} of {len(self.rows)} images are not in {places}: {first(missing)}. "
+            f"{len(missing)} of {len(self.rows)} images are not in {places}: {some(missing)}. "
             f"{advice}. Layout: {self.layout}; {self.contents}"
         )
 
@@ -148,7 +148,7 @@ def _explain(folder: Path, contents: Contents) -> str:
                 known.setdefault(file, row["text"].format(file=file, found=name[0], **words))
     there = f"It has {contents}"
     if tables:
-        listed = (f"{file.name} ({first(header, 9)})" for file, header in tables.items())
+        listed = (f"{file.name} ({some(header, 9)})" for file, header in tables.items())
         there += f"; tables: {', '.join(list(listed)[:4])}"
     return ". ".join([*list(dict.fromkeys(known.values()))[:4], there])
 

@@ -89,6 +89,11 @@ class Data:
         return SkinLesions(self.pixels, labels, self.split[name])
 
 
+def cache_beside(run: Path) -> Path:
+    """Where the decoded images of a run are kept."""
+    return run.resolve().parent / "ham10000-cache"
+
+
 def load_data(
     images: Sequence[Image], split_file: Path, size: int, cache: Path, parts: Sequence[str] = PARTS
 ) -> Data:

@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.ham10000.config import PARTS
 from examples.ham10000.data.index import CLASSES, Image
-from examples.ham10000.data.tables import read_table
+from examples.ham10000.data.tables import read_table, some
 from examples.ham10000.files import write_csv
 from examples.ham10000.rules import check_folds
 
@@ -180,8 +180,7 @@ def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) ->
     absent = [name for name in positions if name not in part_of]
     if complete and absent:
         raise ValueError(
-            f"{file} has no part for {len(absent)} of {len(images)} images: "
-            f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}"
+            f"{file} has no part for {len(absent)} of {len(images)} images: {some(absent)}"
         )
     return {
         part: sorted(positions[name] for name in part_of if part_of[name] == part) for part in PARTS

@@ -57,9 +57,10 @@ def without_suffix(name: str) -> str:
     return name
 
 
-def first(names: Sequence[str], most: int = 5) -> str:
-    """The first of several names, and an ellipsis where there are more."""
-    return f"{', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def has_control_characters(name: str) -> bool:

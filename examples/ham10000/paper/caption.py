@@ -10,6 +10,7 @@ from examples.ham10000.config import DEFAULTS, PAPER, PAPER_MODELS, Config
 from examples.ham10000.paper.finished import Finished
 from examples.ham10000.paper.results import SPLITS, Results
 from examples.ham10000.paper.rows import BACKBONE
+from examples.ham10000.rules import flag
 
 _STATED = {
     "image_size": "image size",
@@ -89,7 +90,7 @@ def _choices(configs: list[Config]) -> str:
         values = [getattr(config, name) for config in configs]
         named = [v for v, other in zip(values, others, strict=True) if v not in (None, other)]
         if named:
-            said.append(f"--{name.replace('_', '-')} {_listed(named)}")
+            said.append(f"{flag(name)} {_listed(named)}")
     sentences = [f"Chosen here, because the paper does not say: {', '.join(said)}."]
     if any(config.init == "fitted" for config in configs):
         sentences.append("Fitted blocks start as near to the network's own SE as they get.")

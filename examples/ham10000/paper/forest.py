@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from examples.ham10000.files import write_json
+from examples.ham10000.files import moved_into_place, write_json
 from examples.ham10000.paper import gates
 from examples.ham10000.paper.differences import (
     Difference,
@@ -47,19 +47,21 @@ def forest(comparison: dict[str, Any]) -> Figure:
 
 
 def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
-    """Write ``comparison.json``, ``.png`` and ``.html`` to a new folder, else FileExistsError."""
-    folder.mkdir(parents=True)
-    write_json(folder / "comparison.json", comparison)
+    """Write ``comparison.json``, ``.png`` and ``.html`` to a new folder, whole or not at all."""
     picture = forest(comparison)
-    save_picture(picture, folder / "comparison.png")
-    write_page(
-        folder / "comparison.html",
-        "compare.html",
-        synthetic=comparison["data"].startswith("SYNTHETIC"),
-        comparison=comparison,
-        level=format_percent(comparison["bootstrap"]["level"]),
-        names=NAMES,
-        format_p=format_p,
-        gates=gates,
-        picture=drawing(picture, "The differences with their intervals, as in the table below"),
-    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with moved_into_place(folder) as partial:
+        partial.mkdir()
+        write_json(partial / "comparison.json", comparison)
+        save_picture(picture, partial / "comparison.png")
+        write_page(
+            partial / "comparison.html",
+            "compare.html",
+            synthetic=comparison["data"].startswith("SYNTHETIC"),
+            comparison=comparison,
+            level=format_percent(comparison["bootstrap"]["level"]),
+            names=NAMES,
+            format_p=format_p,
+            gates=gates,
+            picture=drawing(picture, "The differences with their intervals, as in the table below"),
+        )

@@ -16,8 +16,7 @@ the rare classes, so there the checkpoint with the best mean recall is tested.
 from dataclasses import dataclass
 from typing import Any
 
-FASTER = 10
-"""The rate of the blocks' gates over that of the rest, as ``train`` has it for fitted blocks."""
+from examples.ham10000.rules import FASTER
 
 FOLDS = 5
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from examples.ham10000.config import Config
 from examples.ham10000.given import train_config
+from examples.ham10000.rules import flag
 from examples.ham10000.study.arms import Arm, Study
 
 FREE = (
@@ -55,7 +56,7 @@ def study_runs(
         ValueError: an unknown arm, or an option that is the study's to say or out of range.
     """
     if fixed := [name for name in options if name not in FREE]:
-        raise ValueError(f"--{fixed[0].replace('_', '-')} is said by the arms of --study")
+        raise ValueError(f"{flag(fixed[0])} is said by the arms of --study")
     names = [arm.name for arm in study.arms]
     if unknown := [name for name in rows or () if name not in names]:
         raise ValueError(

@@ -142,7 +142,7 @@ def test_missing_images_are_told_with_what_there_is(folder, capsys):
         read_index(folder)
     for text in (
         f"35 of 70 images are not in {folder / IMAGE_FOLDERS[0]}: ISIC_01, ISIC_03",
-        "ISIC_09, .... Are all archives unpacked there?",
+        "ISIC_09 and 30 more. Are all archives unpacked there?",
         "Layout: HAM10000; images: 35 in",
         f"archives: 1 in {folder}, such as rest.zip",
     ):
