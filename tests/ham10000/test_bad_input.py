@@ -27,6 +27,8 @@ from tests.helpers import file_size_limit
 
 OWN = {"model": MODEL, "image_size": 32, "batch_size": 8, "weights": "none"}
 FIRST = "model.conv_stem.weight"
+DESCRIBED = {"data": "HAM10000", "images": {}, "parameters": 1, "versions": {}}
+DESCRIBED |= {"training_transform": [], "evaluation_transform": [], "leak": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def made(folder, state, tmp_path) -> Path:
 
 
 def write_config(run, options=None, **changes):
-    content = {"options": {**OPTIONS, **OWN, "out": str(run), **(options or {})}, "leak": 0.0}
+    content = {"options": {**OPTIONS, **OWN, "out": str(run), **(options or {})}, **DESCRIBED}
     (run / "config.json").write_text(json.dumps({**content, **changes}))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attnblocks import find_se, recipe
-from examples.ham10000.config import PAPER_MODELS, Config, read_description
+from examples.ham10000.config import PAPER_MODELS, Config, read_description, read_options
 from examples.ham10000.data.batches import center_crop
 from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.layouts import ISIC_CLASSES
@@ -85,6 +85,7 @@ def read_log_probabilities(folder: Path, part: str) -> tuple[list[str], NDArray[
 
 def check_described(run: Path) -> None:
     """Raise ValueError for a run that does not say what its page needs, before it is evaluated."""
+    read_options(run)  # what is wrong with them is said first
     description = read_description(run)
     for name, kind in DESCRIBED.items():
         if not isinstance(description.get(name), kind):
