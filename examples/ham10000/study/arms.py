@@ -125,7 +125,7 @@ INSERTION = Study(
     ("as it is", "SE inserted"),
     {**SETTINGS, "model": "timm/tf_efficientnet_lite0"},
     {"image_size": 224, "epochs": 100},
-    (0, 1),
+    (0, 1, 2, 3, 4),
 )
 """Blocks in a network without SE, behind the depthwise convolutions, where EfficientNet has SE."""
 
