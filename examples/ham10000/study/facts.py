@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from examples.ham10000.files import write_json
-from examples.ham10000.paper.finished import Finished, finished, which_matter
+from examples.ham10000.paper.finished import Finished, damaged, finished, which_matter
 from examples.ham10000.paper.gates import describe_gates
 from examples.ham10000.paper.runs import read_own
 from examples.ham10000.study.arms import Study
@@ -31,6 +32,7 @@ def write_facts(file: Path, runs: Sequence[StudyRun]) -> None:
             "options": {k: v for k, v in _options(own[0]).items() if k not in alike},
             "chosen_epochs": [one.chosen[0] for one in own],
             "gates": describe_gates([one.gates for one in own if one.gates], len(own)),
+            "on_lesions": _on_lesions(own),
         }
     first, versions = found[0][1].description, [one.description["versions"] for _, one in found]
     content = {"study": runs[0].study, **{k: first[k] for k in ("data", "attribution", "notice")}}
@@ -42,6 +44,28 @@ def _options(run: Finished) -> dict[str, Any]:
     """Those of an arm; of a file of weights, the name."""
     options = {k: v for k, v in which_matter(run.config).items() if k not in ("fold", "seed")}
     return {**options, "weights": Path(options["weights"]).name}
+
+
+def _on_lesions(runs: Sequence[Finished]) -> dict[str, Any] | None:
+    """How much attention on images of the test parts is on their lesions, by ``gates_test.json``.
+
+    It is over the ``area`` of the lesions, the share of the image: 1 for attention that is the same
+    everywhere. None where no run has blocks that look at places, and masks.
+    """
+    shares, areas, images = [], [], 0
+    for file in (run.config.out / "gates_test.json" for run in runs):
+        if file.exists():
+            with damaged(f"{file} is"):
+                report = json.loads(file.read_text(encoding="utf-8"))
+                sites = [site["on_where"] for site in report["sites"]]
+                if seen := [share / report["area"] for share in sites if share is not None]:
+                    shares += seen
+                    areas.append(report["area"])
+                    images += report["marked"]
+    if not shares:
+        return None
+    times = {"median": median(shares), "least": min(shares), "most": max(shares)}
+    return {"networks": len(areas), "images": images, "area": mean(areas), "times_area": times}
 
 
 def read_facts(file: Path, study: Study) -> dict[str, Any]:

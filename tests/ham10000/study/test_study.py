@@ -26,6 +26,9 @@ from tests.ham10000.runs import MODEL
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results" / "insertion"
 
+ON_LESIONS = {0: (0.2, None, 0.3), 1: (0.1, 0.5), 2: (None,)}
+"""How much of the attention is on the lesion, at each site, in the runs of a fold."""
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
@@ -65,6 +68,10 @@ def faked(run, settings, tmp_path):
             file = config.out / "log_probabilities_test.npz"
             np.savez(file, image=ids, log_probability=logs.float().numpy())
             (config.out / "metrics.csv").write_text("epoch,val_loss,val_mean_recall\n1,0.5,0.4\n")
+            sites = [{"on_where": share} for share in ON_LESIONS.get(config.fold, ())]
+            if sites:
+                report = {"sites": sites, "area": 0.2, "marked": 3}
+                write_json(config.out / "gates_test.json", report)
             write_json(config.out / "test.json", {"data": "HAM10000"})
 
         fixed = {"data": run / "synthetic", "study": "attention", "out": tmp_path, "begin": begin}
@@ -135,6 +142,12 @@ def test_what_has_been_run_is_reported(faked, run, tmp_path):
     assert facts["arms"].keys() == {"own SE", "SE at the same rates"}
     assert facts["arms"]["own SE"]["chosen_epochs"] == [1] * 5
     assert str(tmp_path) not in json.dumps(facts)
+    # A fifth of the image is lesion; three images in each of two networks have a mask.
+    looking = facts["arms"]["own SE"]["on_lesions"]
+    times = looking.pop("times_area")
+    assert looking == {"networks": 2, "images": 6, "area": 0.2}
+    assert times == pytest.approx({"median": 1.25, "least": 0.5, "most": 2.5})
+    assert "| own SE | 2 | 6 | 0.200 | 1.250 | 0.500 | 2.500 |" in text
 
 
 def test_published_tables_are_made_again_to_the_letter(tmp_path, capsys):
@@ -180,7 +193,7 @@ def test_the_study_has_the_arms_runs_and_rates_that_it_should(run, settings, tmp
     assert (paper.weights, paper.batch_size, paper.lr) == ("imagenet", 128, 5e-4)
     inserted = study_runs(INSERTION, run, tmp_path, {})
     names = [arm.name for arm in INSERTION.arms]
-    assert [(r.arm.name, r.fold) for r in inserted] == [(n, k) for k in (0, 1) for n in names]
+    assert [(r.arm.name, r.fold) for r in inserted] == [(n, k) for k in range(5) for n in names]
     assert {r.config.gate_lr for r in inserted} == {None, 5e-3}
     for study in STUDIES.values():
         assert set(study.against) < {arm.name for arm in study.arms}
