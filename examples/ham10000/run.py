@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor
 
 import attnblocks
-from attnblocks import WarmStart, apply_recipe, recipe, warm_start
+from attnblocks import WarmStart, recipe, warm_start
 from examples.ham10000 import processes
 from examples.ham10000.attention import hold_means
 from examples.ham10000.callbacks import recomputes_bn
@@ -26,9 +26,9 @@ from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthet
 from examples.ham10000.data.load import Data, cache_beside, load_data
 from examples.ham10000.data.splits import count_classes, draw_split, leak, read_split, write_split
 from examples.ham10000.data.synthetic import write_synthetic
+from examples.ham10000.data.tables import some
 from examples.ham10000.files import moved_into_place, write_csv, write_json
-from examples.ham10000.model import Network, build_network, check_trains, use_cosine_classifier
-from examples.ham10000.rules import COSINE_LOSSES
+from examples.ham10000.model import Network, build_network, check_trains, new_network
 from examples.ham10000.seen import check_unseen
 
 IMAGES = 2048
@@ -108,33 +108,6 @@ def data_folder(config: Config) -> Path:
     return config.data or config.out / "synthetic"
 
 
-def new_network(config: Config, *, empty: bool = False) -> Network:
-    """The network that the options name, with the head that its loss needs.
-
-    ``empty`` leaves out what the run began with, because a checkpoint will take its place; inserted
-    blocks are put where the run has them, since its checkpoints need the same places and gains.
-    """
-    L.seed_everything(config.seed, verbose=False)
-    again = empty and config.insert is not None
-    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
-    attention, insert = ("none", None) if again else (config.attention, config.insert)
-    size, classes = config.image_size, len(CLASSES)
-    network = build_network(
-        config.model, classes, weights, attention, init, insert=insert, image_size=size
-    )
-    if again:
-        try:
-            apply_recipe(network.model, read_description(config.out)["recipe"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{config.out / 'description.json'} or config.json does not say which blocks were "
-                f"inserted: {error}"
-            ) from error
-    if config.loss in COSINE_LOSSES:
-        use_cosine_classifier(network.model, network.head, classes)
-    return network
-
-
 def _start(config: Config, part: SkinLesions, network: Network) -> None:
     """Give blocks a start that takes training images, in place."""
     if config.init != "fitted" and config.attention != "Constant":
@@ -203,9 +176,8 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run
         split = {part: [i for i in split[part] if i not in bad] for part in split}
         rows = [(images[i].image_id, images[i].lesion_id, bad[i]) for i in bad]
         write_csv(config.out / "left_out.csv", ("image_id", "lesion_id", "problem"), rows)
-        listed = ", ".join(f"{name} ({problem})" for name, _, problem in rows[:5])
-        more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
-        print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
+        listed = some([f"{name} ({problem})" for name, _, problem in rows])
+        print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}")
     count_classes(images, split)
     check_unseen(config, images, split, of_run=of_run)
     if config.same_lesion is not None and config.same_lesion_copy is not None:

@@ -149,8 +149,10 @@ def test_weights_of_a_run_keep_their_gains(fitted, tmp_path):
     expected = {k: v for k, v in state_of(fitted).items() if not k.startswith("classifier.")}
     assert_same(found, expected)
     assert torch.equal(features(network.model), features(load_best(fitted).model))
-    with pytest.raises(ValueError, match=f"--init fitted: {file} has blocks CaCo already"):
-        build_network(MODEL, 7, str(file), "CaCo", "fitted")
+    assert not torch.equal(network.model.classifier.weight, state_of(fitted)["classifier.weight"])
+    for init in ("fresh", "inherit", "fitted"):
+        with pytest.raises(ValueError, match=f"--init {init}: {file} has blocks CaCo already"):
+            build_network(MODEL, 7, str(file), "CaCo", init)
     without = {k: v for k, v in expected.items() if not k.endswith(".gain")}
     torch.save(without, tmp_path / "w.pth")
     assert_same(loaded(tmp_path / "w.pth")[1], without)
