@@ -32,8 +32,6 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 5, 5, 3])
 # Scaled cosines in float64, with labels of every class.
 LOGITS = torch.from_numpy(np.random.default_rng(0).uniform(-30, 30, (len(LABELS), 7)))
 
-weighted_or_not = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
-
 
 def log_probability(row, label):
     top = max(row)
@@ -142,7 +140,7 @@ def test_losses_put_nothing_into_a_checkpoint():
     assert loss.focal.weight.dtype == torch.float64
 
 
-@weighted_or_not
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 def test_build_loss_by_name(weight):
     focal, ldam = focal_by_hand(LOGITS, weight=weight), ldam_by_hand(LOGITS)
     factors = {"focal_weight": 2, "ldam_weight": 3}
