@@ -120,7 +120,7 @@ def test_a_run_is_resumed_to_the_bit(fitted, run, weights, tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="stop"):
         train(out, run / "synthetic", weights)
     monkeypatch.setattr(LesionClassifier, "training_step", step)
-    monkeypatch.setattr(run_module, "fit_blocks", None)  # it is not fitted again
+    monkeypatch.setattr(run_module, "warm_start", None)  # it is not fitted again
     once = [out / "config.json", out / "description.json"]
     written = [file.stat().st_mtime_ns for file in once]
     assert main(["train", "--resume", str(out)]) == 0
