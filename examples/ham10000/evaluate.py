@@ -19,8 +19,8 @@ from examples.ham10000.data.load import Data, cache_beside, load_data, load_imag
 from examples.ham10000.data.splits import COLUMNS, leak, read_split
 from examples.ham10000.data.tables import read_table, some
 from examples.ham10000.metrics import CHALLENGE_HEADLINES, HEADLINES, summarise
+from examples.ham10000.model import new_network
 from examples.ham10000.module import LesionClassifier
-from examples.ham10000.run import new_network
 from examples.ham10000.seen import of_lesions_seen
 from examples.ham10000.trainer import new_trainer, signals_raised
 

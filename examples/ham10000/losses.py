@@ -1,4 +1,4 @@
-"""Losses for classes of very different sizes, and class weights."""
+"""Losses for classes of very different sizes, class weights, and the head that margins need."""
 
 import math
 from collections.abc import Sequence
@@ -151,6 +151,41 @@ class Joint(nn.Module):
         focal, ldam = self.focal(logits, labels), self.ldam(logits, labels)
         loss: Tensor = self.focal_weight * focal + self.ldam_weight * ldam
         return loss
+
+
+class CosineClassifier(nn.Module):
+    """Features (N, in_features) to logits (N, num_classes): ``scale`` times cosines with weights.
+
+    Features shorter than 1e-12 give zeros, in the gradient too.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
+        super().__init__()
+        check_numbers(scale=scale)
+        self.scale = scale
+        # Uniform directions. The length does not show in the logits, but the longer a weight, the
+        # less one step turns it: LDAM's authors start from length 1.
+        self.weight = nn.Parameter(_unit(torch.randn(num_classes, in_features)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits from -scale to scale."""
+        return self.scale * F.linear(_unit(features), _unit(self.weight))
+
+
+def _unit(x: Tensor) -> Tensor:
+    # Division by infinity gives zeros in both directions; by 1e-12 it blows the gradient up.
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / norm.masked_fill(norm <= 1e-12, math.inf)
+
+
+def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
+    """Replace, in place, the one ``nn.Linear`` named in ``head``; ValueError if it is not that."""
+    modules = dict(model.named_modules())
+    old = modules.get(head[0]) if len(head) == 1 else None
+    if not isinstance(old, nn.Linear):
+        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
+        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
+    model.set_submodule(head[0], CosineClassifier(old.in_features, num_classes).to(old.weight))
 
 
 class DeferredReweighting(L.Callback):

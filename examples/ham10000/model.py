@@ -2,59 +2,26 @@
 
 import copy
 import difflib
-import math
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attnblocks import find_se, list_blocks, recipe
+from attnblocks import apply_recipe, find_se, list_blocks, recipe
 from examples.ham10000.attention import Change
+from examples.ham10000.config import Config, read_description
+from examples.ham10000.data.index import CLASSES
 from examples.ham10000.data.tables import some
-from examples.ham10000.losses import check_numbers
+from examples.ham10000.losses import use_cosine_classifier
 from examples.ham10000.processes import shows_bars
+from examples.ham10000.rules import COSINE_LOSSES
 from examples.ham10000.weights import Weights, beside, blocks_of, read_weights
-
-
-class CosineClassifier(nn.Module):
-    """Features (N, in_features) to logits (N, num_classes): ``scale`` times cosines with weights.
-
-    Features shorter than 1e-12 give zeros, in the gradient too.
-    """
-
-    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0) -> None:
-        super().__init__()
-        check_numbers(scale=scale)
-        self.scale = scale
-        # Uniform directions. The length does not show in the logits, but the longer a weight, the
-        # less one step turns it: LDAM's authors start from length 1.
-        self.weight = nn.Parameter(_unit(torch.randn(num_classes, in_features)))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits from -scale to scale."""
-        return self.scale * F.linear(_unit(features), _unit(self.weight))
-
-
-def _unit(x: Tensor) -> Tensor:
-    # Division by infinity gives zeros in both directions; by 1e-12 it blows the gradient up.
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / norm.masked_fill(norm <= 1e-12, math.inf)
-
-
-def use_cosine_classifier(model: nn.Module, head: tuple[str, ...], num_classes: int) -> None:
-    """Replace, in place, the one ``nn.Linear`` named in ``head``; ValueError if it is not that."""
-    modules = dict(model.named_modules())
-    old = modules.get(head[0]) if len(head) == 1 else None
-    if not isinstance(old, nn.Linear):
-        found = ", ".join(f"{name} ({type(modules.get(name)).__name__})" for name in head)
-        raise ValueError(f"a cosine classifier replaces one Linear head; got {found or 'no head'}")
-    model.set_submodule(head[0], CosineClassifier(old.in_features, num_classes).to(old.weight))
 
 
 @dataclass(frozen=True)
@@ -107,6 +74,33 @@ def build_network(
     if file is not None:
         return _from_file(network, file, change)
     return replace(network, model=change.made(network.model))
+
+
+def new_network(config: Config, *, empty: bool = False) -> Network:
+    """The network that the options name, with the head that its loss needs.
+
+    ``empty`` leaves out what the run began with, because a checkpoint will take its place; inserted
+    blocks are put where the run has them, since its checkpoints need the same places and gains.
+    """
+    L.seed_everything(config.seed, verbose=False)
+    again = empty and config.insert is not None
+    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
+    attention, insert = ("none", None) if again else (config.attention, config.insert)
+    size, classes = config.image_size, len(CLASSES)
+    network = build_network(
+        config.model, classes, weights, attention, init, insert=insert, image_size=size
+    )
+    if again:
+        try:
+            apply_recipe(network.model, read_description(config.out)["recipe"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{config.out / 'description.json'} or config.json does not say which blocks were "
+                f"inserted: {error}"
+            ) from error
+    if config.loss in COSINE_LOSSES:
+        use_cosine_classifier(network.model, network.head, classes)
+    return network
 
 
 def check_trains(network: Network, num_classes: int, image_size: int, batch_size: int) -> None:

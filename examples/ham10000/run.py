@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor
 
 import attnblocks
-from attnblocks import WarmStart, apply_recipe, recipe, warm_start
+from attnblocks import recipe, warm_start
 from examples.ham10000 import processes
 from examples.ham10000.attention import hold_means
 from examples.ham10000.callbacks import recomputes_bn
@@ -26,9 +26,9 @@ from examples.ham10000.data.index import ATTRIBUTION, CLASSES, Image, is_synthet
 from examples.ham10000.data.load import Data, cache_beside, load_data
 from examples.ham10000.data.splits import count_classes, draw_split, leak, read_split, write_split
 from examples.ham10000.data.synthetic import write_synthetic
+from examples.ham10000.data.tables import some
 from examples.ham10000.files import moved_into_place, write_csv, write_json
-from examples.ham10000.model import Network, build_network, check_trains, use_cosine_classifier
-from examples.ham10000.rules import COSINE_LOSSES
+from examples.ham10000.model import Network, build_network, check_trains, new_network
 from examples.ham10000.seen import check_unseen
 
 IMAGES = 2048
@@ -91,16 +91,14 @@ def prepare(config: Config) -> tuple[Data, Network]:
         raise ValueError(f"the images of {folder} have changed since the run {config.out} began")
     if not resumed:
         _start(config, data.part("train"), network)
-    if begun.keys() == {"options"} or (config.out / "description.json").exists():
-        processes.once(lambda: _write_description(config, data, network))
+    processes.once(lambda: _write_description(config, data, network))
     return data, network
 
 
 def _write_description(config: Config, data: Data, network: Network) -> None:
-    """Write what is derived from the options, unless an earlier start has done it."""
-    file = config.out / "description.json"
-    if not file.exists():
-        write_json(file, describe(config, data, network))
+    """Write what is derived from the options, unless an earlier start or version has done it."""
+    if read_description(config.out).keys() == {"options"}:
+        write_json(config.out / "description.json", describe(config, data, network))
 
 
 def data_folder(config: Config) -> Path:
@@ -108,75 +106,32 @@ def data_folder(config: Config) -> Path:
     return config.data or config.out / "synthetic"
 
 
-def new_network(config: Config, *, empty: bool = False) -> Network:
-    """The network that the options name, with the head that its loss needs.
-
-    ``empty`` leaves out what the run began with, because a checkpoint will take its place; inserted
-    blocks are put where the run has them, since its checkpoints need the same places and gains.
-    """
-    L.seed_everything(config.seed, verbose=False)
-    again = empty and config.insert is not None
-    weights, init = ("none", "fresh") if empty else (config.weights, config.init)
-    attention, insert = ("none", None) if again else (config.attention, config.insert)
-    size, classes = config.image_size, len(CLASSES)
-    network = build_network(
-        config.model, classes, weights, attention, init, insert=insert, image_size=size
-    )
-    if again:
-        try:
-            apply_recipe(network.model, read_description(config.out)["recipe"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{config.out / 'description.json'} or config.json does not say which blocks were "
-                f"inserted: {error}"
-            ) from error
-    if config.loss in COSINE_LOSSES:
-        use_cosine_classifier(network.model, network.head, classes)
-    return network
-
-
 def _start(config: Config, part: SkinLesions, network: Network) -> None:
-    """Give blocks a start that takes training images, in place."""
+    """Give blocks a start that takes training images, in place: fitted to SE, or its mean gates."""
     if config.init != "fitted" and config.attention != "Constant":
         return
-    original = build_network(config.model, len(CLASSES), config.weights, "SE")
+    device = f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
+    original = build_network(config.model, len(CLASSES), config.weights, "SE").model.to(device)
+    images = _shown(config, part, network)
     if config.attention == "Constant":
-        images = [x.to(_device()) for x in _shown(network, part, config.image_size, config.seed)]
-        hold_means(network.model, original.model.to(_device()), images)
+        hold_means(network.model, original, [batch.to(device) for batch in images])
         return
-    fit = fit_blocks(network, original, part, config.image_size, seed=config.seed)
-    if processes.rank() == 0:
+    first, model = processes.rank() == 0, network.model.to(device)
+    bar = first and processes.shows_bars()
+    fit = warm_start(model, original, images, seed=config.seed, progress=bar)
+    model.cpu()
+    if first:
         print(fit)
         write_json(config.out / "warm_start.json", asdict(fit))
 
 
-def fit_blocks(
-    network: Network, original: Network, part: SkinLesions, image_size: int, *, seed: int
-) -> WarmStart:
-    """Fit the blocks of ``network``, in place, to the network before the swap.
-
-    The seed draws the training images of ``part`` and the order of their batches. Returns what was
-    achieved on these images.
-    """
-    images, bar = _shown(network, part, image_size, seed), processes.shows_bars()
-    models = network.model.to(_device()), original.model.to(_device())
-    fit = warm_start(*models, images, seed=seed, progress=bar and processes.rank() == 0)
-    for model in models:
-        model.cpu()
-    return fit
-
-
-def _shown(network: Network, part: SkinLesions, image_size: int, seed: int) -> tuple[Tensor, ...]:
-    """Some training images as the networks see them, in batches."""
+def _shown(config: Config, part: SkinLesions, network: Network) -> tuple[Tensor, ...]:
+    """Some training images, which the seed draws, as the networks see them, in batches."""
     count = min(IMAGES, len(part))
-    drawn = np.random.default_rng(seed).choice(len(part), count, replace=False)
-    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), image_size)
+    drawn = np.random.default_rng(config.seed).choice(len(part), count, replace=False)
+    pixels = center_crop(torch.stack([part[i][0] for i in drawn]), config.image_size)
     mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
     return torch.split((pixels / 255 - mean) / std, BATCH)
-
-
-def _device() -> str:
-    return f"cuda:{processes.rank_here()}" if torch.cuda.is_available() else "cpu"
 
 
 def _draw(folder: Path) -> None:
@@ -203,9 +158,8 @@ def _write_run_split(config: Config, images: Sequence[Image], file: Path, of_run
         split = {part: [i for i in split[part] if i not in bad] for part in split}
         rows = [(images[i].image_id, images[i].lesion_id, bad[i]) for i in bad]
         write_csv(config.out / "left_out.csv", ("image_id", "lesion_id", "problem"), rows)
-        listed = ", ".join(f"{name} ({problem})" for name, _, problem in rows[:5])
-        more = f", and {len(rows) - 5} more" if len(rows) > 5 else ""
-        print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}{more}")
+        listed = some([f"{name} ({problem})" for name, _, problem in rows])
+        print(f"left out {len(rows)} of {len(images)} images{': ' if rows else ''}{listed}")
     count_classes(images, split)
     check_unseen(config, images, split, of_run=of_run)
     if config.same_lesion is not None and config.same_lesion_copy is not None:

@@ -10,14 +10,13 @@ import torch
 
 from attnblocks import gate_report
 from examples.ham10000 import gates
-from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluate import load_best
 from examples.ham10000.gates import read_gates, record_gates, sample
 from examples.ham10000.model import build_network
-from tests.ham10000.runs import MODEL, QUICK
+from tests.ham10000.runs import MODEL
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -83,13 +82,6 @@ def test_a_run_that_an_older_version_began_has_no_start(run, data, tmp_path):
     for gate, other in zip(recorded.end.gates, known, strict=True):
         assert gate.moved is None
         assert gate.spread == pytest.approx(other.spread, rel=1e-3, abs=1e-6)
-
-
-def test_a_run_without_blocks_records_nothing(run, tmp_path):
-    options = ["--data", str(run / "synthetic"), "--attention", "SE", "--batch-size", "64"]
-    assert main([*QUICK, *options, "--out", str(tmp_path / "r")]) == 0
-    assert not (tmp_path / "r" / "start.ckpt").exists()
-    assert read_gates(tmp_path / "r") is None
 
 
 GATE = dict.fromkeys(("mean", "spread", "closed", "open", "over_images", "over_positions"), 0.5)

@@ -4,31 +4,33 @@ import math
 import re
 from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from examples.ham10000.losses import (
     LDAM,
+    CosineClassifier,
     DeferredReweighting,
     Focal,
     Joint,
     balanced_weights,
     build_loss,
     drw_weights,
+    use_cosine_classifier,
 )
-from examples.ham10000.model import CosineClassifier
+from examples.ham10000.model import build_network
+from tests.ham10000.runs import MODEL
 
 COUNTS = (327, 514, 1099, 115, 1113, 6705, 142)  # of HAM10000
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0, 0.25, 0.125, 4.0])
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 5, 5, 3])
 # Scaled cosines in float64, with labels of every class.
 LOGITS = torch.from_numpy(np.random.default_rng(0).uniform(-30, 30, (len(LABELS), 7)))
-
-weighted_or_not = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 
 
 def log_probability(row, label):
@@ -89,24 +91,6 @@ def test_losses_are_the_formulas_of_their_papers(dtype):
         assert value.item() == pytest.approx(by_hand(loss, logits.double()), rel=1e-5)
 
 
-@weighted_or_not
-def test_without_gamma_or_margin_they_are_cross_entropy(weight):
-    logits = LOGITS.float().requires_grad_()
-    losses = [nn.CrossEntropyLoss(weight), Focal(0, weight), LDAM(COUNTS, max_margin=1e-9)]
-    losses[2].weight = weight
-    theirs, *ours = (loss(logits, LABELS) for loss in losses)
-    (expected,) = torch.autograd.grad(theirs, logits)
-    for value in ours:
-        torch.testing.assert_close(value, theirs)
-        torch.testing.assert_close(torch.autograd.grad(value, logits)[0], expected)
-    assert LDAM(COUNTS)(logits, LABELS).item() > theirs.item() + 1 or weight is not None
-
-
-def test_the_rarest_class_has_the_largest_margin():
-    assert LDAM([16, 1]).margins.tolist() == [0.25, 0.5]
-    assert LDAM(COUNTS).margins.dtype == torch.float32  # some devices have no float64
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("wrong", [range(10), [2, 5]], ids=["all", "two"])
 def test_extreme_logits_give_finite_losses_and_gradients(dtype, wrong):
@@ -151,11 +135,12 @@ def test_losses_put_nothing_into_a_checkpoint():
     loss = Joint(Focal(weight=WEIGHT), LDAM(COUNTS))
     loss.ldam.weight = WEIGHT
     assert loss.state_dict() == {}
+    assert loss.ldam.margins.dtype == torch.float32  # some devices have no float64
     assert loss.double().ldam.weight.dtype == torch.float64  # yet both move with the module
     assert loss.focal.weight.dtype == torch.float64
 
 
-@weighted_or_not
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 def test_build_loss_by_name(weight):
     focal, ldam = focal_by_hand(LOGITS, weight=weight), ldam_by_hand(LOGITS)
     factors = {"focal_weight": 2, "ldam_weight": 3}
@@ -187,113 +172,147 @@ def test_drw_weights_are_those_of_the_effective_number():
     torch.testing.assert_close(drw_weights(COUNTS), expected)
 
 
-class Tiny(L.LightningModule):
-    """Three batches an epoch; keeps the weights of LDAM at each step, and saves once."""
-
-    def __init__(self, path=None):
-        super().__init__()
-        self.classifier = CosineClassifier(4, 7)
-        self.loss = Joint(Focal(), LDAM(COUNTS))
-        self.path, self.seen = path, {}
-
-    def training_step(self, batch, batch_idx):
-        weight = self.loss.ldam.weight
-        step = (self.current_epoch, batch_idx)
-        self.seen[step] = None if weight is None else weight.tolist()
-        return self.loss(self.classifier(batch), torch.arange(len(batch)))
-
-    def on_train_epoch_end(self):
-        if self.path is not None and self.current_epoch == 2:
-            self.trainer.save_checkpoint(self.path)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def fit(module, start, checkpoint=None):
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    callback = DeferredReweighting(module.loss.ldam, WEIGHT, start)
-    trainer = L.Trainer(
-        max_epochs=4, accelerator="cpu", callbacks=callback, enable_model_summary=False, **quiet
-    )
-    batches = torch.utils.data.DataLoader(torch.randn(21, 4), batch_size=7)
-    trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=False)
-    return module.seen
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of slow loaders and of resuming
-def test_class_weights_are_on_from_their_epoch_on_and_after_resuming(tmp_path):
-    path = tmp_path / "last.ckpt"
-    seen = fit(Tiny(path), start=2)
-    steps = [(epoch, step) for epoch in range(4) for step in range(3)]
-    assert seen == {at: WEIGHT.tolist() if at[0] >= 2 else None for at in steps}
-    resumed = fit(Tiny(), start=2, checkpoint=path)
-    assert resumed == {at: seen[at] for at in steps if at[0] == 3}
-
-
-def test_deferred_weights_follow_the_loss_to_its_device_and_back_in_time():
+def test_class_weights_are_on_from_their_epoch_on_wherever_a_run_goes_on():
     ldam = LDAM(COUNTS, weight=WEIGHT).to("meta")
-    callback = DeferredReweighting(ldam, WEIGHT, 1)
-    callback.on_train_epoch_start(SimpleNamespace(current_epoch=1), None)
-    assert ldam.weight.device.type == "meta"
+    callback = DeferredReweighting(ldam, WEIGHT, 2)
+    for epoch in (1, 2, 3, 0):
+        callback.on_train_epoch_start(SimpleNamespace(current_epoch=epoch), None)
+        on = None if ldam.weight is None else ldam.weight.device.type
+        assert on == ("meta" if epoch >= 2 else None)
+    callback = DeferredReweighting(ldam := LDAM(COUNTS), WEIGHT, 0)
     callback.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)
-    assert ldam.weight is None
+    assert torch.equal(ldam.weight, WEIGHT)
 
 
-SHAPE, RANGE = "weight must have shape ", "weight must be finite and above 0, got "
-SIZE = "logits must be (N, 7), got "
+def test_cosine_classifier_is_the_scaled_cosine():
+    torch.manual_seed(0)
+    classifier = CosineClassifier(5, 3, scale=7).double()
+    features = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    x, w = features.detach().numpy(), classifier.weight.detach().numpy()
+    expected = [[7 * (a @ b) / math.sqrt((a @ a) * (b @ b)) for b in w] for a in x]
+    found = classifier(features).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+    def forward(features, weight):
+        return torch.func.functional_call(classifier, {"weight": weight}, features)
+
+    torch.autograd.gradcheck(forward, (features, classifier.weight))
+
+
+FACTORS = st.floats(-6, 6).map(lambda power: 10**power)
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(FACTORS, min_size=4, max_size=4), classes=st.lists(FACTORS, min_size=3))
+def test_cosines_do_not_see_lengths(rows, classes):
+    classifier = CosineClassifier(5, len(classes)).double()
+    features = torch.randn(4, 5, dtype=torch.float64)
+    expected = classifier(features)
+    with torch.no_grad():
+        classifier.weight.mul_(torch.tensor(classes, dtype=torch.float64)[:, None])
+    scaled = features * torch.tensor(rows, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(classifier(scaled), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_zero_features_give_zeros_in_the_gradient_too(dtype):
+    classifier = CosineClassifier(5, 3).to(dtype)
+    features = torch.eye(2, 5, dtype=dtype)
+    features[0] = 0
+    features.requires_grad_()
+    logits = classifier(features)
+    logits.sum().backward()
+    assert logits[0].tolist() == [0] * 3
+    assert features.grad[0].tolist() == [0] * 5
+    assert features.grad[1].abs().amax() > 0
+    assert classifier.weight.grad.isfinite().all()
+
+
+def test_class_weights_start_in_all_directions():
+    torch.manual_seed(0)
+    weight = CosineClassifier(3, 4000).weight.detach()
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(4000))
+    # In three dimensions each coordinate of a uniform direction is uniform on [-1, 1].
+    for coordinate in weight.T:
+        counts = torch.histc(coordinate, 10, -1, 1)
+        assert (counts.min() > 330) & (counts.max() < 470)
+
+
+@pytest.mark.parametrize("name", ["tv/mobilenet_v3_small", "tv/resnet18", MODEL])
+def test_a_network_gets_a_cosine_classifier(name):
+    network = build_network(name, 7, "none", "none")
+    model, (head,) = network.model.double().eval(), network.head
+    before = dict(model.named_modules())
+    use_cosine_classifier(model, network.head, 5)
+    after = dict(model.named_modules())
+    assert before.keys() == after.keys()
+    assert [n for n in before if after[n] is not before[n]] == [head]
+    features = []
+    after[head].register_forward_hook(lambda _, inputs, __: features.extend(inputs))
+    with torch.no_grad():
+        logits = model(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+        cosines = torch.cosine_similarity(features[0][:, None], after[head].weight[None], dim=2)
+    torch.testing.assert_close(logits, 30 * cosines)
+    on_meta = nn.Sequential(nn.Linear(3, 2, device="meta", dtype=torch.bfloat16))
+    use_cosine_classifier(on_meta, ("0",), 2)
+    assert (on_meta[0].weight.device.type, on_meta[0].weight.dtype) == ("meta", torch.bfloat16)
+
+
+SHAPE, ABOVE, LEAST = (
+    "weight must have shape ",
+    "must be finite and above 0, got ",
+    "must be finite and at least 0, got ",
+)
 COUNTED = "class_counts must be ints above 0, one per class; got "
 JOINT = "focal_weight and ldam_weight are for the joint loss, not for "
-
-
-def refuses(make, message):
-    return pytest.param(make, message, id=message)
+HEAD = "a cosine classifier replaces one Linear head; got "
+LINEARS, CONV = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Conv2d(3, 7, 1))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        refuses(lambda: balanced_weights([]), COUNTED + "[]"),
-        refuses(lambda: drw_weights([3, 0]), COUNTED + "[3, 0]"),
-        refuses(lambda: LDAM([3, 1.5]), COUNTED + "[3, 1.5]"),
-        refuses(lambda: build_loss("focal", [-1]), COUNTED + "[-1]"),
-        refuses(lambda: drw_weights(COUNTS, 1), "beta must be at least 0 and below 1, got 1"),
-        refuses(lambda: drw_weights(COUNTS, -1), "beta must be at least 0 and below 1, got -1"),
-        refuses(lambda: Focal(-1), "gamma must be finite and at least 0, got -1"),
-        refuses(lambda: Focal(math.inf), "gamma must be finite and at least 0, got inf"),
-        refuses(lambda: CosineClassifier(2, 2, scale=0), "scale must be finite and above 0, got 0"),
-        refuses(lambda: LDAM([3], scale=math.nan), "scale must be finite and above 0, got nan"),
-        refuses(lambda: LDAM([3], max_margin=0), "max_margin must be finite and above 0, got 0"),
-        refuses(lambda: Joint(0, 0, -1), "focal_weight must be finite and at least 0, got -1"),
-        refuses(lambda: Joint(0, 0, 1, -1), "ldam_weight must be finite and at least 0, got -1"),
-        refuses(
-            lambda: build_loss("joint", COUNTS, focal_weight=0, ldam_weight=0),
-            "focal_weight and ldam_weight are both 0: one must be above 0",
-        ),
-        refuses(lambda: Focal(weight=WEIGHT[None]), SHAPE + "(k,), got (1, 7)"),
-        refuses(lambda: LDAM([3, 4], weight=WEIGHT), SHAPE + "(2,), got (7,)"),
-        refuses(lambda: build_loss("focal", [3] * 3, weight=WEIGHT), SHAPE + "(3,), got (7,)"),
-        refuses(lambda: DeferredReweighting(LDAM([3]), WEIGHT, 1), SHAPE + "(1,), got (7,)"),
-        refuses(lambda: Focal(weight=torch.zeros(2)), RANGE + "[0.0, 0.0]"),
-        refuses(lambda: LDAM([3], weight=torch.tensor([math.inf])), RANGE + "[inf]"),
-        refuses(
+        (lambda: balanced_weights([]), COUNTED + "[]"),
+        (lambda: drw_weights([3, 0]), COUNTED + "[3, 0]"),
+        (lambda: LDAM([3, 1.5]), COUNTED + "[3, 1.5]"),
+        (lambda: build_loss("focal", [-1]), COUNTED + "[-1]"),
+        (lambda: drw_weights(COUNTS, 1), "beta must be at least 0 and below 1, got 1"),
+        (lambda: drw_weights(COUNTS, -1), "beta must be at least 0 and below 1, got -1"),
+        (lambda: Focal(-1), "gamma " + LEAST + "-1"),
+        (lambda: Focal(math.inf), "gamma " + LEAST + "inf"),
+        (lambda: CosineClassifier(2, 2, scale=0), "scale " + ABOVE + "0"),
+        (lambda: LDAM([3], scale=math.nan), "scale " + ABOVE + "nan"),
+        (lambda: LDAM([3], max_margin=0), "max_margin " + ABOVE + "0"),
+        (lambda: Joint(0, 0, -1), "focal_weight " + LEAST + "-1"),
+        (lambda: Joint(0, 0, 1, -1), "ldam_weight " + LEAST + "-1"),
+        (lambda: Joint(0, 0, 0, 0), "focal_weight and ldam_weight are both 0: one must be above 0"),
+        (lambda: Focal(weight=WEIGHT[None]), SHAPE + "(k,), got (1, 7)"),
+        (lambda: LDAM([3, 4], weight=WEIGHT), SHAPE + "(2,), got (7,)"),
+        (lambda: build_loss("focal", [3] * 3, weight=WEIGHT), SHAPE + "(3,), got (7,)"),
+        (lambda: DeferredReweighting(LDAM([3]), WEIGHT, 1), SHAPE + "(1,), got (7,)"),
+        (lambda: Focal(weight=torch.zeros(2)), "weight " + ABOVE + "[0.0, 0.0]"),
+        (lambda: LDAM([3], weight=torch.tensor([math.inf])), "weight " + ABOVE + "[inf]"),
+        (
             lambda: build_loss("dice", COUNTS),
             "the loss must be one of cross-entropy, focal, ldam, joint; got 'dice'",
         ),
-        refuses(lambda: build_loss("focal", COUNTS, ldam_weight=2), JOINT + "focal"),
-        refuses(lambda: build_loss("ldam", COUNTS, focal_weight=2), JOINT + "ldam"),
-        refuses(
+        (lambda: build_loss("focal", COUNTS, ldam_weight=2), JOINT + "focal"),
+        (lambda: build_loss("ldam", COUNTS, focal_weight=2), JOINT + "ldam"),
+        (
             lambda: build_loss("ldam", COUNTS, weight=WEIGHT),
             "ldam takes no weight: DeferredReweighting gives it class weights",
         ),
-        refuses(lambda: LDAM(COUNTS)(LOGITS[:, :6], LABELS), SIZE + "(10, 6)"),
-        refuses(
-            lambda: Focal(weight=WEIGHT)(LOGITS[:, :5], LABELS),
-            "logits must be (N, 7), got (10, 5)",
+        (lambda: LDAM(COUNTS)(LOGITS[:, :6], LABELS), "logits must be (N, 7), got (10, 6)"),
+        (lambda: Focal(weight=WEIGHT)(LOGITS[:, :5], LABELS), "logits must be (N, 7), got (10, 5)"),
+        (lambda: Focal()(LOGITS[0], LABELS), "logits must be (N, k), got (7,)"),
+        (lambda: Focal()(LOGITS, LABELS[:4]), "labels must be (10,), got (4,)"),
+        (lambda: use_cosine_classifier(LINEARS, (), 7), HEAD + "no head"),
+        (
+            lambda: use_cosine_classifier(LINEARS, ("0", "1"), 7),
+            HEAD + "0 (Linear), 1 (Linear)",
         ),
-        refuses(lambda: Focal()(LOGITS[0], LABELS), "logits must be (N, k), got (7,)"),
-        refuses(lambda: Focal()(LOGITS, LABELS[:4]), "labels must be (10,), got (4,)"),
-        refuses(lambda: LDAM(COUNTS)(LOGITS, LABELS[:1]), "labels must be (10,), got (1,)"),
+        (lambda: use_cosine_classifier(LINEARS, ("fc",), 7), HEAD + "fc (NoneType)"),
+        (lambda: use_cosine_classifier(CONV, ("0",), 7), HEAD + "0 (Conv2d)"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_reason(make, message):

@@ -1,28 +1,18 @@
 """Networks by name, with their own weights, and the head for losses with margins."""
 
-import math
 from pathlib import Path
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from attnblocks import SE, CaCo, Eca, find_se
 from examples.ham10000.config import PAPER_MODELS
-from examples.ham10000.model import (
-    CosineClassifier,
-    Network,
-    build_network,
-    check_trains,
-    use_cosine_classifier,
-)
+from examples.ham10000.model import Network, build_network, check_trains
 from tests.helpers import randomized
 
 SMALL = "timm/tf_mobilenetv3_small_075"
@@ -143,7 +133,6 @@ def test_each_torchvision_network_has_the_normalisation_of_its_weights():
     [
         ("tv/vit_b_16", 64, 8, "--image-size 64 .*Expected 224"),
         ("tv/googlenet", 64, 8, "returns GoogLeNetOutputs, not 7 logits"),
-        ("tv/mobilenet_v3_small", 32, 1, "--batch-size 1: Expected more than 1 value"),
     ],
 )
 def test_networks_that_cannot_be_trained_fail_at_once(name, size, batch, message):
@@ -176,7 +165,6 @@ NO_SE = "has no SE blocks to replace or keep: use --attention none"
         ("timm/mobilenetv3_smal_050", "none", "SE", ValueError, "mean mobilenetv3_small_050"),
         ("timm/mobilenetv3_small_050.x", "none", "SE", ValueError, "mean mobilenetv3_small_050"),
         ("timm/starnet_s050", "none", "SEE", ValueError, "--attention must be one of"),
-        ("tv/mobilenet_v3_small", "w.pth", "SE", FileNotFoundError, "--weights w.pth: no such"),
         ("timm/efficientnet_b9", "imagenet", "SE", ValueError, "no ImageNet weights|no model"),
         *(("tv/resnet18", "none", block, ValueError, NO_SE) for block in ("SE", "identity")),
     ],
@@ -184,95 +172,3 @@ NO_SE = "has no SE blocks to replace or keep: use --attention none"
 def test_wrong_names_are_explained(name, weights, attention, error, message):
     with pytest.raises(error, match=message):
         build_network(name, 7, weights, attention)
-
-
-def test_cosine_classifier_is_the_scaled_cosine():
-    torch.manual_seed(0)
-    classifier = CosineClassifier(5, 3, scale=7).double()
-    features = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    x, w = features.detach().numpy(), classifier.weight.detach().numpy()
-    expected = [[7 * (a @ b) / math.sqrt((a @ a) * (b @ b)) for b in w] for a in x]
-    found = classifier(features).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert classifier(3 * classifier.weight).diagonal().tolist() == pytest.approx([7] * 3)
-
-    def forward(features, weight):
-        return torch.func.functional_call(classifier, {"weight": weight}, features)
-
-    torch.autograd.gradcheck(forward, (features, classifier.weight))
-
-
-FACTORS = st.floats(-6, 6).map(lambda power: 10**power)
-
-
-@settings(max_examples=30)
-@given(rows=st.lists(FACTORS, min_size=4, max_size=4), classes=st.lists(FACTORS, min_size=3))
-def test_cosines_do_not_see_lengths(rows, classes):
-    classifier = CosineClassifier(5, len(classes)).double()
-    features = torch.randn(4, 5, dtype=torch.float64)
-    expected = classifier(features)
-    with torch.no_grad():
-        classifier.weight.mul_(torch.tensor(classes, dtype=torch.float64)[:, None])
-    scaled = features * torch.tensor(rows, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(classifier(scaled), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_zero_features_give_zeros_in_the_gradient_too(dtype):
-    classifier = CosineClassifier(5, 3).to(dtype)
-    features = torch.eye(2, 5, dtype=dtype)
-    features[0] = 0
-    features.requires_grad_()
-    logits = classifier(features)
-    logits.sum().backward()
-    assert logits[0].tolist() == [0] * 3
-    assert features.grad[0].tolist() == [0] * 5
-    assert features.grad[1].abs().amax() > 0
-    assert classifier.weight.grad.isfinite().all()
-
-
-def test_class_weights_start_in_all_directions():
-    torch.manual_seed(0)
-    weight = CosineClassifier(3, 4000).weight.detach()
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(4000))
-    # In three dimensions each coordinate of a uniform direction is uniform on [-1, 1].
-    for coordinate in weight.T:
-        counts = torch.histc(coordinate, 10, -1, 1)
-        assert (counts.min() > 330) & (counts.max() < 470)
-
-
-@pytest.mark.parametrize("name", ["tv/mobilenet_v3_small", "tv/resnet18", SMALL])
-def test_a_network_gets_a_cosine_classifier(name):
-    network = build_network(name, 7, "none", "none")
-    model = network.model.double().eval()
-    (head,) = network.head
-    before = dict(model.named_modules())
-    use_cosine_classifier(model, network.head, 5)
-    after = dict(model.named_modules())
-    assert [n for n in before if after[n] is not before[n]] == [head]
-    assert before.keys() == after.keys()
-
-    features = []
-    model.get_submodule(head).register_forward_hook(lambda _, inputs, __: features.extend(inputs))
-    with torch.no_grad():
-        logits = model(torch.randn(2, 3, 64, 64, dtype=torch.float64))
-        weight = after[head].weight
-        cosines = torch.cosine_similarity(features[0][:, None], weight[None], dim=2)
-    torch.testing.assert_close(logits, 30 * cosines)
-
-
-def test_a_head_that_is_not_one_linear_layer_is_refused():
-    network = build_network("tv/squeezenet1_0", 7, "none", "none")
-    linears = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    for model, head, got in (
-        (network.model, network.head, r"classifier\.1 \(Conv2d\)"),
-        (linears, (), "no head"),
-        (linears, ("0", "1"), r"0 \(Linear\), 1 \(Linear\)"),
-        (linears, ("fc",), r"fc \(NoneType\)"),
-    ):
-        message = f"^a cosine classifier replaces one Linear head; got {got}$"
-        with pytest.raises(ValueError, match=message):
-            use_cosine_classifier(model, head, 7)
-    on_meta = nn.Sequential(nn.Linear(3, 2, device="meta", dtype=torch.bfloat16))
-    use_cosine_classifier(on_meta, ("0",), 2)
-    assert (on_meta[0].weight.device.type, on_meta[0].weight.dtype) == ("meta", torch.bfloat16)

@@ -120,7 +120,7 @@ def test_a_run_is_resumed_to_the_bit(fitted, run, weights, tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="stop"):
         train(out, run / "synthetic", weights)
     monkeypatch.setattr(LesionClassifier, "training_step", step)
-    monkeypatch.setattr(run_module, "fit_blocks", None)  # it is not fitted again
+    monkeypatch.setattr(run_module, "warm_start", None)  # it is not fitted again
     once = [out / "config.json", out / "description.json"]
     written = [file.stat().st_mtime_ns for file in once]
     assert main(["train", "--resume", str(out)]) == 0
@@ -149,8 +149,10 @@ def test_weights_of_a_run_keep_their_gains(fitted, tmp_path):
     expected = {k: v for k, v in state_of(fitted).items() if not k.startswith("classifier.")}
     assert_same(found, expected)
     assert torch.equal(features(network.model), features(load_best(fitted).model))
-    with pytest.raises(ValueError, match=f"--init fitted: {file} has blocks CaCo already"):
-        build_network(MODEL, 7, str(file), "CaCo", "fitted")
+    assert not torch.equal(network.model.classifier.weight, state_of(fitted)["classifier.weight"])
+    for init in ("fresh", "inherit", "fitted"):
+        with pytest.raises(ValueError, match=f"--init {init}: {file} has blocks CaCo already"):
+            build_network(MODEL, 7, str(file), "CaCo", init)
     without = {k: v for k, v in expected.items() if not k.endswith(".gain")}
     torch.save(without, tmp_path / "w.pth")
     assert_same(loaded(tmp_path / "w.pth")[1], without)

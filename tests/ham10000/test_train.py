@@ -20,6 +20,7 @@ from examples.ham10000.data.index import read_index
 from examples.ham10000.data.load import load_data
 from examples.ham10000.data.splits import by_lesion
 from examples.ham10000.evaluate import evaluate_part, load_best
+from examples.ham10000.gates import read_gates
 from examples.ham10000.model import build_network
 from examples.ham10000.module import LesionClassifier
 from examples.ham10000.report import plots
@@ -74,6 +75,8 @@ def test_every_figure_of_synthetic_pictures_says_so_given_as_data_too(run, train
     printed = capsys.readouterr().out
     assert re.search(r"Test part, SYNTHETIC .*\n  accuracy +0\.\d+", printed)
     assert "HAM10000 at" not in printed
+    assert not (given / "start.ckpt").exists()  # of blocks of the library alone
+    assert read_gates(given) is None
     for folder in (run, given):
         assert sum(name.startswith("SYNTHETIC_") for name in log_of(folder)[0]) == 5
         assert len(log_of(folder)[0]) == 7

@@ -16,11 +16,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attnblocks import Eca, find_se, replace_se, save_model
-from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
 from examples.ham10000.config import read_options
 from examples.ham10000.evaluate import load_best
-from examples.ham10000.given import train_config
 from examples.ham10000.model import build_network
 from tests.ham10000.runs import MODEL, QUICK
 from tests.helpers import randomized
@@ -258,19 +256,6 @@ def test_blocks_of_other_arguments_are_no_blocks_that_were_asked_for(original, t
         build_network(MODEL, 7, str(tmp_path / "w.safetensors"), "Eca")
 
 
-def test_the_blocks_of_a_run_begin_as_they_are_in_it(run):
-    file = run / "best.ckpt"
-    network = build_network(MODEL, 7, str(file), "CaCo")
-    network.model.to(memory_format=torch.channels_last)  # as networks are trained
-    best = load_best(run).model
-    assert torch.equal(features(network.model), features(best))
-    assert not torch.equal(network.model.classifier.weight, best.classifier.weight)
-    assert network.loaded
-    for init in ("fresh", "inherit", "fitted"):
-        with pytest.raises(ValueError, match=f"--init {init}: {file} has blocks CaCo already"):
-            build_network(MODEL, 7, str(file), "CaCo", init)
-
-
 @pytest.mark.parametrize(
     ("has", "asked", "message"),
     [
@@ -289,16 +274,8 @@ def test_other_blocks_than_those_asked_for_are_named(has, asked, message, origin
             build_network(MODEL, 7, str(tmp_path / name), asked)
 
 
-def test_how_blocks_start_is_said_by_the_file(run, original, tmp_path):
-    def config(file, *options):
-        options = ["train", "--model", MODEL, "--weights", str(file), *options]
-        return train_config(vars(parse(options)))
-
+def test_blocks_that_a_file_does_not_have_are_not_loaded(original, tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
-    assert config(tmp_path / "w.pth").init == "fitted"
-    assert config(run / "best.ckpt").init == "loaded"
-    assert config(run / "best.ckpt").network_name == f"{MODEL}, attention CaCo (loaded)"
-    assert config(tmp_path / "w.pth", "--attention", "SE").init is None
     with pytest.raises(ValueError, match="has no block CaCo: leave --init out"):
         build_network(MODEL, 7, str(tmp_path / "w.pth"), "CaCo", "loaded")
 

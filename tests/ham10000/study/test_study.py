@@ -15,8 +15,8 @@ from examples.ham10000.data.index import CLASSES, read_index
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.splits import draw_split
 from examples.ham10000.files import write_json
-from examples.ham10000.model import build_network
-from examples.ham10000.run import create_run, new_network
+from examples.ham10000.model import build_network, new_network
+from examples.ham10000.run import create_run
 from examples.ham10000.study.arms import ATTENTION, INSERTION, STUDIES
 from examples.ham10000.study.measures import MEASURES, measure
 from examples.ham10000.study.predictions import read_predictions
