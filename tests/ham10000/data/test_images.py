@@ -1,6 +1,5 @@
 """Decoding."""
 
-import os
 import struct
 
 import numpy as np
@@ -11,22 +10,19 @@ from examples.ham10000.data.images import damage, load_image
 from tests.helpers import make_pipe
 
 
-@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (30, 30)])
-def test_the_centre_square_is_kept(tmp_path, height, width):
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    top, left = (height - 30) // 2, (width - 30) // 2
-    expected = pixels[top : top + 30, left : left + 30].transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 30), expected)
-
-
-def test_the_shorter_side_is_resized_as_pillow_does(tmp_path):
-    y, x = np.mgrid[:90, :120]
+@pytest.mark.parametrize(
+    ("height", "width"), [(30, 40), (40, 30), (30, 30), (90, 120), (120, 90), (90, 90)]
+)
+def test_the_shorter_side_is_resized_as_pillow_does_and_the_centre_kept(tmp_path, height, width):
+    y, x = np.mgrid[:height, :width]
     photo = Image.fromarray(np.stack([2 * y, 2 * x, 255 - y - x], axis=-1).astype(np.uint8))
     photo.save(tmp_path / "a.png")
-    expected = np.asarray(photo.resize((40, 30), Image.Resampling.BILINEAR))[:, 5:35]
+    scale = 30 / min(height, width)
+    small = photo.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (small.width - 30) // 2, (small.height - 30) // 2
+    expected = np.asarray(small)[top : top + 30, left : left + 30]
     loaded = load_image(tmp_path / "a.png", 30).permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(loaded - expected).max() <= 1
+    assert np.abs(loaded - expected).max() <= (0 if scale == 1 else 1)
 
 
 GREY = Image.new("RGB", (20, 15), (200, 200, 200))
@@ -38,13 +34,6 @@ def animation(path, **options):
 
 def save_as(kind, mode="RGB", size=(20, 15), colour=0, **options):
     return lambda path: Image.new(mode, size, colour).save(path, kind, **options)
-
-
-def locked(path):
-    if not hasattr(os, "geteuid") or os.geteuid() == 0:
-        pytest.skip("root reads all")
-    GREY.save(path)
-    path.chmod(0)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +49,6 @@ def locked(path):
         (lambda path: animation(path, format="PNG"), "it is an animation"),
         (lambda path: path.write_bytes(b""), "identify"),
         (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "identify"),
-        (locked, "Permission"),
         (lambda path: path.mkdir(), "there is no such file"),
         (lambda path: path.symlink_to(path.with_name("nowhere")), "there is no such file"),
         (lambda path: path.symlink_to(path), "there is no such file"),

@@ -90,11 +90,14 @@ def test_isic_2018_task_3(isic):
     assert facts(folder) == expected
     # Unpacked without its folder, under other names; the images in a folder within their folder.
     truth.rename(folder / f"{ISIC_TRUTH.upper().removesuffix('.CSV')}.tab")
-    (folder / ISIC_LESIONS).rename(folder / ISIC_LESIONS.lower())
+    lesions = (folder / ISIC_LESIONS).rename(folder / ISIC_LESIONS.lower())
     (folder / ISIC_IMAGES).rename(folder / "inner")
     (folder / ISIC_IMAGES).mkdir()
     (folder / "inner").rename(folder / ISIC_IMAGES / ISIC_IMAGES)
     assert facts(folder) == expected
+    lesions.unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {ISIC_LESIONS} in .* one lesion"):
+        read_index(folder)
 
 
 ONE_CLASS = "line 2: one class must have 1.0"
@@ -116,13 +119,6 @@ def test_defects_of_the_tables_of_isic(isic, table, old, new, message):
     folder, truth, _ = isic
     edit(truth if table == ISIC_TRUTH else folder / table, old, new)
     with pytest.raises(ValueError, match=message):
-        read_index(folder)
-
-
-def test_isic_without_lesion_groupings(isic):
-    folder, *_ = isic
-    (folder / ISIC_LESIONS).unlink()
-    with pytest.raises(FileNotFoundError, match=f"no {ISIC_LESIONS} in .* one lesion"):
         read_index(folder)
 
 

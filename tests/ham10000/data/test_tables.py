@@ -72,6 +72,6 @@ def test_two_tables_must_say_the_same_and_the_highest_count(folder):
 def test_an_id_may_be_a_path_and_has_to_be_a_name(text, name):
     if name is None:
         with pytest.raises(ValueError, match="is no name of a file"):
-            image_name(text)
+            image_name(text, "")
     else:
-        assert image_name(text) == name == image_name(name)
+        assert image_name(text, "") == name == image_name(name, "")
