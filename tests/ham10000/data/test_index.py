@@ -1,6 +1,7 @@
 """Reading the folder, and what each defect of it is called."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -103,16 +104,15 @@ def test_line_ends_empty_lines_and_quotes_change_nothing(folder, old, new):
     assert read_index(folder) == expected
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "link to nothing", "pipe"])
-def test_metadata_that_are_no_file(folder, kind):
-    path = folder / METADATA
-    path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        make_pipe(path)
-    elif kind == "link to nothing":
-        path.symlink_to(folder / "nowhere")
+@pytest.mark.parametrize(
+    "put",
+    [None, Path.mkdir, lambda path: path.symlink_to(path.with_name("nowhere")), make_pipe],
+    ids=["missing", "folder", "link to nothing", "pipe"],
+)
+def test_metadata_that_are_no_file(folder, put):
+    (folder / METADATA).unlink()
+    if put is not None:
+        put(folder / METADATA)
     with pytest.raises(FileNotFoundError, match=f"no {METADATA} and no "):
         read_index(folder)
 
