@@ -42,9 +42,7 @@ def center_crop(images: Tensor, image_size: int) -> Tensor:
 def augment(images: Tensor, image_size: int, generator: torch.Generator) -> Tensor:
     """Crop, flip, turn and recolour a batch; every image has draws of its own.
 
-    From uint8, (N, 3, S, S), to (N, 3, image_size, image_size). Random crop; horizontal and
-    vertical flip with probability 1/2 each; rotation by 0, 90 or 180 degrees; brightness, contrast
-    or saturation times one of :data:`FACTORS`, or none of them. The crop and the colour change are
+    From uint8, (N, 3, S, S), to (N, 3, image_size, image_size). The crop and the colour change are
     a reading of damaged text in the paper. ``generator``, of the CPU, is the only randomness.
     """
     count, places = len(images), images.shape[-1] - image_size + 1
@@ -121,10 +119,9 @@ def training_loader(
 def evaluation_loader(
     part: SkinLesions, batch_size: int, *, workers: int = 0
 ) -> DataLoader[Sample]:
-    """Every image once, whatever the number of processes.
+    """Every image once; each process gets every n-th image, in as many batches as the others.
 
-    Each process gets every n-th image, in as many batches as the others: all of them meet after
-    each batch, and none is left waiting. ValueError where there are fewer images than processes.
+    All of them meet after each batch, and none may be left waiting.
     """
     count = processes.count()
     if len(part) < count:

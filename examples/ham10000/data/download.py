@@ -23,15 +23,12 @@ CHUNK = 2**20
 
 
 class Remote(NamedTuple):
-    """One published file; a ``.zip`` is unpacked into a folder of that name.
-
-    ``tail`` is what follows the server's address, ``size``, in bytes, is shown where it is known.
-    """
+    """One published file; a ``.zip`` is unpacked into a folder of that name."""
 
     name: str
-    tail: str
+    tail: str  # of the address, behind that of the server
     md5: str
-    size: int | None = None
+    size: int | None = None  # in bytes
 
 
 # Without "format=original" the server sends a table of its own making.
@@ -59,8 +56,6 @@ def download(
 
     Each archive is removed once its folder in ``out`` is whole. What is in place is left alone, so
     a second call continues where the first stopped; a table with another checksum is replaced.
-    ConnectionError if a file cannot be fetched, ValueError if a checksum is wrong, OSError if the
-    folder cannot be written.
     """
     missing = [file for file in files if not _is_in_place(out, file)]
     sizes = [file.size for file in missing if file.size is not None]

@@ -88,10 +88,9 @@ def files_below(folder: Path) -> dict[Path, str]:
 def sort_files(files: Mapping[Path, str], asked: Collection[Path] = ()) -> Contents:
     """Sort files, each with its path as far as that may say what it is, by kind.
 
-    The name of a file says that it is an image, or else its first bytes do. A mask is known by its
-    name. What has a word like "mask" in its path, or the name of another image, is one where its
-    pixels say so, too: photos may lie in a folder called "segmentation-of-lesions". Of files that
-    are ``asked`` for, only the pixels say it.
+    A mask is known by its name. What has a word like "mask" in its path, or the name of another
+    image, is one where its pixels say so, too: photos may lie in "segmentation-of-lesions". Of
+    files that are ``asked`` for, only the pixels say it.
     """
     images = [path for path in files if is_image(path)]
     masks = {path for path in images if is_named_mask(path.name) and path not in asked}

@@ -29,10 +29,8 @@ class GroundTruth(NamedTuple):
 def read_ground_truth(file: Path, folder: Path) -> GroundTruth:
     """Read a table of classes and find its images, at any depth of a folder.
 
-    The table has the columns of the challenge (``image,MEL,NV,BCC,AKIEC,BKL,DF,VASC``) or those of
-    the metadata (``image_id,dx``, perhaps ``lesion_id``). A table or folder that is missing, and
-    more than :data:`MOST_MISSING` images, are a FileNotFoundError; a class without images, and
-    every fault of the table, are a ValueError.
+    The table has the columns of the challenge or those of the metadata, perhaps without lesions.
+    What is missing is a FileNotFoundError, every fault of the table a ValueError.
     """
     if not file.is_file():
         raise FileNotFoundError(f"--ground-truth {file} is no file: give a table as {TEST_TRUTH}")

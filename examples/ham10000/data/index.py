@@ -91,9 +91,8 @@ def read_index(
 ) -> list[Image]:
     """Read the metadata of a data folder, row by row, and find the file of every image.
 
-    ``allow_missing`` keeps images without a file; their path then does not exist. ``same_lesion``
-    is a further table of :func:`read_pairs`. Each thing that is missing is a FileNotFoundError,
-    each :class:`Faults` of another kind a ValueError with file and row.
+    ``allow_missing`` keeps images without a file; ``same_lesion`` is a table of
+    :func:`read_pairs`. What is missing is a FileNotFoundError, every other fault a ValueError.
     """
     listing = read_listing(folder)
     images, faults = index(listing, same_lesion)

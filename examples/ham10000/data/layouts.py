@@ -74,10 +74,8 @@ class Listing:
 def read_listing(folder: Path) -> Listing:
     """Read the metadata of a data folder and list its images, wherever they are below it.
 
-    Three layouts are known. *HAM10000*: ``HAM10000_metadata.csv`` and the two image folders of the
-    Dataverse and Kaggle downloads. *Flat*: the same table, and images in any other folders. *ISIC
-    2018 Task 3*: ground truth and lesion groupings. What is in a folder without any of them is said
-    in the FileNotFoundError; tables that cannot be read, or whose copies differ, are a ValueError.
+    A folder has the metadata, in the HAM10000 layout or flat, or else the two tables of ISIC 2018
+    Task 3. What there is instead is said in the FileNotFoundError.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the HAM10000 folder with --data")

@@ -30,9 +30,8 @@ def digest(parts: Sequence[str]) -> str:
 def load_all(paths: Sequence[Path], size: int, cache: Path, key: str) -> NDArray[np.uint8]:
     """Decode all images once, keep them in the folder ``cache``, and read them back later.
 
-    ``key`` is the :func:`digest` of their :func:`file_digests`. One process decodes, others wait;
-    where nothing can be written, the images are in memory. The array is read-only, uint8,
-    (len(paths), 3, size, size). ValueError if an image is unreadable, OSError if the disk is full.
+    ``key`` is the :func:`digest` of their :func:`file_digests`. The array is read-only, uint8,
+    (len(paths), 3, size, size); it is in memory where nothing can be written.
     """
     file, shape = cache / f"{key[:24]}-{size}-v{FORMAT}.npy", (len(paths), 3, size, size)
     images = map_files(partial(load_image, size=size), paths, "decoding")  # begins when it is read

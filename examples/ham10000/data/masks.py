@@ -93,10 +93,8 @@ def has_two_greys(pixels: Tensor) -> bool:
 def load_mask(path: Path, size: int) -> Tensor:
     """Read a mask, bool (size, size), as ``load_image`` reads its image: the two fit.
 
-    Whatever it was saved with (0 and 1, 0 and 255, colours of a palette, 16 bits, opacity), the
-    lesion is what lies above the middle between the lowest value and the highest. A mask of one
-    value other than 0 is lesion all over. One that is black all over is a ValueError, as is a file
-    with more than two values, but for those that come of compression or resizing.
+    Whatever two values it was saved with, the lesion is what lies above the middle; a mask of one
+    value is lesion all over. A black one, or what is no mask, is a ValueError.
     """
     with opened(path) as file:
         picture = upright(file)

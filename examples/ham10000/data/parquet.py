@@ -38,10 +38,8 @@ Named = tuple[str, str, str]  # lesion, image and diagnosis
 def unpack(data: Path, out: Path) -> int:
     """Write the Parquet files of a folder as a new one that ``--data`` takes; the number of images.
 
-    Their columns are ``image``, ``dx``, ``lesion_id`` and, where ``image`` has no paths,
-    ``image_id``. The bytes of the images stay as they are; one that stands in several files is
-    written once. FileNotFoundError if there are no files, FileExistsError if ``out`` is there,
-    ValueError if a file cannot be read or a row cannot be used.
+    The bytes of the images stay as they are; one that stands in several files is written once.
+    OSError if there are no files or ``out`` is there, ValueError if something cannot be used.
     """
     if out.exists():
         raise FileExistsError(f"--out {out} exists: name a new folder")
@@ -121,10 +119,7 @@ def _image(place: str, row: dict[str, Any], labels: list[str]) -> tuple[Named, b
     code = next((code for begin, code in _LONG_NAMES.items() if letters.startswith(begin)), letters)
     if code not in CLASSES:
         raise ValueError(f"{place}: unknown diagnosis {dx!r}; known are {', '.join(CLASSES)}")
-    try:
-        return (str(lesion), image_name(name), code), content
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+    return (str(lesion), image_name(name, place), code), content
 
 
 def _suffix(place: str, content: bytes) -> str:

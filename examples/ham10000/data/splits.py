@@ -22,10 +22,9 @@ Split = dict[str, list[int]]
 def by_lesion(images: Sequence[Image], seed: int) -> Split:
     """Split so that no lesion is in two parts; each class 8 : 1 : 1 as near as lesions allow.
 
-    The lesions of a class are taken in random order; each goes to the test part while it fits
-    into floor(0.1 n) images, then to validation likewise, the rest to training. A lesion with
-    several ids is taken when the first of them comes, so that the others move little. ValueError if
-    a class has too few images or lesions for three parts.
+    In random order each lesion goes to the test part while it fits into floor(0.1 n) images, then
+    to validation likewise, the rest to training. One with several ids is taken when the first of
+    them comes, so that the others move little.
     """
     return _draw(images, seed)
 
@@ -34,7 +33,6 @@ def by_image(images: Sequence[Image], seed: int) -> Split:
     """Split as the paper most likely did: by image, stratified, floor(0.1 n) for test and for val.
 
     Images of one lesion land in several parts: the test score is too good (:func:`leak`).
-    ValueError if a class has too few images.
     """
     return _draw(images, seed, lesions=False)
 
@@ -51,8 +49,8 @@ def draw_split(
 ) -> Split:
     """Split by one of :data:`PROTOCOLS`, or test one fold of :func:`deal`, whatever the seed.
 
-    Beside a fold, floor(0.1 n) images of each class are for validation, drawn as :func:`by_lesion`
-    does. ValueError if the options do not go together, or a class has too few images or lesions.
+    Beside a fold, floor(0.1 n) images of each class are drawn for validation, by lesion.
+    ValueError if the options do not go together, or a class has too few images or lesions.
     """
     check_folds(folds, fold, protocol)
     if folds is None:
@@ -65,8 +63,7 @@ def deal(images: Sequence[Image], folds: int) -> list[int]:
     """The fold of every image: all images of a lesion in one, all classes shared out evenly.
 
     The lesions of a class are dealt by size, the largest first, each to the fold that has the
-    fewest images of the class so far; then to the one with the fewest images, then to the first.
-    The order of the images does not matter. ValueError if a class has fewer lesions than folds.
+    fewest images of the class so far, or of all. The order of the images does not matter.
     """
     fold_of: dict[str, int] = {}
     filled: Counter[int] = Counter()
@@ -144,18 +141,15 @@ def count_classes(images: Sequence[Image], split: Split) -> dict[str, dict[str, 
 def write_split(file: Path, images: Sequence[Image], split: Split) -> None:
     """Write the images that are in a part as a CSV file, in the order of the index."""
     parts = {position: part for part in PARTS for position in split[part]}
-    rows = ((images[i], parts[i]) for i in sorted(parts))
-    write_csv(
-        file, COLUMNS, ((i.image_id, i.lesion_id, CLASSES[i.label], part) for i, part in rows)
-    )
+    used = ((images[position], parts[position]) for position in sorted(parts))
+    rows = ((i.image_id, i.lesion_id, CLASSES[i.label], part) for i, part in used)
+    write_csv(file, COLUMNS, rows)
 
 
 def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) -> Split:
     """Read a split file, whose rows may be in any order, and hold it against the index.
 
-    FileNotFoundError if there is none. ValueError if a part is none of :data:`PARTS`; if an image
-    stands twice, is not in the index or has another lesion or diagnosis there; or, unless the file
-    need not be ``complete``, if an image of the index is in no part.
+    What does not fit is a ValueError, where ``complete`` also an image that is in no part.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no split file {file}: write one with the split command")
@@ -169,11 +163,8 @@ def read_split(file: Path, images: Sequence[Image], *, complete: bool = True) ->
             raise ValueError(f"{place}: image {name} stands there twice; remove one row")
         if name not in positions:
             raise ValueError(f"{place}: image {name} is not in the data: is it their split?")
-        image = images[positions[name]]
-        known, said = (
-            f"{image.lesion_id}, {CLASSES[image.label]}",
-            f"{row['lesion_id']}, {row['dx']}",
-        )
+        image, said = images[positions[name]], f"{row['lesion_id']}, {row['dx']}"
+        known = f"{image.lesion_id}, {CLASSES[image.label]}"
         if known != said:
             raise ValueError(f"{place}: image {name} is {said} here and {known} in the data")
         part_of[name] = part

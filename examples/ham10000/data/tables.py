@@ -36,17 +36,17 @@ def read_tables(files: list[Path], columns: tuple[str, ...]) -> list[tuple[str, 
     return tables[0]
 
 
-def image_name(text: str) -> str:
+def image_name(text: str, place: str) -> str:
     """The id of an image, of which a table may have the path, with either separator, and suffix.
 
-    A text without a name, or one that leads out of the folder, is a ValueError.
+    A text without a name, or one that leads out of the folder, is a ValueError with the place.
     """
     parts = re.split(r"[/\\]", text)
     name = without_suffix(parts[-1])
     # Of a whole path only the name counts, but "/ISIC_0024306" is no path of an image.
     rooted = len(parts) == 2 and not parts[0] and name == parts[-1]
     if name in ("", ".") or ".." in parts or rooted:
-        raise ValueError(f"image id {text!r} is no name of a file")
+        raise ValueError(f"{place}: image id {text!r} is no name of a file")
     return name
 
 
@@ -131,8 +131,5 @@ def _row(
             raise ValueError(f"{place}: {name} {text!r} has spaces around it; remove them")
         if has_control_characters(text):
             raise ValueError(f"{place}: {name} {text!r} has control characters; remove them")
-        try:
-            row[name] = image_name(text) if name in IDS else text
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+        row[name] = image_name(text, place) if name in IDS else text
     return row

@@ -50,9 +50,8 @@ def gates_of_part(evaluation: Evaluation) -> GateReport:
 def read_masks(folder: Path, images: list[Image], image_size: int) -> tuple[list[int], Tensor]:
     """The lesion masks of images, wherever they are below a folder, as the network sees the images.
 
-    These are the places of the images that have one, and the masks: bool (M, size, size). Masks
-    that are empty, no masks or cannot be read are left out, and of several of one image the first
-    is taken; a warning says so, and whether masks are of other images alone.
+    These are the places of the images that have one, and the masks: bool (M, size, size). A
+    warning says which are left out, and whether masks are of other images alone.
     """
     files: dict[str, list[Path]] = {}
     for path in look(folder).masks:

@@ -2,7 +2,9 @@
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -37,25 +39,22 @@ def write_page(file: Path, template: str, *, synthetic: bool, **content: object)
 
 def drawing(figure: Figure, text: str) -> Markup:
     """A figure as an SVG ``img``, letters as shapes; ``text`` is for those who do not see it."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg")
-    return _img("svg+xml", stream, text)
+    return _img("svg+xml", text, figure.savefig, format="svg")
 
 
 def snapshot(figure: Figure, text: str) -> Markup:
     """A figure that holds photographs, as a JPEG ``img``: an SVG is far larger."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="jpeg", dpi=120, pil_kwargs={"quality": 85})
-    return _img("jpeg", stream, text)
+    return _img("jpeg", text, figure.savefig, format="jpeg", dpi=120, pil_kwargs={"quality": 85})
 
 
 def photo(pixels: Tensor, text: str) -> Markup:
     """A uint8 image (3, H, W) as an ``img``."""
+    picture = PillowImage.fromarray(pixels.permute(1, 2, 0).numpy())
+    return _img("jpeg", text, picture.save, format="jpeg", quality=85)
+
+
+def _img(kind: str, text: str, save: Callable[..., None], **options: Any) -> Markup:
     stream = io.BytesIO()
-    PillowImage.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=85)
-    return _img("jpeg", stream, text)
-
-
-def _img(kind: str, stream: io.BytesIO, text: str) -> Markup:
+    save(stream, **options)
     data = base64.b64encode(stream.getvalue()).decode()
     return Markup('<img alt="{}" src="data:image/{};base64,{}">').format(text, kind, data)

@@ -40,10 +40,9 @@ MOST_ERRORS = 12
 def write_results(folder: Path, evaluation: Evaluation, *, drawn: bool = True) -> None:
     """Write probabilities (CSV), confusion matrix (PNG), report (HTML), and then figures (JSON).
 
-    The figures come last: where they are, everything is. The logarithms of the probabilities, as
-    float32 (NPZ), are beside the CSV, in which a very small one can be 0. Where nothing is
-    ``drawn``, confusion matrix and report are left out, and the gates on images of the part are
-    figures of their own (JSON), where the network has blocks of the library.
+    The figures come last: where they are, everything is. Beside the CSV, in which a very small
+    probability can be 0, are the logarithms (NPZ). Where nothing is ``drawn``, what the page says
+    of the gates is in a JSON file of its own.
     """
     data, config, summary = evaluation.data, evaluation.config, evaluation.summary
     part = evaluation.part

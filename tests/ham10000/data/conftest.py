@@ -1,4 +1,4 @@
-"""A server for the download, a folder for what it fetches, and files of images."""
+"""What commands print, a server for the download, a folder for it, and files of images."""
 
 import threading
 
@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.ham10000.cli import main
 from tests.ham10000.data.dataverse import Server
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command, whose exit code has to be the given one: what it prints."""
+
+    def run(code, *words):
+        capsys.readouterr()
+        assert main([*map(str, words)]) == code
+        return "".join(capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -1,31 +1,28 @@
-"""A server on this machine with the files of the Dataverse, and what a download must leave."""
+"""A server on this machine with the files of the Dataverse, and a small set for it."""
 
 import hashlib
 import io
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from examples.ham10000.data.download import FILES, TEST_FILES, download
+from examples.ham10000.data.download import FILES, TEST_FILES
 from examples.ham10000.data.layouts import IMAGE_FOLDERS, LESION_MASKS, METADATA
 
 PART_1, PART_2 = IMAGE_FOLDERS
+UNANNOUNCED, CUT, ANOTHER = "length unknown", "cut", "another file"
+PAGE = b"<html>Please log in</html>"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``content`` by request target; ``fault`` says what happens to one of them.
+    """Serves ``content`` by request target, and notes who asked for what.
 
-    Attributes:
-        requests: the targets asked for, in order.
-        agents: the user agents of these requests.
-        fault: (target, a status to answer with or "cut" to send only half).
-        announce: whether the length is sent.
+    ``faults`` are words above, or a status to answer with, by the target or for all.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.content, self.requests, self.agents = {}, [], []
-        self.fault, self.announce = ("", None), True
+        self.content, self.faults, self.requests, self.agents = {}, {}, [], []
 
     def publish(self, contents):
         """Serve the contents under the names and targets of the official files."""
@@ -40,19 +37,18 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        server = self.server
-        server.requests.append(self.path)
-        server.agents.append(self.headers["User-Agent"])
-        fault = server.fault[1] if server.fault[0] == self.path else None
-        if isinstance(fault, int):
-            self.send_error(fault)
+        self.server.requests.append(self.path)
+        self.server.agents.append(self.headers["User-Agent"])
+        faults = self.server.faults.get(self.path, self.server.faults.get("all", ()))
+        if isinstance(faults, int):
+            self.send_error(faults)
             return
-        body = server.content[self.path]
+        body = PAGE if ANOTHER in faults else self.server.content[self.path]
         self.send_response(200)
-        if server.announce:
+        if UNANNOUNCED not in faults:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        self.wfile.write(body[: len(body) // 2] if CUT in faults else body)
 
     def log_message(self, *args):
         pass
@@ -73,33 +69,10 @@ WHOLE = {
     METADATA: b"lesion_id,image_id,dx\n",
     f"{LESION_MASKS}/ISIC_1_segmentation.png": b"mask",
 }
+"""What becomes of the small set, file by file."""
 
-
-def small_set():
-    """Contents of all four files."""
-    parts = (name.split("/") for name in WHOLE if "/" in name)
-    archives = {f"{part}.zip": archive({name: WHOLE[f"{part}/{name}"]}) for part, name in parts}
-    return {**archives, METADATA: WHOLE[METADATA]}
-
-
-def tree(folder):
-    """All files below a folder, with their contents."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def assert_holds(out, files, others=None):
-    """The folder has what comes of the first ``files`` files and these others, nothing else."""
-    expected = dict(list(WHOLE.items())[:files]) | (others or {})
-    assert tree(out) == expected
-    assert {path.name for path in out.iterdir()} == {name.split("/")[0] for name in expected}
-
-
-def assert_healthy_later(out, server, files):
-    """The next call, for a set of which ``files`` are there, asks for the rest only."""
-    server.requests.clear()
-    server.fault = ("", None)
-    published = server.publish(small_set())
-    download(out, published, server.url)
-    assert_holds(out, 4)
-    assert server.requests == [f"/{file.tail}" for file in published[files:]]
+SMALL_SET = {METADATA: WHOLE[METADATA]} | {
+    f"{name.split('/')[0]}.zip": archive({name.split("/")[1]: content})
+    for name, content in WHOLE.items()
+    if "/" in name
+}

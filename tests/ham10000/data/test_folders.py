@@ -47,15 +47,6 @@ def test_a_mask_with_the_name_of_its_photo(tmp_path):
     assert found(root) == (photos, ["a.png", "c.png"], [])
 
 
-@pytest.mark.parametrize("suffix", ["DNG", "HEIC"])
-def test_raw_files_of_a_photo_are_no_second_one(tmp_path, suffix):
-    save_all(tmp_path, PHOTO, "IMG_0.JPG")
-    for name in ("IMG_0", "IMG_1"):
-        (tmp_path / f"{name}.{suffix}").write_bytes(b"II*\0")
-    assert found(tmp_path)[0] == {"IMG_0": ["IMG_0.JPG"], "IMG_1": [f"IMG_1.{suffix}"]}
-    assert look(tmp_path).raw == [tmp_path / f"IMG_0.{suffix}"]
-
-
 def test_the_name_of_the_data_folder_says_nothing(tmp_path, monkeypatch):
     """Else every photo of it would be decoded at each look."""
     root = tmp_path / "skin lesion masks"
@@ -69,16 +60,19 @@ def test_names_count_more_than_pixels_and_folders(tmp_path):
     assert found(tmp_path) == ({"damask": ["damask.jpg"]}, ["a_Mask.JPG", "a_superpixels.png"], [])
 
 
-def test_copies_are_one_and_others_are_not(tmp_path):
+def test_copies_and_raw_files_are_no_second_photo_and_others_are(tmp_path):
     """Kaggle's archive has every image twice, in folders that differ in case."""
-    save_all(tmp_path, PHOTO, "A/a.jpg", "A/b.jpg", "B/b.jpg")
+    save_all(tmp_path, PHOTO, "A/a.jpg", "A/b.jpg", "B/b.jpg", "B/c.JPG")
     for copy in ("a.jpg", "a.JPEG", "a.png"):
         shutil.copy(tmp_path / "A" / "a.jpg", tmp_path / "B" / copy)
-    contents = look(tmp_path)
-    assert [path.parent.name for path in contents.photos["b"]] == ["A", "B"]
+    for raw in ("c.DNG", "c.HEIC", "d.dng"):
+        (tmp_path / "B" / raw).write_text(raw)
     # A .png with the bytes of a .jpg is no mere copy.
-    assert [path.name for path in contents.photos["a"]] == ["a.jpg", "a.png"]
-    assert [path.name for path in contents.copies] == ["a.JPEG", "a.jpg"]
+    photos = {"a": ["a.jpg", "a.png"], "b": ["b.jpg"] * 2, "c": ["c.JPG"], "d": ["d.dng"]}
+    assert found(tmp_path) == (photos, [], [])
+    contents = look(tmp_path)
+    assert contents.copies == [tmp_path / "B" / name for name in ("a.JPEG", "a.jpg")]
+    assert contents.raw == [tmp_path / "B" / name for name in ("c.DNG", "c.HEIC")]
 
 
 def test_suffixes_of_images(tmp_path):

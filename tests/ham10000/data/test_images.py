@@ -1,8 +1,6 @@
 """Decoding."""
 
-import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,22 +10,19 @@ from examples.ham10000.data.images import damage, load_image
 from tests.helpers import make_pipe
 
 
-@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (30, 30)])
-def test_the_centre_square_is_kept(tmp_path, height, width):
+@pytest.mark.parametrize(
+    ("height", "width"), [(30, 40), (40, 30), (30, 30), (90, 120), (120, 90), (90, 90)]
+)
+def test_the_shorter_side_is_resized_as_pillow_does_and_the_centre_kept(tmp_path, height, width):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    top, left = (height - 30) // 2, (width - 30) // 2
-    expected = pixels[top : top + 30, left : left + 30].transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_image(tmp_path / "a.png", 30), expected)
-
-
-def test_the_shorter_side_is_resized_as_pillow_does(tmp_path):
-    y, x = np.mgrid[:90, :120]
-    photo = Image.fromarray(np.stack([2 * y, 2 * x, 255 - y - x], axis=-1).astype(np.uint8))
+    photo = Image.fromarray(pixels)
     photo.save(tmp_path / "a.png")
-    expected = np.asarray(photo.resize((40, 30), Image.Resampling.BILINEAR))[:, 5:35]
+    scale = 30 / min(height, width)
+    small = photo.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (small.width - 30) // 2, (small.height - 30) // 2
+    expected = np.asarray(small)[top : top + 30, left : left + 30]
     loaded = load_image(tmp_path / "a.png", 30).permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(loaded - expected).max() <= 1
+    assert np.abs(loaded - expected).max() <= (0 if scale == 1 else 1)
 
 
 GREY = Image.new("RGB", (20, 15), (200, 200, 200))
@@ -37,23 +32,8 @@ def animation(path, **options):
     GREY.save(path, save_all=True, append_images=[Image.new("RGB", (20, 15))], **options)
 
 
-def empty_png(path, side):
-    """A file without pixels, which claims to have ``side`` x ``side`` of them."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(b"")]
-    packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-
-
 def save_as(kind, mode="RGB", size=(20, 15), colour=0, **options):
     return lambda path: Image.new(mode, size, colour).save(path, kind, **options)
-
-
-def locked(path):
-    if not hasattr(os, "geteuid") or os.geteuid() == 0:
-        pytest.skip("root reads all")
-    GREY.save(path)
-    path.chmod(0)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +43,12 @@ def locked(path):
         (save_as("PNG", size=(1, 1)), "1x1 pixels are no picture"),
         (save_as("TIFF", "F", colour=0.5), "it has 32 bits"),
         (save_as("TIFF", "I", colour=200), "it has 32 bits"),
-        (lambda path: empty_png(path, 9000), "9000x9000 pixels are more than"),
-        (lambda path: empty_png(path, 30_000), "decompression bomb"),
+        (save_as("PNG", "1", size=(9000, 9000)), "9000x9000 pixels are more than"),
+        (save_as("PNG", "1", size=(13_400, 13_400)), "decompression bomb"),
         (lambda path: animation(path, format="GIF"), "it is an animation"),
         (lambda path: animation(path, format="PNG"), "it is an animation"),
+        (lambda path: path.write_bytes(b""), "identify"),
         (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "identify"),
-        (locked, "Permission"),
         (lambda path: path.mkdir(), "there is no such file"),
         (lambda path: path.symlink_to(path.with_name("nowhere")), "there is no such file"),
         (lambda path: path.symlink_to(path), "there is no such file"),
@@ -141,17 +121,11 @@ def test_nonsense_that_a_camera_has_noted_does_no_harm(tmp_path):
     )
 
 
-def test_the_kind_of_damage_is_told(paths, tmp_path):
-    assert [damage(path) for path in paths] == [None] * 8
-    whole = paths[0].read_bytes()
-    photo = tmp_path / "photo.jpg"
-    Image.open(paths[1]).resize((200, 150)).save(photo)
-    for content, kind in [
-        (b"", "unreadable"),
-        (b"text", "unreadable"),
-        (whole[: len(whole) // 2], "truncated"),
-        (photo.read_bytes()[:-800], "truncated"),
-        (photo.read_bytes(), None),
-    ]:
-        photo.write_bytes(content)
-        assert damage(photo) == kind
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_part_of_a_picture_is_truncated(tmp_path, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise).save(path, kind)
+    assert damage(path) is None
+    path.write_bytes(path.read_bytes()[:-800])
+    assert damage(path) == "truncated"

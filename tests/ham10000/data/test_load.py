@@ -26,15 +26,6 @@ def assert_decoded(pixels, paths):
         np.testing.assert_array_equal(image, load_image(path, pixels.shape[-1]).numpy())
 
 
-@pytest.mark.parametrize("damage", [b"", b"no image at all", None])
-def test_unreadable_images_are_named(paths, cache, damage):
-    data = paths[3].read_bytes()
-    paths[3].write_bytes(data[: len(data) // 2] if damage is None else damage)
-    with pytest.raises(ValueError, match=r"cannot read the image .*3\.png"):
-        load_all(paths, 8, cache)
-    assert {file.suffix for file in cache.iterdir()} <= {".lock"}
-
-
 @pytest.mark.parametrize("writable", [True, False])
 def test_what_is_decoded_is_read_only_and_decoded_once(paths, cache, writable, monkeypatch):
     if writable:
@@ -62,48 +53,50 @@ def test_the_cache_follows_content_order_and_size(paths, cache):
     assert len(names) == 4
 
 
-def rewrite(write):
+def shorten(file, content, length):
+    file.write_bytes(content[:length])
+
+
+def replace(file, content, place, value):
+    file.write_bytes(content[:place] + value + content[place + len(value) :])
+
+
+def save_otherwise(file, content, save):
     """Another array in place of the cache file."""
-
-    def change(file, content):
-        array = np.load(file)
-        with file.open("wb") as stream:
-            write(stream, np.asfortranarray(array))  # whose order is noted in the header
-
-    return change
+    array = np.load(file)
+    with file.open("wb") as stream:
+        save(stream, np.asfortranarray(array))  # whose order is noted in the header
 
 
-def replaced(place, value):
-    return lambda file, content: file.write_bytes(
-        content[:place] + value + content[place + len(value) :]
-    )
+def rename(file, content, name):
+    file.rename(file.with_name(name.format(file.name, file.stem)))
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "how"),
     [
-        *(lambda file, content, n=n: file.write_bytes(content[:n]) for n in (0, 100, 1000)),
-        replaced(0, b"PK\x03\x04"),
-        replaced(20, b"("),
-        replaced(50, b"("),
-        rewrite(np.savez),
-        rewrite(np.save),
-        lambda file, content: file.rename(file.with_name(f".{file.name}.0f.partial")),
-        lambda file, content: file.rename(file.with_suffix(".partial")),  # of an older version
+        *((shorten, [length]) for length in (0, 100, 1000)),
+        *((replace, change) for change in [(0, b"PK\x03\x04"), (20, b"("), (50, b"(")]),
+        *((save_otherwise, [save]) for save in (np.save, np.savez)),
+        (rename, [".{0}.0f.partial"]),
+        (rename, ["{1}.partial"]),  # of an older version
     ],
 )
-def test_what_is_damaged_or_left_by_a_killed_run_is_built_again(paths, cache, change):
+def test_what_is_damaged_or_left_by_a_killed_run_is_built_again(paths, cache, change, how):
     load_all(paths, 8, cache)
     (file,) = cache.glob("*.npy")
     content = file.read_bytes()
-    change(file, content)
+    change(file, content, *how)
     assert_decoded(load_all(paths, 8, cache), paths)
     assert file.read_bytes() == content
     assert {file.suffix for file in cache.iterdir()} <= {".lock", ".npy"}
 
 
-def test_a_full_disk_leaves_nothing_behind(paths, cache):
+def test_an_unreadable_image_or_a_full_disk_leaves_nothing_behind(paths, cache):
     with file_size_limit(1000), pytest.raises(OSError, match="File too large"):
+        load_all(paths, 8, cache)
+    paths[3].write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match=r"cannot read the image .*3\.png"):
         load_all(paths, 8, cache)
     assert {file.suffix for file in cache.iterdir()} <= {".lock"}
 

@@ -99,29 +99,22 @@ def test_pictures_of_many_values_are_no_masks(tmp_path, quality):
 
 
 @pytest.mark.parametrize(
-    ("name", "image_id"),
+    ("name", "named"),
     [
-        ("ISIC_0.jpg_mask.png", "ISIC_0"),
-        ("ISIC_0_Segmentation.PNG", "ISIC_0"),
-        ("ISIC_0-Mask.tif", "ISIC_0"),
-        ("ISIC_0_seg.gif", "ISIC_0"),
-        ("ISIC_0_superpixels.png", None),
-        ("ISIC_0_attribute_pigment_network.png", None),
+        *((f"ISIC_0{end}", True) for end in (".jpg_mask.png", "_Segmentation.PNG", "-Mask.tif")),
+        *((f"ISIC_0{end}", True) for end in ("_seg.gif", "_superpixels.png", "_attribute_net.png")),
+        *((f"{name}.png", False) for name in ("mask", "damask", "unmasked_1", "lesion", "seg")),
+        # Left to the pixels.
+        *(
+            (f"{name}.png", False)
+            for name in ("ISIC_0", "mask_ISIC_0", "ISIC_0_lesion", "ISIC_0_gt")
+        ),
     ],
 )
-def test_names_of_masks(name, image_id):
-    assert is_named_mask(name)
-    path = Path("masks") / name
-    assert is_of_lesion(path) == (image_id is not None)
-    assert image_id in (None, masked_id(path))
-
-
-def test_other_names_are_left_to_the_pixels():
-    for name in ("mask.jpg", "damask.jpg", "unmasked_1.jpg", "lesion.png", "seg.png"):
-        assert not is_named_mask(name)
-    for name in ("ISIC_0.png", "mask_ISIC_0.png", "ISIC_0_lesion.bmp", "ISIC_0_gt.png"):
-        assert not is_named_mask(name)
-        assert masked_id(Path(name)) == "ISIC_0"
+def test_names_of_masks(name, named):
+    assert is_named_mask(name) == named
+    if "ISIC_0" in name and is_of_lesion(Path(name)):
+        assert masked_id(Path("masks") / name) == "ISIC_0"
 
 
 @pytest.mark.parametrize(

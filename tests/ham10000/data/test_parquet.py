@@ -7,7 +7,6 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from examples.ham10000.cli import main
 from examples.ham10000.data.index import CLASSES, read_index
 
 # As a mirror of the data set has them, in the order of the classes.
@@ -57,10 +56,6 @@ def hub(tmp_path):
     return tmp_path / "hub"
 
 
-def unpack(hub, out):
-    return main(["unpack", "--data", str(hub), "--out", str(out)])
-
-
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -73,22 +68,14 @@ def unpack(hub, out):
     ],
     ids=["codes", "long names", "spaces", "numbers", "paths", "plain bytes"],
 )
-def test_every_form_of_the_columns(folder, hub, tmp_path, capsys, change, names):
+def test_every_form_of_the_columns(folder, hub, tmp_path, command, change, names):
     rows = rows_of(folder, **change)
     write(hub / "data" / "train-00000-of-00002.parquet", rows[:40], names)
     write(hub / "data" / "test-00000-of-00001.PARQUET", rows[38:], names)  # two of them twice
-    assert unpack(hub, tmp_path / "out") == 0
-    assert "70 images are in" in capsys.readouterr().out
-    assert facts(tmp_path / "out") == facts(folder)
-    assert main(["check", "--data", str(tmp_path / "out")]) == 0
-
-
-def test_the_commands_say_what_it_is(folder, hub, tmp_path, capsys):
-    write(hub / "data" / "train.parquet", rows_of(folder))
-    assert main(["check", "--data", str(hub)]) == 1
-    said = capsys.readouterr().out
-    assert "Parquet files of Hugging Face (1, with columns image, image_id, lesion_id, dx" in said
-    assert f"unpack --data {hub} --out NEW_DIR" in said
+    out = tmp_path / "out"
+    assert "70 images are in" in command(0, "unpack", "--data", hub, "--out", out)
+    assert facts(out) == facts(folder)
+    command(0, "check", "--data", out)
 
 
 NO_BYTES, TEXT = {"bytes": None, "path": "a.jpg"}, {"bytes": b"text", "path": ""}
@@ -109,22 +96,23 @@ NO_BYTES, TEXT = {"bytes": None, "path": "a.jpg"}, {"bytes": b"text", "path": ""
     ],
 )
 def test_what_cannot_be_used_is_named_and_leaves_nothing(
-    folder, hub, tmp_path, capsys, whole, row, change, message
+    folder, hub, tmp_path, command, whole, row, change, message
 ):
     rows = rows_of(folder)
     write(hub / "train.parquet", [*rows[:whole], {**rows[row], **change}])
     before = sorted(tmp_path.iterdir())
-    assert unpack(hub, tmp_path / "out") == 2
-    assert message in capsys.readouterr().err
+    assert message in command(2, "unpack", "--data", hub, "--out", tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, capsys, monkeypatch):
+def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, command, monkeypatch):
     def refused(message, data=hub, out=tmp_path / "out"):
-        assert unpack(data, out) == 2
-        assert message in capsys.readouterr().err
+        assert message in command(2, "unpack", "--data", data, "--out", out)
 
-    file = write(hub / "train.parquet", rows_of(folder))
+    file = write(hub / "data" / "train.parquet", rows_of(folder))
+    said = command(1, "check", "--data", hub)
+    assert "Parquet files of Hugging Face (1, with columns image, image_id, lesion_id, dx" in said
+    assert f"unpack --data {hub} --out NEW_DIR" in said
     refused("exists: name a new folder", out=folder)
     refused("no .parquet files in", folder)
     refused("no folder", tmp_path / "nowhere")
@@ -141,12 +129,12 @@ def test_files_and_folders_that_will_not_do(folder, hub, tmp_path, capsys, monke
     refused("have no rows: download them again")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused("pip install pyarrow")
-    assert main(["check", "--data", str(hub)]) == 1
-    assert "Parquet files of Hugging Face (1): write them" in capsys.readouterr().out
+    said = command(1, "check", "--data", hub)
+    assert "Parquet files of Hugging Face (1): write them" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_ids_may_be_numbers(folder, hub, tmp_path):
+def test_ids_may_be_numbers(folder, hub, tmp_path, command):
     write(hub / "a.parquet", rows_of(folder, image_id=lambda image: int(image.image_id[-2:])))
-    assert unpack(hub, tmp_path / "o") == 0
-    assert {"0", "1"} <= facts(tmp_path / "o").keys()
+    command(0, "unpack", "--data", hub, "--out", tmp_path / "out")
+    assert {"0", "1"} <= facts(tmp_path / "out").keys()

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.ham10000.cli import main
 from examples.ham10000.config import PARTS, read_options
 from examples.ham10000.data.index import CLASSES, SHIPPED, Image, read_index
 from examples.ham10000.data.splits import (
@@ -29,36 +28,34 @@ from tests.ham10000.finished import begin
 
 @pytest.mark.parametrize(("protocol", "low", "high"), [("lesion", 0, 0), ("paper", 0.34, 0.40)])
 def test_the_command_writes_the_papers_sizes_and_prints_the_leak(
-    ham10000, tmp_path, capsys, protocol, low, high
+    ham10000, tmp_path, command, protocol, low, high
 ):
     file = tmp_path / "split.csv"
-    command = ["split", "--data", str(ham10000), "--protocol", protocol, "--out", str(file)]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
+    words = ["split", "--data", ham10000, "--protocol", protocol, "--out", file]
+    printed = command(0, *words)
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["image_id", "lesion_id", "dx", "split"]
-    total, counts = Counter(), Counter()
-    for row in rows:
-        total[row["dx"]] += 1
-        counts[row["split"], row["dx"]] += 1
+    total = Counter(row["dx"] for row in rows)
+    counts = Counter((row["split"], row["dx"]) for row in rows)
     assert sum(total.values()) == 10_015
     assert sum(n // 10 for n in total.values()) == 998  # the paper's test set
     assert all(counts["test", dx] == counts["val", dx] == n // 10 for dx, n in total.items())
-
-    def leaked(lesions):
-        seen = {lesions(row["lesion_id"]) for row in rows if row["split"] == "train"}
-        return sum(lesions(r["lesion_id"]) in seen for r in rows if r["split"] == "test") / 998
-
-    assert low <= leaked(str) <= high
-    assert f"is in train ({leaked(str):.3f} by lesion_id alone)" in printed
-    with SHIPPED.open(newline="") as stream:
-        twins = [tuple(row.values()) for row in csv.DictReader(stream)]
     ids = {row["image_id"]: row["lesion_id"] for row in rows}
-    one = {ids[first]: ids[second] for first, second in twins}
-    assert f"leak: {leaked(lambda name: one.get(name, name)):.3f} of the test" in printed
-    assert main(command) == 2
-    assert "exists: name a new file" in capsys.readouterr().err
+    with SHIPPED.open(newline="") as stream:
+        one = {ids[first]: ids[second] for first, second in list(csv.reader(stream))[1:]}
+
+    def leaked(names):
+        lesions = {
+            part: [names.get(r["lesion_id"], r["lesion_id"]) for r in rows if r["split"] == part]
+            for part in PARTS
+        }
+        return sum(name in set(lesions["train"]) for name in lesions["test"]) / 998
+
+    assert low <= leaked({}) <= high
+    shown = f"leak: {leaked(one):.3f} of the test images show a lesion that is in train"
+    assert f"{shown} ({leaked({}):.3f} by lesion_id alone)" in printed
+    assert "exists: name a new file" in command(2, *words)
     images = read_index(ham10000)
     assert read_split(file, images) == PROTOCOLS[protocol](images, 0) != by_lesion(images, 4)
 
@@ -144,47 +141,36 @@ def test_too_few_images_of_a_class_are_an_error():
         leak(images, {"train": [0], "val": [], "test": []})
 
 
-BOTH = ["--folds", "5", "--fold", "1"]
-REFUSALS = [
-    (["--folds", "5"], "--folds 5 needs --fold, the one that is tested: 0 to 4"),
-    (["--fold", "0"], "--fold 0 needs --folds, the number of all folds"),
-    (["--folds", "1", "--fold", "0"], "--folds must be at least 2, got 1"),
-    (["--folds", "5", "--fold", "5"], "--fold must be 0 to 4 with --folds 5, got 5"),
-    (["--folds", "5", "--fold", "-1"], "--fold must be 0 to 4 with --folds 5, got -1"),
-    ([*BOTH, "--protocol", "paper"], "--folds is for --protocol lesion, not for paper"),
-    (["--folds", "11", "--fold", "0"], "class akiec has 10 lesions: too few for --folds 11"),
-    ([*BOTH, "--split-file", "s.csv"], "--folds and --split-file both say what is tested"),
-]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--folds 5", "--folds 5 needs --fold, the one that is tested: 0 to 4"),
+        ("--fold 0", "--fold 0 needs --folds, the number of all folds"),
+        ("--folds 1 --fold 0", "--folds must be at least 2, got 1"),
+        ("--folds 5 --fold 5", "--fold must be 0 to 4 with --folds 5, got 5"),
+        ("--folds 5 --fold -1", "--fold must be 0 to 4 with --folds 5, got -1"),
+        ("--folds 5 --fold 1 --protocol paper", "--folds is for --protocol lesion, not for paper"),
+        ("--folds 11 --fold 0", "class akiec has 10 lesions: too few for --folds 11"),
+    ],
+)
+def test_options_that_do_not_go_together(folder, tmp_path, options, message, command):
+    out = tmp_path / "s.csv"
+    assert message in command(2, "split", "--data", folder, "--out", out, *options.split())
+    assert not out.exists()
 
 
-@pytest.mark.parametrize(("options", "message"), REFUSALS)
-def test_options_that_do_not_go_together(folder, tmp_path, options, message, capsys):
-    for command, out in [("split", "s.csv"), ("train", "run")]:
-        if command == "train" or "--split-file" not in options:
-            assert (
-                main([command, "--data", str(folder), "--out", str(tmp_path / out), *options]) == 2
-            )
-            assert message in capsys.readouterr().err
-            assert not (tmp_path / out).exists()
-
-
-def test_the_command_splits_by_fold_and_seed(folder, tmp_path, capsys):
+def test_the_command_splits_by_fold_and_seed(folder, tmp_path, command):
     def split(*options):
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
-        assert main(["split", "--data", str(folder), "--out", str(file), *options]) == 0
-        return [line.split(",") for line in file.read_text().splitlines()[1:]]
+        printed = command(0, "split", "--data", folder, "--out", file, *options)
+        return printed.splitlines()[0], file.read_text()
 
-    assert split() == split("--seed", "0") != split("--seed", "1")
-    capsys.readouterr()
-    tests = []
-    for fold in "01":
-        rows = split("--seed", fold, "--folds", "2", "--fold", fold)
-        assert capsys.readouterr().out.startswith("28 train, 7 val, 35 test images\n")
-        tests += [row[0] for row in rows if row[3] == "test"]
-    assert sorted(tests) == sorted(image.image_id for image in read_index(folder))
-    split("--folds", "10", "--fold", "0")  # as many as there are lesions
+    assert split() == split("--seed", 0) != split("--seed", 1)
+    for fold in (0, 1):
+        assert split("--folds", 2, "--fold", fold)[0] == "28 train, 7 val, 35 test images"
+    split("--folds", 10, "--fold", 0)  # as many as there are lesions
     with pytest.raises(SystemExit):  # which trains by the paper's protocol
-        main(["reproduce", "--table", "5", "--data", str(folder), *BOTH])
+        command(2, "reproduce", "--table", 5, "--data", folder, "--folds", 5, "--fold", 1)
 
 
 def test_a_run_says_which_fold_it_tested(tmp_path):
@@ -222,7 +208,7 @@ def test_files_that_do_not_fit_the_data_are_refused(split_file, row, message):
     file, images = split_file
     lines = file.read_text().splitlines()
     assert lines[32].startswith("ISIC_31,")
-    lines[32:33] = [row] if row else []
+    lines[32] = row
     file.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=message):
         read_split(file, images)
@@ -230,14 +216,13 @@ def test_files_that_do_not_fit_the_data_are_refused(split_file, row, message):
 
 def test_rows_may_stand_in_any_order_and_some_be_left_out(split_file, tmp_path):
     file, images = split_file
-    before = read_split(file, images)
+    before = names(images, read_split(file, images))
     header, *rows = file.read_text().splitlines()
     file.write_text("\n".join([header, *rows[::-1]]))
-    assert read_split(file, images) == before
+    assert names(images, read_split(file, images)) == before
     file.write_text("\n".join([header, *rows[9:]]))
     left = {image.image_id for image in images[9:]}
-    assert names(images, read_split(file, images, complete=False)) == {
-        part: chosen & left for part, chosen in names(images, before).items()
-    }
+    expected = {part: chosen & left for part, chosen in before.items()}
+    assert names(images, read_split(file, images, complete=False)) == expected
     with pytest.raises(FileNotFoundError, match=r"no split file .*nowhere"):
         read_split(tmp_path / "nowhere", images)

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from attnblocks.gates import report as gate_reports
@@ -16,13 +15,7 @@ from examples.ham10000.data.layouts import LESION_MASKS
 from examples.ham10000.data.load import load_data
 from examples.ham10000.evaluate import evaluate_run, load_best
 from examples.ham10000.report import attention
-
-
-def square(image: Image.Image) -> np.ndarray:
-    """What the network of the run sees: 55 pixels high, and the centre of 48 by 48."""
-    small = image.resize((round(image.width * 55 / image.height), 55), Image.Resampling.BILINEAR)
-    left = round((small.width - 48) / 2)
-    return np.asarray(small.crop((left, 4, left + 48, 52)))
+from tests.ham10000.report.pages import seen
 
 
 def test_what_the_gates_do_and_how_much_of_it_is_on_the_lesion(run, page, probabilities, truth):
@@ -46,7 +39,7 @@ def test_what_the_gates_do_and_how_much_of_it_is_on_the_lesion(run, page, probab
         with torch.no_grad():
             module(torch.from_numpy(data.pixels[[place]][:, :, 4:52, 4:52]))
         with Image.open(run / "synthetic" / LESION_MASKS / f"{name}_segmentation.png") as file:
-            mask = square(file) >= 128
+            mask = seen(file) >= 128
         for site in sites:
             (x, y), both = kept[site], kept[site, "coord"]  # of the rows, then of the columns
             of_rows, of_columns = both[:, :, : x.shape[2]], both[:, :, x.shape[2] :]
@@ -87,20 +80,8 @@ def test_attention_is_read_in_batches_of_the_run(run, monkeypatch):
         return attention_maps(model, images)
 
     monkeypatch.setattr(gate_reports, "attention_maps", record)
-    monkeypatch.setattr(attention, "show_attention", lambda *_: Figure())  # drawing takes long
     evaluation = evaluate_run(run, run / "synthetic", "test", 0)
-
-    def read(batch_size):
-        config = replace(evaluation.config, batch_size=batch_size)
-        return attention.read_attention(replace(evaluation, config=config))["gates"]
-
-    found = read(5)
-    assert sum(sizes) == found.images == 33
+    config = replace(evaluation.config, batch_size=5)
+    found = attention.gates_of_part(replace(evaluation, config=config))
+    assert sum(sizes) == found.images == found.marked == 33
     assert max(sizes) <= 5
-    once = read(1000)
-    assert found.marked == once.marked > 0
-    assert found.area == pytest.approx(once.area)
-    for site, other in zip(found.sites, once.sites, strict=True):
-        assert site.on_where == pytest.approx(other.on_where, rel=1e-5)
-        for gate, wanted in zip(site.gates, other.gates, strict=True):
-            assert (gate.mean, gate.spread) == pytest.approx((wanted.mean, wanted.spread), rel=1e-4)
