@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from examples.ham10000 import processes
 from examples.ham10000.arguments import parse
-from examples.ham10000.config import FIELDS, NOTICE
+from examples.ham10000.config import FIELDS, NOTICE, Config
 from examples.ham10000.files import moved_into_place
-from examples.ham10000.given import in_range, train_config
-from examples.ham10000.rules import check_folds, check_outside, flag
+from examples.ham10000.given import train_config
+from examples.ham10000.rules import check_folds, check_outside, flag, said
 from examples.ham10000.study.arms import STUDIES
 
 
@@ -216,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable(logging.INFO)  # Lightning's bar says enough
     try:
         numbers = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
-        in_range({"out": Path(), **{k: v for k, v in numbers.items() if k in FIELDS}})
+        Config(**{"out": Path(), **{k: v for k, v in numbers.items() if k in FIELDS}})
         processes.join()
         return COMMANDS[options.command](options)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -245,4 +247,5 @@ def _check_new(out: Path | None, kind: str) -> None:
 def _complain(error: object) -> None:
     """Print an error, in every process: it may be in one of them only."""
     where = f" in process {processes.rank()}" if processes.count() > 1 else ""
-    print(f"error{where}: {error}", file=sys.stderr)
+    text = said(error) if isinstance(error, ValidationError) else error
+    print(f"error{where}: {text}", file=sys.stderr)
