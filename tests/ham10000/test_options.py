@@ -12,8 +12,10 @@ import pytest
 from examples.ham10000 import given
 from examples.ham10000.arguments import parse
 from examples.ham10000.cli import main
+from examples.ham10000.config import ATTENTION
 from examples.ham10000.data.index import read_index
 from examples.ham10000.given import train_config
+from examples.ham10000.rules import gates_with_rate
 from examples.ham10000.run import IMAGES
 from tests.ham10000.runs import QUICK
 
@@ -40,7 +42,6 @@ def test_defaults_are_the_papers_with_data_and_small_without():
 NEW = [
     ("", "fresh", 1e-3),
     ("--init inherit", "inherit", 1e-3),
-    ("--attention CBAM", "fresh", 1e-3),
     ("--attention SE", None, 1e-3),
     ("--insert layer1", "identity", 1e-3),
     ("--attention identity", None, None),
@@ -78,6 +79,12 @@ def test_start_rates_warm_up_and_clipping_go_by_weights(options, init, gate_lr, 
     assert (made.init, made.warmup, made.clip_grad_norm) == (init, warmup, clip)
     assert made.gate_lr == (gate_lr if gate_lr is None else pytest.approx(gate_lr))
     assert made.gate_weight_decay == (None if gate_lr is None else 0.2)
+
+
+def test_gates_with_a_rate_of_their_own_are_those_of_places():
+    places = dict.fromkeys(("CaCo", "CoordAtt", "SeCo"), ("rows", "columns"))
+    places |= {"CBAM": ("positions",), "SE": ("channel",)}
+    assert {name: gates_with_rate(name) for name in ATTENTION if gates_with_rate(name)} == places
 
 
 def test_the_help_says_the_defaults_with_weights_and_without(capsys):
