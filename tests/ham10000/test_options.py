@@ -172,6 +172,7 @@ LIGHT = [
 ]
 PROGRAM = """
 import contextlib, io, json, sys
+sys.modules.update(dict.fromkeys(("torch", "lightning", "numpy", "PIL")))  # not to be imported
 from examples.ham10000.cli import main
 found = []
 for words in json.load(sys.stdin):
@@ -179,10 +180,9 @@ for words in json.load(sys.stdin):
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 code = main(words.split())
-            except SystemExit as stop:
-                code = stop.code
+            except (SystemExit, ImportError) as stop:
+                code = getattr(stop, "code", str(stop))
     found.append((code, errors.getvalue()))
-assert not {"torch", "lightning", "numpy", "PIL"} & sys.modules.keys()
 print(json.dumps(found))
 """
 
