@@ -217,12 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.disable(logging.INFO)  # Lightning's bar says enough
     try:
-        numbers = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
-        Config(**{"out": Path(), **{k: v for k, v in numbers.items() if k in FIELDS}})
+        numbers = {k: v for k, v in vars(options).items() if type(v) in (int, float)}
+        Config(out=Path(), **{k: v for k, v in numbers.items() if k in FIELDS})
         processes.join()
         return COMMANDS[options.command](options)
     except (ValueError, OSError, FloatingPointError) as error:
-        _complain(error)
+        _complain(said(error) if isinstance(error, ValidationError) else error)
         return 1 if isinstance(error, FloatingPointError) else 2
     except (MemoryError, RuntimeError) as error:
         known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -247,5 +247,4 @@ def _check_new(out: Path | None, kind: str) -> None:
 def _complain(error: object) -> None:
     """Print an error, in every process: it may be in one of them only."""
     where = f" in process {processes.rank()}" if processes.count() > 1 else ""
-    text = said(error) if isinstance(error, ValidationError) else error
-    print(f"error{where}: {text}", file=sys.stderr)
+    print(f"error{where}: {error}", file=sys.stderr)
