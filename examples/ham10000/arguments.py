@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
     _add(group, "--fold", text, int, "K", nargs="+")
     _add(group, "--minutes", "begin no run after so many", float, "M")
     text = "train as the paper: its network, 224 pixels, 100 epochs"
-    group.add_argument("--as-paper", action="store_true", default=SUPPRESS, help=text)
+    group.add_argument("--as-paper", action="store_true", help=text)
     text = "run nothing: write tables and picture from the predictions in a folder, into it"
     _add(group, "--report", text, _path, "DIR")
     _add_run(options, ROWS, SAID_BY_ROWS)
@@ -145,13 +145,12 @@ def _add_of_run(group: Any, name: str, text: str | None = None) -> None:
     elif "default" not in text and not (DEFAULTS[name] is None or DEFAULTS[name] is False):
         text += f"; default: {DEFAULTS[name]}"
     settings: dict[str, Any] = {"help": text}
-    kind, *others = _kinds(field.annotation)
-    if kind is bool:
+    kinds = _kinds(field.annotation)
+    if bool in kinds:
         settings["action"] = "store_true"
     else:
-        settings |= {"type": TYPES.get(name) or TYPES.get(kind, _text), "metavar": field.title}
-    if isinstance(kind, str):
-        settings["choices"] = [kind, *(other for other in others if isinstance(other, str))]
+        settings |= {"type": TYPES.get(name) or TYPES.get(kinds[0], _text), "metavar": field.title}
+        settings["choices"] = [kind for kind in kinds if isinstance(kind, str)] or None
     if name == "insert":
         settings["nargs"] = "+"
     if group.argument_default is None:

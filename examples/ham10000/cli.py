@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from examples.ham10000 import processes
 from examples.ham10000.arguments import parse
-from examples.ham10000.config import FIELDS, NOTICE
+from examples.ham10000.config import FIELDS, NOTICE, Config
 from examples.ham10000.files import moved_into_place
-from examples.ham10000.given import in_range, train_config
-from examples.ham10000.rules import check_folds, check_outside, flag
+from examples.ham10000.given import train_config
+from examples.ham10000.rules import check_folds, check_outside, flag, said
 from examples.ham10000.study.arms import STUDIES
 
 
@@ -215,12 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.disable(logging.INFO)  # Lightning's bar says enough
     try:
-        numbers = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
-        in_range({"out": Path(), **{k: v for k, v in numbers.items() if k in FIELDS}})
+        numbers = {k: v for k, v in vars(options).items() if type(v) in (int, float)}
+        Config(out=Path(), **{k: v for k, v in numbers.items() if k in FIELDS})
         processes.join()
         return COMMANDS[options.command](options)
     except (ValueError, OSError, FloatingPointError) as error:
-        _complain(error)
+        _complain(said(error) if isinstance(error, ValidationError) else error)
         return 1 if isinstance(error, FloatingPointError) else 2
     except (MemoryError, RuntimeError) as error:
         known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

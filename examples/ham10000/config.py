@@ -26,6 +26,7 @@ Attention = Literal["CBAM", "CaCo", "CoordAtt", "Eca", "SE", "SeCo", "Constant",
 Init = Literal["fresh", "inherit", "fitted", "identity", "loaded"]
 Loss = Literal["cross-entropy", "focal", "ldam", "joint"]
 Schedule = Literal["cosine", "constant"]
+Monitor = Literal["val_mean_recall", "val_accuracy", "val_macro_f1", "val_loss"]
 PARTS, PROTOCOLS, LOSSES, SCHEDULES = map(get_args, (Part, Protocol, Loss, Schedule))
 ATTENTION: tuple[str, ...] = get_args(Attention)
 """The blocks of attnblocks, named here so that options need no torch; and what is none of them."""
@@ -37,12 +38,7 @@ PAPER_MODELS = {
     "MobileNetV3-Small": "tv/mobilenet_v3_small",
 }
 """The backbones of the paper, by its own names."""
-MONITORS = {
-    "val_mean_recall": "max",
-    "val_accuracy": "max",
-    "val_macro_f1": "max",
-    "val_loss": "min",
-}
+MONITORS = {name: "min" if name == "val_loss" else "max" for name in get_args(Monitor)}
 """Figures that can choose the checkpoint, and whether more or less of them is better."""
 
 
@@ -136,9 +132,7 @@ class Config:
     """largest norm of the gradient, or none; default: with --weights 1; else none"""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """of the training"""
-    monitor: Literal["val_mean_recall", "val_accuracy", "val_macro_f1", "val_loss"] = Field(
-        "val_mean_recall"
-    )
+    monitor: Monitor = "val_mean_recall"
     """figure that chooses the checkpoint"""
     seed: int = Field(0, ge=0, lt=2**32)
     """of split, initial weights, order, augmentation and dropout"""

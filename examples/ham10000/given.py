@@ -5,8 +5,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from examples.ham10000.config import (
     DEFAULTS,
     PAPER,
@@ -16,7 +14,7 @@ from examples.ham10000.config import (
     Init,
     read_options,
 )
-from examples.ham10000.rules import FASTER, LOSSES_WITH, OWN_START, flag, gates_with_rate, said
+from examples.ham10000.rules import FASTER, LOSSES_WITH, OWN_START, flag, gates_with_rate
 
 FASTER_STARTS = ("inherit", "fitted", "identity")
 """The starts of blocks with a faster ``gate_lr`` by default; not of ``SE``, inserted too: it would
@@ -24,14 +22,6 @@ be the rate of the network's own as well."""
 WARMUP_SHARE, MOST_WARMUP, CLIP_GRAD_NORM = 0.125, 1.0, 1.0
 """The defaults with pre-trained weights: ``warmup`` as a share of the epochs, the most of it, and
 ``clip_grad_norm``. Without both a network can lose, at these rates, what its weights know."""
-
-
-def in_range(options: dict[str, Any]) -> Config:
-    """The options, with the defaults of the rest; ValueError where one is out of its range."""
-    try:
-        return Config(**options)
-    except ValidationError as error:
-        raise ValueError(said(error)) from error
 
 
 def train_config(given: dict[str, Any], *, as_paper: bool = False) -> Config:
@@ -66,7 +56,7 @@ def train_config(given: dict[str, Any], *, as_paper: bool = False) -> Config:
         name = "{model}-{attention}-{loss}-seed{seed}".format(**options).replace("/", "-")
         fold = "" if options["fold"] is None else f"-fold{options['fold']}"
         options["out"] = Path("runs", f"{time}-{name}{fold}")
-    config = in_range(options)
+    config = Config(**options)
     config.check()
     if config.init is None:
         config = replace(config, init=_default_init(config))
