@@ -76,6 +76,7 @@ def _choices(configs: list[Config]) -> str:
     """The settings that the paper does not give, as options of ``train``."""
     chosen: dict[str, list[object]] = {}
     for config in configs:
+        # Named where they are not those of the other layers.
         of_gates = {"gate_lr": config.lr, "gate_weight_decay": config.weight_decay}
         for name, unnamed in {**_UNSAID, **of_gates}.items():
             value = getattr(config, name)
