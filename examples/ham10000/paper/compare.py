@@ -35,9 +35,9 @@ def read_runs(folders: Sequence[Path]) -> list[Tested]:
     """
     if len(folders) < 2:
         raise ValueError("give at least two runs to compare")
-    for one, other in itertools.combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise ValueError(f"{one} and {other} are the same run")
+    for folder, other in itertools.combinations(folders, 2):
+        if folder.resolve() == other.resolve():
+            raise ValueError(f"{folder} and {other} are the same run")
     runs = [read_run(folder) for folder in folders]
     plain = [run for run in runs if run.config.folds is None]
     if len(plain) == len(runs):
