@@ -23,8 +23,6 @@ EPOCHS = [
 SE = "mobilenet_v3_small-pretrained-SE-cross-entropy"
 """How the folders of the row SE begin: its split and its seed follow."""
 
-CACO = {"attention": "CaCo", "init": "fitted"}
-
 CLASSES = ["AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"]
 
 

@@ -23,18 +23,10 @@ _STATED = {
 
 _UNSAID = {
     **dict.fromkeys(("init", "schedule", "monitor", "recompute_bn")),
-    **{
-        name: DEFAULTS[name]
-        for name in (
-            *("class_weights", "focal_weight", "ldam_weight", "drw_start"),
-            *("warmup", "clip_grad_norm", "precision"),
-        )
-    },
+    **{name: DEFAULTS[name] for name in ("class_weights", "focal_weight", "ldam_weight")},
+    **{name: DEFAULTS[name] for name in ("drw_start", "warmup", "clip_grad_norm", "precision")},
 }
 """Options that it does not give, with the value that need not be named."""
-
-_OF_GATES = {"gate_lr": "lr", "gate_weight_decay": "weight_decay"}
-"""Options for the layers that make gates; named where they are not those of the other layers."""
 
 
 def caption(results: Results) -> list[str]:
@@ -82,15 +74,14 @@ def _differences(results: Results) -> list[str]:
 
 def _choices(configs: list[Config]) -> str:
     """The settings that the paper does not give, as options of ``train``."""
-    said = []
-    for name in (*_UNSAID, *_OF_GATES):
-        others = [
-            getattr(c, _OF_GATES[name]) if name in _OF_GATES else _UNSAID[name] for c in configs
-        ]
-        values = [getattr(config, name) for config in configs]
-        named = [v for v, other in zip(values, others, strict=True) if v not in (None, other)]
-        if named:
-            said.append(f"{flag(name)} {_listed(named)}")
+    chosen: dict[str, list[object]] = {}
+    for config in configs:
+        # Named where they are not those of the other layers.
+        of_gates = {"gate_lr": config.lr, "gate_weight_decay": config.weight_decay}
+        for name, unnamed in {**_UNSAID, **of_gates}.items():
+            value = getattr(config, name)
+            chosen.setdefault(name, []).extend([] if value in (None, unnamed) else [value])
+    said = [f"{flag(name)} {_listed(values)}" for name, values in chosen.items() if values]
     sentences = [f"Chosen here, because the paper does not say: {', '.join(said)}."]
     if any(config.init == "fitted" for config in configs):
         sentences.append("Fitted blocks start as near to the network's own SE as they get.")
@@ -102,19 +93,17 @@ def _choices(configs: list[Config]) -> str:
 def notes(results: Results) -> list[str]:
     """How to read the columns of a table."""
     counts = {len(runs) for runs in results.rows.values()}
-    spread = []
-    if 1 in counts:
-        spread.append(
-            "In brackets, where a row has one seed: 95 % interval from a bootstrap over the "
-            "lesions of the test part. It says nothing of another seed."
-        )
-    if counts - {0, 1}:
-        spread.append(
-            "±, where a row has several seeds: mean and sample standard deviation over the seeds, "
-            "each of which draws a split of its own."
-        )
+    one_seed = (
+        "In brackets, where a row has one seed: 95 % interval from a bootstrap over the lesions of "
+        "the test part. It says nothing of another seed."
+    )
+    several = (
+        "±, where a row has several seeds: mean and sample standard deviation over the seeds, each "
+        "of which draws a split of its own."
+    )
     return [
-        *spread,
+        *([one_seed] if 1 in counts else []),
+        *([several] if counts - {0, 1} else []),
         "The paper's BACC stands beside our mean recall. That is an inference: by the formula that "
         "the paper prints, (sensitivity + specificity) / 2, here bacc_formula, its best row of "
         "86.35 % would have a mean recall of only about 74 %.",

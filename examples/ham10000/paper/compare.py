@@ -26,47 +26,49 @@ RESAMPLES = 2000
 
 
 def read_runs(folders: Sequence[Path]) -> list[Tested]:
-    """Read runs that were tested on the same images.
+    """Read runs that were tested on the same images; those of folds are pooled to arms.
 
-    Runs of folds are pooled: those that differ in nothing but the fold are an arm, which has the
-    test images of all its folds. FileNotFoundError: a folder has no run, or one that is not
-    finished. ValueError: there are fewer than two runs or arms, a run is given twice, its files
-    are damaged, the test images of two runs differ, or an arm lacks a fold.
+    Runs that differ in nothing but the fold are an arm, which has the test images of all its folds.
+    FileNotFoundError: a folder has no run, or one that is not finished. ValueError: there are fewer
+    than two runs or arms, a run is given twice, its files are damaged, the test images of two runs
+    differ, or an arm lacks a fold.
     """
     if len(folders) < 2:
         raise ValueError("give at least two runs to compare")
-    places: dict[Path, Path] = {}
-    for folder in folders:
-        if places.setdefault(folder.resolve(), folder) is not folder:
-            raise ValueError(f"{places[folder.resolve()]} and {folder} are the same run")
-    first, *others = arms = _arms([read_run(folder) for folder in folders])
-    if not others:
-        raise ValueError(
-            f"all {len(folders)} runs are folds of one arm, that of {folders[0]}: give the folds "
-            "of another arm too"
-        )
-    for other in others:
-        if len(other) != len(first):
-            raise ValueError(
-                f"the arms of {first[0].folder} and {other[0].folder} have other folds: "
-                f"{len(first)} and {len(other)} of them"
-            )
-        for one, same in zip(first, other, strict=True):
-            check_same_images(one, same)
-    return [pool(arm) if arm[0].config.folds is not None else arm[0] for arm in arms]
-
-
-def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
-    """The folds of each arm in their order; a run without folds is an arm by itself."""
+    for folder, other in itertools.combinations(folders, 2):
+        if folder.resolve() == other.resolve():
+            raise ValueError(f"{folder} and {other} are the same run")
+    runs = [read_run(folder) for folder in folders]
     plain = [run for run in runs if run.config.folds is None]
     if len(plain) == len(runs):
-        return [[run] for run in runs]
+        for run in runs[1:]:
+            check_same_images(runs[0], run)
+        return runs
     if plain:
         fold = next(run for run in runs if run.config.folds is not None)
         raise ValueError(
             f"{fold.folder} was tested on {fold.config.split_name}, {plain[0].folder} on "
             f"{plain[0].config.split_name}: folds are compared with folds only"
         )
+    first, *others = arms = _arms(runs)
+    if not others:
+        raise ValueError(
+            f"all {len(folders)} runs are folds of one arm, that of {folders[0]}: give the folds "
+            "of another arm too"
+        )
+    for arm in others:
+        if len(arm) != len(first):
+            raise ValueError(
+                f"the arms of {first[0].folder} and {arm[0].folder} have other folds: "
+                f"{len(first)} and {len(arm)} of them"
+            )
+        for one, same in zip(first, arm, strict=True):
+            check_same_images(one, same)
+    return [pool(arm) for arm in arms]
+
+
+def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
+    """The folds of each arm in their order."""
     arms: dict[str, list[Tested]] = {}
     for run in runs:
         # Of a file of weights, one for each fold, the name is what they have alike.
@@ -80,14 +82,12 @@ def _arms(runs: Sequence[Tested]) -> list[list[Tested]]:
 
 def _check_folds(arm: Sequence[Tested], hint: str) -> None:
     """Raise ValueError unless each fold is there once."""
-    config, given = arm[0].config, Counter(run.config.fold for run in arm)
-    missing = [str(fold) for fold in range(config.folds or 0) if given[fold] == 0]
-    twice = [str(fold) for fold in range(config.folds or 0) if given[fold] > 1]
-    faults = [
-        f"fold(s) {', '.join(folds)} {words}"
-        for folds, words in ((missing, "missing"), (twice, "given twice"))
-        if folds
-    ]
+    config, given = arm[0].config, Counter(str(run.config.fold) for run in arm)
+    folds = [str(fold) for fold in range(config.folds or 0)]
+    missing = ", ".join(fold for fold in folds if given[fold] == 0)
+    twice = ", ".join(fold for fold in folds if given[fold] > 1)
+    faults = [f"fold(s) {missing} missing"] if missing else []
+    faults += [f"fold(s) {twice} given twice"] if twice else []
     if faults:
         raise ValueError(
             f"the arm of {arm[0].folder} ({config.network_name}, {config.loss}, seed "
@@ -118,29 +118,37 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     those of :func:`read_runs`.
     """
     runs = read_runs(folders)
-    first, *others = runs
-    resamples = RESAMPLES * len(others)
-    level = 1 - 0.05 / len(others)  # Bonferroni
-    of_first, *of_others = (_resampled(run, resamples) for run in runs)
-    pairs = zip(others, of_others, strict=True)
-    comparisons = [_against(first, other, of_first, drawn, level) for other, drawn in pairs]
+    number = len(runs) - 1
+    folds = runs[0].config.folds
+    resamples, level = RESAMPLES * number, 1 - 0.05 / number  # Bonferroni
+    drawn = [_resampled(run, resamples) for run in runs]
+    comparisons = []
+    for run, figures_of_run in zip(runs[1:], drawn[1:], strict=True):
+        differences = {}
+        for name in HEADLINES:
+            of = differ(figures_of_run[name], drawn[0][name], level)
+            differences[name] = {
+                "difference": of.value,
+                "interval": [of.low, of.high],
+                "told_apart": of.told_apart,
+            }
+        comparisons.append({"differences": differences, **_counts(runs[0], run)})
     adjusted = holm([comparison["mcnemar"]["p"] for comparison in comparisons])
-    for number, comparison in enumerate(comparisons, start=2):
-        comparison["run"] = number
-        comparison["mcnemar"]["p_holm"] = adjusted[number - 2]
+    for place, (comparison, p) in enumerate(zip(comparisons, adjusted, strict=True), start=2):
+        comparison["run"] = place
+        comparison["mcnemar"]["p_holm"] = p
         comparison["verdict"] = verdict(comparison)
     names = run_names([run.folder for run in runs])
-    folds = first.config.folds
     return {
-        "data": first.data,
+        "data": runs[0].data,
         "part": "test" if folds is None else f"{folds} folds pooled",
-        "images": first.summary["images"],
-        "lesions": first.summary["lesions"],
+        "images": runs[0].summary["images"],
+        "lesions": runs[0].summary["lesions"],
         "runs": [_describe(run, name) for run, name in zip(runs, names, strict=True)],
         "options_that_differ": differing_options(runs),
         "bootstrap": {"seed": SEED, "resamples": resamples, "level": level},
         "comparisons": comparisons,
-        "notes": notes(len(others), level, resamples, folds),
+        "notes": notes(number, level, resamples, folds),
         "notice": NOTICE,
     }
 
@@ -162,27 +170,13 @@ def _resampled(run: Tested, resamples: int) -> dict[str, NDArray[np.float64]]:
     return {n: np.array([run.summary[n], *of.tolist()]) for n, of in figures(drawn).items()}
 
 
-def _against(
-    first: Tested,
-    other: Tested,
-    of_first: dict[str, NDArray[np.float64]],
-    of_other: dict[str, NDArray[np.float64]],
-    level: float,
-) -> dict[str, Any]:
-    differences = {}
-    for name in HEADLINES:
-        of = differ(of_other[name], of_first[name], level)
-        differences[name] = {
-            "difference": of.value,
-            "interval": [of.low, of.high],
-            "told_apart": of.told_apart,
-        }
+def _counts(first: Tested, other: Tested) -> dict[str, Any]:
+    """How many images two runs predict alike, or only one has right, with McNemar's test."""
     first_right, other_right = first.predicted == first.labels, other.predicted == other.labels
     only_first = int((first_right & ~other_right).sum())
     only_other = int((other_right & ~first_right).sum())
     tosses = only_first + only_other  # heads or tails, were both right equally often
     return {
-        "differences": differences,
         "same_prediction": int((first.predicted == other.predicted).sum()),
         "images": len(first.truth),
         "mcnemar": {
@@ -194,6 +188,7 @@ def _against(
 
 
 def _describe(run: Tested, name: str) -> dict[str, Any]:
+    recorded = [network.gates for network in run.runs if network.gates is not None]
     return {
         "name": name if run.folds is None else f"{name} and its other folds",
         "network": run.config.network_name,
@@ -203,5 +198,5 @@ def _describe(run: Tested, name: str) -> dict[str, Any]:
         "parameters": run.runs[0].parameters,
         **{figure: run.summary[figure] for figure in HEADLINES},
         "interval_95": run.summary["interval_95"],
-        "gates": describe_gates(run.gates, run.config.folds or 1),
+        "gates": describe_gates(recorded, run.config.folds or 1),
     }

@@ -119,29 +119,25 @@ def run_shared(
     It is not where it is finished, has failed, which ``failures`` then say, or another process is
     at it; ``wait`` for that one, in case that it does not finish it.
     """
+    lock = FileLock(config.out.with_name(f"{config.out.name}.lock"))
+    is_finished = partial(finished, config.out)
     try:
-        return _run_shared(name, config, begin, wait)
+        # One process looks, for all: between two looks a run may begin or end.
+        if processes.once(is_finished):
+            return False
+        if not processes.once(lambda: _acquire(lock, wait)):
+            processes.say(f"{name}: another process is at it")
+            return False
+        if processes.once(is_finished):
+            return False
+        processes.say(f"\n{name}")
+        begin(config, resumed=processes.once(config.out.exists))
+        return True
     except (ValueError, OSError, FloatingPointError) as error:
         if processes.count() > 1:  # the others may wait for this one
             raise
         failures[name] = one_line(error)
         return False
-
-
-def _run_shared(name: str, config: Config, begin: Callable[..., object], wait: bool) -> bool:
-    # One process looks, for all: between two looks a run may begin or end.
-    if processes.once(partial(finished, config.out)):
-        return False
-    lock = FileLock(config.out.with_name(f"{config.out.name}.lock"))
-    if not processes.once(lambda: _acquire(lock, wait)):
-        processes.say(f"{name}: another process is at it")
-        return False
-    try:
-        if processes.once(partial(finished, config.out)):
-            return False
-        processes.say(f"\n{name}")
-        begin(config, resumed=processes.once(config.out.exists))
-        return True
     finally:
         if processes.rank() == 0:
             lock.release()

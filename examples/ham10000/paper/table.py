@@ -42,8 +42,6 @@ OF_RUN = (
 
 Record = dict[str, Any]
 """A line of a CSV file, by column."""
-Cell = tuple[str, str]
-"""A figure, and how far it may be off."""
 
 
 def write_table(results: Results) -> list[Path]:
@@ -96,8 +94,8 @@ def _mean(runs: list[Record], name: str) -> Record:
     return {name: mean(values) if values else None, f"{name}_sd": spread}
 
 
-def _cell(record: Record, name: str, state: str) -> Cell:
-    """What stands in a column for a row; where none are ours, ``state`` does once."""
+def _cell(record: Record, name: str, state: str) -> tuple[str, str]:
+    """A figure of a row, and how far it may be off; where none are ours, ``state`` stands once."""
     value = record[name]
     if value is None:
         return (state if name == "accuracy_percent" else ""), ""
@@ -124,7 +122,7 @@ def _write_page(results: Results, template: str, **content: object) -> Path:
     return file
 
 
-def _markdown(results: Results, rows: list[list[Cell]]) -> str:
+def _markdown(results: Results, rows: list[list[tuple[str, str]]]) -> str:
     """The table as text that can be read as it is."""
     lines = [list(COLUMNS), *([" ".join(cell).strip() for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,29 @@ from examples.ham10000.data.index import CLASSES, join, read_pairs
 from examples.ham10000.data.layouts import ISIC_CLASSES
 from examples.ham10000.data.splits import COLUMNS
 from examples.ham10000.data.tables import read_header, read_table
-from examples.ham10000.gates import RecordedGates
 from examples.ham10000.metrics import summarise
 from examples.ham10000.paper.finished import Finished, damaged, read_finished, unfinished
+
+Truth = dict[str, tuple[str, int]]
+"""The lesion of every image, under the smallest of its ids, and its class, by the image's id."""
 
 
 @dataclass(frozen=True)
 class Tested:
     """A run and its predictions of the test images, which are sorted by their ids.
 
-    Or several ``runs``, one for each fold, with the images of one fold after those of the other.
-    ``truth`` is the lesion of every image, under the smallest of its ids, and its class,
-    ``probabilities`` are (N, 7), ``leak`` is the share whose lesion is in the training part,
-    ``same_lesion`` the digest of the run's own table of lesions with several ids, and ``folds`` the
-    fold of every image.
+    Or several ``runs``, one for each fold, with the images of one fold after those of the other;
+    ``folds`` is then the fold of every image. ``probabilities`` are (N, 7), ``leak`` is the share
+    of images whose lesion is in the training part, ``same_lesion`` the digest of the run's own
+    table of lesions with several ids.
     """
 
     runs: Sequence[Finished]
     config: Config
     same_lesion: str | None
     leak: float
-    truth: dict[str, tuple[str, int]]
+    truth: Truth
     probabilities: Tensor
-    summary: dict[str, Any]
     folds: list[int] | None = None
 
     @property
@@ -50,19 +51,12 @@ class Tested:
         return self.runs[0].data
 
     @property
-    def gates(self) -> list[RecordedGates]:
-        """Those of each network that recorded them."""
-        return [run.gates for run in self.runs if run.gates is not None]
-
-    @property
     def split_name(self) -> str:
         """What decides which images are tested, for errors."""
-        table = "" if self.same_lesion is None else ", --same-lesion"
-        older = ", split before lesions with two ids were joined"
-        is_older = "same_lesion" not in self.runs[0].description["options"]
-        return (
-            f"{self.config.split_name}, seed {self.config.seed}{table}{older if is_older else ''}"
-        )
+        name = f"{self.config.split_name}, seed {self.config.seed}"
+        if "same_lesion" not in self.runs[0].description["options"]:
+            return f"{name}, split before lesions with two ids were joined"
+        return name if self.same_lesion is None else f"{name}, --same-lesion"
 
     @property
     def lesions(self) -> list[str]:
@@ -79,6 +73,11 @@ class Tested:
         """Predicted classes, (N,)."""
         return self.probabilities.argmax(dim=1)
 
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The figures; ValueError where a row of the probabilities, or a lesion, cannot be."""
+        return summarise(self.probabilities, self.labels, self.lesions, strata=self.folds)
+
 
 def read_run(folder: Path) -> Tested:
     """Read a run that was tested.
@@ -87,45 +86,26 @@ def read_run(folder: Path) -> Tested:
     are damaged.
     """
     run = read_finished(folder)
-    config = run.config
-    report, table, split = (folder / name for name in ("test.json", "test.csv", "split.csv"))
+    table, split = folder / "test.csv", folder / "split.csv"
     for file in (table, split):
         if not file.is_file():
             raise unfinished(file)
     if run.digest is None:
         raise ValueError(f"{folder / 'config.json'} is damaged: no images_sha256 of the test part")
-    own = config.same_lesion_copy
+    own = run.config.same_lesion_copy
     truth, leak = _read_truth(split, own)
-    rows = _by_image(table, ("image", *ISIC_CLASSES))
-    if truth.keys() != rows.keys():
-        raise ValueError(
-            f"{table} is damaged: {len(truth.keys() - rows.keys())} of the {len(truth)} test "
-            f"images of the split.csv beside it are missing, and {len(rows.keys() - truth.keys())} "
-            "others are in it"
-        )
-    found = []
-    for image in truth:
-        place, row = rows[image]
-        with damaged(f"{place} is"):
-            found.append([float(row[name.upper()]) for name in CLASSES])
-    probabilities = torch.tensor(found, dtype=torch.float64)
-    lesions, labels = zip(*truth.values(), strict=True)
+    digest = None if own is None else hashlib.sha256(own.read_bytes()).hexdigest()
+    probabilities = _read_probabilities(table, truth)
+    tested = Tested([run], run.config, digest, leak, truth, probabilities)
     with damaged(f"{table} or split.csv beside it is"):
-        summary = summarise(probabilities, torch.tensor(labels), lesions)
-    if summary["confusion_counts"] != run.test.get("confusion_counts"):
+        counts = tested.summary["confusion_counts"]
+    if counts != run.test.get("confusion_counts"):
+        report = folder / "test.json"
         raise ValueError(f"{table} and {report} have other figures: they are not of one test")
-    return Tested(
-        runs=[run],
-        config=config,
-        same_lesion=None if own is None else hashlib.sha256(own.read_bytes()).hexdigest(),
-        leak=leak,
-        truth=truth,
-        probabilities=probabilities,
-        summary=summary,
-    )
+    return tested
 
 
-def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[str, int]], float]:
+def _read_truth(split: Path, same_lesion: Path | None) -> tuple[Truth, float]:
     """Lesion and class of every test image, and the share whose lesion is in training."""
     rows = _by_image(split, COLUMNS)
     lesion_ids = {image: row["lesion_id"] for image, (_, row) in rows.items()}
@@ -148,6 +128,22 @@ def _read_truth(split: Path, same_lesion: Path | None) -> tuple[dict[str, tuple[
     return truth, sum(lesion in trained for lesion, _ in truth.values()) / len(truth)
 
 
+def _read_probabilities(table: Path, truth: Truth) -> Tensor:
+    rows = _by_image(table, ("image", *ISIC_CLASSES))
+    if truth.keys() != rows.keys():
+        raise ValueError(
+            f"{table} is damaged: {len(truth.keys() - rows.keys())} of the {len(truth)} test "
+            f"images of the split.csv beside it are missing, and {len(rows.keys() - truth.keys())} "
+            "others are in it"
+        )
+    found = []
+    for image in truth:
+        place, row = rows[image]
+        with damaged(f"{place} is"):
+            found.append([float(row[name.upper()]) for name in CLASSES])
+    return torch.tensor(found, dtype=torch.float64)
+
+
 def _by_image(file: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict[str, str]]]:
     """The rows of a table, with their places, by the image in the first of the columns."""
     rows: dict[str, tuple[str, dict[str, str]]] = {}
@@ -162,13 +158,13 @@ def _by_image(file: Path, columns: tuple[str, ...]) -> dict[str, tuple[str, dict
 def pool(arm: Sequence[Tested]) -> Tested:
     """The predictions of all folds as one test."""
     first = arm[0]
-    for other in arm[1:]:
-        if other.data != first.data:
+    for run in arm:
+        if run.data != first.data:
             raise ValueError(
-                f"{first.folder} and {other.folder} are no folds of one arm: they are of "
-                f"{first.data} and {other.data}"
+                f"{first.folder} and {run.folder} are no folds of one arm: they are of "
+                f"{first.data} and {run.data}"
             )
-    truth: dict[str, tuple[str, int]] = {}
+    truth: Truth = {}
     for run in arm:
         if twice := truth.keys() & run.truth.keys():
             raise ValueError(
@@ -176,18 +172,14 @@ def pool(arm: Sequence[Tested]) -> Tested:
                 f"{min(twice)} is tested in two of them"
             )
         truth |= run.truth
-    lesions, labels = zip(*truth.values(), strict=True)
-    folds = [number for number, run in enumerate(arm) for _ in run.truth]
-    probabilities = torch.cat([run.probabilities for run in arm])
     return replace(
         first,
-        runs=[finished for run in arm for finished in run.runs],
+        runs=[run.runs[0] for run in arm],
         config=replace(first.config, fold=None),
         leak=sum(run.leak * len(run.truth) for run in arm) / len(truth),
         truth=truth,
-        probabilities=probabilities,
-        folds=folds,
-        summary=summarise(probabilities, torch.tensor(labels), lesions, strata=folds),
+        probabilities=torch.cat([run.probabilities for run in arm]),
+        folds=[number for number, run in enumerate(arm) for _ in run.truth],
     )
 
 

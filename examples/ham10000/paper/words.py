@@ -23,14 +23,12 @@ def verdict(comparison: dict[str, Any]) -> str:
     for name, row in comparison["differences"].items():
         (low, high), difference = row["interval"], row["difference"]
         if row["told_apart"]:
-            direction, (near, far) = "higher" if low > 0 else "lower", sorted((abs(low), abs(high)))
-            told.append(
-                f"{direction} in {NAMES[name]} by {abs(difference):.3f} [{near:.3f}, {far:.3f}]"
-            )
+            higher, (near, far) = "higher" if low > 0 else "lower", sorted((abs(low), abs(high)))
+            text = f"{higher} in {NAMES[name]} by {abs(difference):.3f} [{near:.3f}, {far:.3f}]"
+            told.append(text)
         else:
-            others.append(
-                f"from {low:+.3f} to {high:+.3f} in {NAMES[name]} (here {difference:+.3f})"
-            )
+            text = f"from {low:+.3f} to {high:+.3f} in {NAMES[name]} (here {difference:+.3f})"
+            others.append(text)
     rest = f"the difference may be anything {', '.join(others)}."
     if not told:
         return f"The test images cannot tell them apart: {rest}"
@@ -85,38 +83,33 @@ def format_comparison(comparison: dict[str, Any]) -> str:
         f"{part}, {comparison['data']}, {comparison['images']} images of {comparison['lesions']} "
         "lesions; 95 % intervals from a bootstrap over lesions"
     ]
+    table = ["  " + " " * 8 + "".join(f"{name:23}" for name in HEADLINES)]
     for number, run in enumerate(comparison["runs"], start=1):
-        lines.append(
-            f"  run {number}: {run['name']}\n"
-            f"      {run['network']}, {run['loss']}, {run['split']}, leak {run['leak']:.3f}"
-        )
-    lines.append(f"  {'':8}" + "".join(f"{name:23}" for name in HEADLINES).rstrip())
-    for number, run in enumerate(comparison["runs"], start=1):
-        cells = ""
-        for name in HEADLINES:
-            low, high = run["interval_95"][name]
-            cells += f"{run[name]:.3f} [{low:.3f}, {high:.3f}]".ljust(23)
-        lines.append(f"  {f'run {number}':8}{cells.rstrip()}")
+        lines.append(f"  run {number}: {run['name']}")
+        options = f"{run['network']}, {run['loss']}, {run['split']}"
+        lines.append(f"      {options}, leak {run['leak']:.3f}")
+        cells = "{:.3f} [{:.3f}, {:.3f}]"
+        row = [cells.format(run[name], *run["interval_95"][name]) for name in HEADLINES]
+        table.append(f"  {f'run {number}':8}" + "".join(f"{cell:23}" for cell in row))
+    lines += [line.rstrip() for line in table]
     level = format_percent(comparison["bootstrap"]["level"])
     for pair in comparison["comparisons"]:
         lines.append(f"Run {pair['run']} minus run 1, {level} intervals from a paired bootstrap")
         for name, row in pair["differences"].items():
             low, high = row["interval"]
             lines.append(f"  {name:18}{row['difference']:+.3f}   [{low:+.3f}, {high:+.3f}]")
-        test = pair["mcnemar"]
-        holm = ""
-        if len(comparison["comparisons"]) > 1:
-            holm = f", after Holm {format_p(test['p_holm'])}"
+        test, several = pair["mcnemar"], len(comparison["comparisons"]) > 1
+        holm = f", after Holm {format_p(test['p_holm'])}" if several else ""
         lines.append(
             f"  only run 1 right: {test['only_first_right']} images, only run {pair['run']} right: "
             f"{test['only_other_right']}; McNemar's exact {format_p(test['p'])}{holm}"
         )
         lines.append(_wrapped(pair["verdict"], "  "))
     of_gates = gates.format_gates(comparison["runs"])
-    lines += of_gates
     texts = [*comparison["notes"], *([gates.NOTE] if of_gates else [])]
-    return "\n".join([*lines, *(_wrapped(text, "") for text in texts), comparison["notice"]])
+    lines += [*of_gates, *map(_wrapped, texts), comparison["notice"]]
+    return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str) -> str:
+def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)

@@ -79,6 +79,29 @@ def call(folder, tmp_path, launches):
 
 
 @pytest.fixture
+def row(tmp_path):
+    """A finished run of a row, in the folder where a table looks for it."""
+
+    def finish_row(
+        attention="SE",
+        *,
+        model="tv/mobilenet_v3_small",
+        loss="cross-entropy",
+        protocol="lesion",
+        seed=0,
+        **more,
+    ) -> Path:
+        init = None if attention in ("SE", "none") else "fitted"
+        name, parts = model.split("/")[1], [attention, init, loss, protocol, f"seed{seed}"]
+        run = tmp_path / "-".join([name, "pretrained", *filter(None, parts)])
+        given = {"attention": attention, "init": init, "model": model, "loss": loss}
+        finish(run, **given, protocol=protocol, seed=seed, **more)
+        return run
+
+    return finish_row
+
+
+@pytest.fixture
 def results(tmp_path):
     """What is finished in ``tmp_path``."""
 

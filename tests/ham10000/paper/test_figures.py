@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from examples.ham10000.paper import table
 from examples.ham10000.paper.caption import caption
 from examples.ham10000.paper.table import write_figure
-from tests.ham10000.finished import CACO, EPOCHS, SE, finish
+from tests.ham10000.finished import EPOCHS
 
 
 @pytest.fixture
@@ -19,33 +19,29 @@ def drawn(monkeypatch) -> list[Figure]:
     return kept
 
 
-def test_figure_6_has_the_curves_of_the_logs(results, tmp_path, drawn):
-    logs = {}
-    for name, attention in (("resnet18", "none"), ("mobilenet_v3_small", "SE")):
-        logs[name] = [{**row, "train_loss": row["train_loss"] + len(logs)} for row in EPOCHS]
-        run = tmp_path / f"{name}-pretrained-{attention}-cross-entropy-lesion-seed0"
-        finish(run, model=f"tv/{name}", attention=attention, log=logs[name])
-    finish(tmp_path / f"{SE}-lesion-seed1", seed=1, log=[EPOCHS[0]])
+def test_figure_6_has_the_curves_of_the_logs(results, row, tmp_path, drawn):
+    logs = [EPOCHS, [{**epoch, "train_loss": epoch["train_loss"] + 1} for epoch in EPOCHS]]
+    row("none", model="tv/resnet18", log=logs[0])
+    row(log=logs[1])
+    row(seed=1, log=[EPOCHS[0]])
     write_figure(results("figure", 6))
     assert "seed 0." in (tmp_path / "figure-6-lesion.html").read_text()
-    loss, accuracy = drawn[0].axes
-    for axes, name in ((loss, "train_loss"), (accuracy, "val_accuracy")):
+    for axes, name in zip(drawn[0].axes, ("train_loss", "val_accuracy"), strict=True):
         lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
         assert lines == {
-            "ResNet18": [row[name] for row in logs["resnet18"]],
+            "ResNet18": [epoch[name] for epoch in logs[0]],
             "ShuffleNetV2: not run": [],
             "GhostNetV2: not run": [],
             "EfficientNetB0: not run": [],
-            "MobileNetV3": [row[name] for row in logs["mobilenet_v3_small"]],
+            "MobileNetV3": [epoch[name] for epoch in logs[1]],
         }
         assert list(axes.lines[0].get_xdata()) == [1, 2, 3, 4]
     assert "not comparable as equals" in drawn[0].get_supxlabel().replace("\n", " ")
 
 
-def test_figure_7_has_the_matrices_of_the_rows(results, tmp_path, drawn):
-    start = "mobilenet_v3_small-pretrained"
-    finish(tmp_path / f"{SE}-lesion-seed0", hit=0.9, pictures="SYNTHETIC pictures at 9x9")
-    finish(tmp_path / f"{start}-CaCo-fitted-joint-lesion-seed0", **CACO, loss="joint", hit=0.6)
+def test_figure_7_has_the_matrices_of_the_rows(results, row, drawn):
+    row("SE", hit=0.9, pictures="SYNTHETIC pictures at 9x9")
+    row("CaCo", loss="joint", hit=0.6)
     write_figure(results("figure", 7))
     assert "SYNTHETIC" in drawn[0].get_suptitle()
     first, *others, last = drawn[0].axes
@@ -57,13 +53,10 @@ def test_figure_7_has_the_matrices_of_the_rows(results, tmp_path, drawn):
         assert [axes.texts[8 * i].get_text() for i in range(7)] == [hit] * 7
 
 
-def test_nothing_in_figure_7_overlaps(results, tmp_path, drawn):
-    start = "mobilenet_v3_small-pretrained"
-    finish(tmp_path / f"{SE}-lesion-seed0")
-    for attention in ("CBAM", "SeCo", "Eca", "CaCo"):
-        run = tmp_path / f"{start}-{attention}-fitted-cross-entropy-lesion-seed0"
-        finish(run, attention=attention, init="fitted")
-    finish(tmp_path / f"{start}-CaCo-fitted-joint-lesion-seed0", **CACO, loss="joint")
+def test_nothing_in_figure_7_overlaps(results, row, drawn):
+    for attention in ("SE", "CBAM", "SeCo", "Eca", "CaCo"):
+        row(attention)
+    row("CaCo", loss="joint")
     write_figure(results("figure", 7))
     (figure,) = drawn
     figure.draw_without_rendering()
@@ -75,8 +68,8 @@ def test_nothing_in_figure_7_overlaps(results, tmp_path, drawn):
     assert all(figure.bbox.containsy(y) for box in boxes for y in (box.y0, box.y1))
 
 
-def test_figures_are_written_as_picture_and_page(results, tmp_path):
-    finish(tmp_path / f"{SE}-lesion-seed0")
+def test_figures_are_written_as_picture_and_page(results, row):
+    row()
     picture, page = write_figure(results("figure", 7, {"Eca": "no <weights>"}))
     assert picture.read_bytes().startswith(b"\x89PNG")
     text = page.read_text()

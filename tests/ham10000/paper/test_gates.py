@@ -10,7 +10,7 @@ from attnblocks.visualize import GateStatistics
 from examples.ham10000.cli import main
 from examples.ham10000.gates import RecordedGates
 from examples.ham10000.paper.compare import compare
-from examples.ham10000.paper.gates import describe_gates, format_gates, idle_blocks
+from examples.ham10000.paper.gates import describe_gates, idle_blocks
 
 
 def report(spreads, moved=None):
@@ -59,34 +59,24 @@ def test_folds_are_pooled_and_an_unknown_start_is_left_open():
     assert describe_gates([], 2) is None
 
 
-def test_what_did_nothing_at_the_start_is_known_of_all_networks_or_not_at_all():
-    """One of two starts is known; and one of five networks has recorded its gates."""
-    some = describe_gates([RecordedGates(START, END), RecordedGates(None, END)], 2)
-    assert (some["do_nothing"], some["did_nothing"]) == (2, None)
-    assert idle_blocks(some) == "2 of 6 blocks in 2 networks do nothing"
-    one = describe_gates([RecordedGates(START, END)], 5)
-    assert (one["networks"], one["of_networks"], one["did_nothing"]) == (1, 5, 2)
-    assert idle_blocks(one) == "1 of 3 blocks in 1 of 5 networks do nothing (2 at the start)"
+BOTH = RecordedGates(START, END)
 
 
-def test_lines_for_the_terminal():
-    runs = [{"gates": None}, {"gates": describe_gates([RecordedGates(START, END)] * 2, 2)}]
-    title, head, *rows, idle = format_gates(runs)
-    assert title == "Gates"
-    words = "run gate mean spread at the start spread between classes moved"
-    assert " ".join(head.split()) == words
-    assert [row.split() for row in rows] == [
-        ["run", "2", "rows", "1.000", "0.0010", "0.0100", "0.0050", "0.1250"],
-        ["run", "2", "columns", "1.000", "0.0020", "0.0200", "0.0100", "0.1250"],
-    ]
-    expected = "run 1: no gates recorded; run 2: 2 of 6 blocks in 2 networks do nothing"
-    assert idle == f"  {expected} (4 at the start)"
-    assert format_gates([{"gates": None}, {"gates": None}]) == []
+@pytest.mark.parametrize(
+    ("recorded", "networks", "words"),
+    [
+        ([BOTH, RecordedGates(None, END)], 2, "2 of 6 blocks in 2 networks do nothing"),
+        ([BOTH], 5, "1 of 3 blocks in 1 of 5 networks do nothing (2 at the start)"),
+        ([BOTH, BOTH], 2, "2 of 6 blocks in 2 networks do nothing (4 at the start)"),
+    ],
+)
+def test_what_did_nothing_at_the_start_is_known_of_all_networks_or_not_at_all(
+    recorded, networks, words
+):
+    assert idle_blocks(describe_gates(recorded, networks)) == words
 
 
 def test_runs_are_compared_with_and_without_recorded_gates(pair, tmp_path, capsys):
-    for run in compare(pair)["runs"]:
-        assert run["gates"] is None
     assert main(["compare", *map(str, pair), "--out", str(tmp_path / "without")]) == 0
     assert "Gates" not in capsys.readouterr().out
     assert "<h2>Gates" not in (tmp_path / "without" / "comparison.html").read_text()
@@ -96,7 +86,16 @@ def test_runs_are_compared_with_and_without_recorded_gates(pair, tmp_path, capsy
     assert first["gates"] is None
     assert second["gates"] == describe_gates([RecordedGates(START, END)])
     assert main(["compare", *map(str, pair), "--out", str(tmp_path / "with")]) == 0
-    assert "run 2: 1 of 3 blocks do nothing (2 at the start)" in capsys.readouterr().out
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    head = printed.index(["Gates"]) + 1
+    words = "run gate mean spread at the start spread between classes moved"
+    idle = "run 1: no gates recorded; run 2: 1 of 3 blocks do nothing (2 at the start)"
+    assert printed[head : head + 4] == [
+        words.split(),
+        ["run", "2", "rows", "1.000", "0.0010", "0.0100", "0.0050", "0.1250"],
+        ["run", "2", "columns", "1.000", "0.0020", "0.0200", "0.0100", "0.1250"],
+        idle.split(),
+    ]
     page = (tmp_path / "with" / "comparison.html").read_text()
     assert "Run 1: no gates recorded" in page
     assert "0.1250" in page

@@ -61,7 +61,7 @@ def edit(line, column, value):
 
 
 def replaced(pattern, by):
-    return lambda text: re.sub(pattern, by, text, count=0 if "test" in pattern else 1)
+    return lambda text: re.sub(pattern, by, text, count=1)
 
 
 def again(text):
@@ -91,7 +91,7 @@ def cut(text):
         ("test.csv", again, "test.csv, line .* stands there twice"),
         ("split.csv", again, "split.csv, line .* stands there twice"),
         ("split.csv", edit(3, 2, "wart"), "split.csv, line 4: unknown diagnosis 'wart'"),
-        ("split.csv", replaced(",test", ",val"), "split.csv .* has no test images"),
+        ("split.csv", lambda text: text.replace(",test", ",val"), "split.csv .* no test images"),
     ],
 )
 def test_damaged_files_are_named(pair, name, change, message):
