@@ -108,8 +108,20 @@ def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
         [n, *row, idle_blocks(gates)] for n, gates in recorded.items() for row in gate_rows(gates)
     ]
     yield _table(["arm", *HEADER, "blocks"], rows)
-    looking = {name: arm["on_lesions"] for name, arm in facts["arms"].items() if arm["on_lesions"]}
-    if looking:
+    yield from _on_lesions(facts)
+    yield f"{facts['attribution']}. {facts['notice']}"
+
+
+def _on_lesions(facts: dict[str, Any]) -> Iterable[str]:
+    """How much attention is on the lesion, of the arms of which that is known."""
+    rows = []
+    for name, arm in facts["arms"].items():
+        if of := arm["on_lesions"]:
+            times = of["times_area"]
+            shares = (of["area"], times["median"], times["least"], times["most"])
+            counts = (f"{of['networks']}", f"{of['images']:,}")
+            rows.append([name, *counts, *(f"{share:.3f}" for share in shares)])
+    if rows:
         yield "## Attention on the lesion"
         yield (
             "Of blocks that gate rows, columns or positions, at each site: the share of the "
@@ -117,13 +129,7 @@ def _parts(analysis: Analysis, facts: dict[str, Any]) -> Iterable[str]:
             "1 is attention that is the same everywhere. On images of the test part with masks."
         )
         columns = ["networks", "images", "area of the lesion", "median over sites", "least", "most"]
-        rows = [
-            [name, f"{of['networks']}", f"{of['images']:,}", f"{of['area']:.3f}"]
-            + [f"{of['times_area'][figure]:.3f}" for figure in ("median", "least", "most")]
-            for name, of in looking.items()
-        ]
         yield _table(["arm", *columns], rows)
-    yield f"{facts['attribution']}. {facts['notice']}"
 
 
 def _differences(analysis: Analysis, arm: Arm, other: str) -> list[str]:
