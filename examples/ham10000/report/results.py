@@ -23,7 +23,7 @@ from examples.ham10000.report.attention import gates_of_part, read_attention
 from examples.ham10000.report.page import drawing, photo, write_page
 from examples.ham10000.report.plots import confusion, curves, roc, save_picture
 
-LOG_PROBABILITIES = "log_probabilities_{}.npz"
+LOG_PROBABILITIES, GATES_OF_PART = "log_probabilities_{}.npz", "gates_{}.json"
 DESCRIBED = {
     "data": str,
     "images": dict,
@@ -60,7 +60,7 @@ def write_results(folder: Path, evaluation: Evaluation, *, drawn: bool = True) -
         save_picture(confusion(summary, title), folder / f"confusion_matrix_{part}.png")
         _write_report(folder / "report.html", evaluation)
     elif config.init is not None:
-        write_json(folder / f"gates_{part}.json", asdict(gates_of_part(evaluation)))
+        write_json(folder / GATES_OF_PART.format(part), asdict(gates_of_part(evaluation)))
     write_json(folder / f"{part}.json", summary)
 
 

@@ -10,6 +10,7 @@ from examples.ham10000.files import write_json
 from examples.ham10000.paper.finished import Finished, damaged, finished, which_matter
 from examples.ham10000.paper.gates import describe_gates
 from examples.ham10000.paper.runs import read_own
+from examples.ham10000.report.results import GATES_OF_PART
 from examples.ham10000.study.arms import Study
 from examples.ham10000.study.runs import StudyRun
 
@@ -47,13 +48,13 @@ def _options(run: Finished) -> dict[str, Any]:
 
 
 def _on_lesions(runs: Sequence[Finished]) -> dict[str, Any] | None:
-    """How much attention on images of the test parts is on their lesions, by ``gates_test.json``.
+    """How much attention on images of the test parts is on their lesions, by :data:`GATES_OF_PART`.
 
     It is over the ``area`` of the lesions, the share of the image: 1 for attention that is the same
     everywhere. None where no run has blocks that look at places, and masks.
     """
     shares, areas, images = [], [], 0
-    for file in (run.config.out / "gates_test.json" for run in runs):
+    for file in (run.config.out / GATES_OF_PART.format("test") for run in runs):
         if file.exists():
             with damaged(f"{file} is"):
                 report = json.loads(file.read_text(encoding="utf-8"))
